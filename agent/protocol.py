@@ -1,0 +1,493 @@
+"""Every message, command and fault code that crosses between `migrator` and `agent`.
+
+This file is the protocol's document; it imports nothing of ours and touches no host.
+
+**Channels.** Control is one JSON object a line on the agent's stdin and stdout; logs go to its stderr. Bulk data
+travels on named streams: connections to the agent's unix socket (`Prepared.socket`), each opened with one line
+`STREAM <name>\n` and raw bytes after it.
+
+**Banner.** The first line each way is plain text, for `cat` and for tired people:
+
+    migrate-agent protocol=1 version=0.1.0 build=3f2a… python=3.13.5
+    migrate protocol=1 version=0.1.0 build=3f2a…
+
+Unequal protocol numbers or builds end the conversation before any command is read.
+
+**Requests.**  `{"id": 7, "command": "begin", "arguments": {…}}`
+**Replies.**   `{"id": 7, "result": {…}}` or `{"id": 7, "fault": {"code": "criu", "message": "…", "hint": "…", "log": "…"}}`
+
+Replies may come in another order than requests: `dump` is answered when the tree is held, and an `abort` sent
+meanwhile is served at once. Fields are exactly those of the dataclasses below; decoders reject unknown fields, missing
+fields and wrong types. File names are text with `surrogateescape`, so that any bytes survive.
+
+Units: sizes in bytes, times in seconds, unless a field's name says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Optional, Tuple, Type
+
+PRODUCT = "migrate"
+PROTOCOL = 1
+VERSION = "0.1.0"
+STREAM_HEADER = "STREAM"
+"""First word of the line that names a bulk stream."""
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+class FaultCode(str, enum.Enum):
+    """Why an agent could not do what it was asked; `migrator.errors` maps each one to an exit code."""
+
+    BAD_REQUEST = "bad-request"  # unknown command, unknown field, wrong type, wrong order
+    NO_PROCESS = "no-process"
+    NOT_ROOT = "not-root"
+    LOCKED = "locked"  # another migration holds a task of this tree, or this id
+    NO_SPACE = "no-space"
+    CRIU = "criu"  # criu failed; message is its decisive line in words, log says where the rest lies
+    CHANGED = "changed"  # the tree is not the one that was inspected
+    FILES = "files"  # a file could not be copied
+    BROKEN_STREAM = "broken-stream"
+    JOURNAL = "journal"  # the journal forbids this act, or there is none
+    VETOED = "vetoed"  # the dump or restore was given up on request
+    INTERNAL = "internal"  # a bug in the agent
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What the other side is told when a command fails."""
+
+    code: FaultCode
+    message: str
+    hint: str = ""
+    log: str = ""
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class HostFacts:
+    """What one host is and can do. Empty strings mean "not there"."""
+
+    hostname: str
+    boot_id: str
+    machine: str  # uname -m
+    kernel: str  # uname -r
+    python: str
+    uid: int
+    criu_path: str
+    criu_version: str  # "4.1.1"; "" where criu is absent
+    criu_check: str  # "" when `criu check` is content, else its decisive line
+    dirty_tracking: bool  # soft-dirty: pre-dump is possible
+    page_size: int
+    pid_max: int
+    memory_available: int
+    systemd: bool
+    cpuinfo: str  # source: base64 of cpuinfo.img (cpu of this host); "" where criu cannot tell
+    cpu_check: str  # target: "" when the given cpuinfo is compatible, else criu's words
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFacts:
+    """One process of the tree."""
+
+    pid: int
+    ppid: int
+    pgid: int
+    sid: int
+    tids: Tuple[int, ...]
+    name: str
+    state: str  # letter of /proc/PID/stat
+    start_time: int  # clock ticks since boot: with pid and boot id it names this process for ever
+    uid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """A file system object that the tree uses; what CRIU will look for on the other host."""
+
+    path: str
+    kind: str  # regular, directory, char, block, fifo, socket, link, missing
+    size: int
+    mode: int  # permission bits, without the type
+    uid: int
+    gid: int
+    mtime_ns: int
+    rdev: int
+    uses: Tuple[str, ...]  # exe, map, open, write, cwd, root: sorted
+    deleted: bool = False
+    link_count: int = 1
+    build_id: str = ""  # of ELF objects
+
+
+@dataclasses.dataclass(frozen=True)
+class Peculiarity:
+    """Something of the tree that decides whether or how it can be moved, found at inspection.
+
+    `kind` is a stable word that `migrator.plan` knows: "unit", "namespace", "tcp-established", "inet-socket",
+    "external-pipe", "external-unix", "terminal", "shell-job", "ghost", "kernel-thread", "self", "ancestor", "init",
+    "tracer", "file-lock", "device", "io-uring", "link-remap", "no-dump"…
+    """
+
+    kind: str
+    pid: int
+    object: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeFacts:
+    """The process tree as it was found, root first, parents before children."""
+
+    root: int
+    tasks: Tuple[TaskFacts, ...]
+    files: Tuple[FileFacts, ...]
+    peculiarities: Tuple[Peculiarity, ...]
+    memory: int  # bytes that the images will hold at most: anonymous, swapped and shared memory, once per task
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetCheck:
+    """What the target holds of that which a tree will need there."""
+
+    files: Tuple[FileFacts, ...]  # one per asked path, in the order asked; kind "missing" where there is none
+    taken: Tuple[TaskFacts, ...]  # processes there whose pid, a tid, pgid or sid is one of the asked ids
+    memory_available: int
+    disk_available: int  # where images go when memory does not suffice
+
+
+# --- arguments and results -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """No arguments, or nothing to say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    cpuinfo: str = ""  # the source's HostFacts.cpuinfo, to be checked against this host
+    want_cpuinfo: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Ask the target for everything at once: one exchange, however many files."""
+
+    files: Tuple[FileFacts, ...]
+    ids: Tuple[int, ...]  # every pid, tid, pgid and sid that must be free
+
+
+@dataclasses.dataclass(frozen=True)
+class CriuOptions:
+    """Options that must be the same at dump and at restore."""
+
+    shell_job: bool = False
+    ghost_limit: int = 0  # bytes; 0: criu's own
+    file_locks: bool = False
+    link_remap: bool = False
+    tcp_established: bool = False
+    extra: Tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Begin:
+    """Source: lock the tree, open its journal, make room for the images that are no memory."""
+
+    migration: str
+    pid: int
+    start_time: int  # of the root, as inspected
+    target: str  # where it goes, as the operator wrote it, for `recover`
+    options: CriuOptions
+    track_memory: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Target: journal PREPARED, a directory of its own for the images, the socket for bulk streams, a warm restore."""
+
+    migration: str
+    root: int
+    source: str
+    memory: int  # bytes the images may take
+    on_disk: bool  # images go to disk instead of a tmpfs
+    options: CriuOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    socket: str  # where bulk streams connect
+    images: str  # directory of the image directories
+    log: str  # where criu's logs lie
+
+
+@dataclasses.dataclass(frozen=True)
+class Accept:
+    """Target: start a page server for this round on the stream. Answered when it stands."""
+
+    round: int
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceptDone:
+    round: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepted:
+    bytes: int  # of this round's pages
+
+
+@dataclasses.dataclass(frozen=True)
+class PreDump:
+    round: int
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dumped:
+    """One round, in criu's own statistics."""
+
+    pages: int
+    bytes: int
+    seconds: float
+    frozen_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Dump:
+    """Source: freeze and dump what is left, then hold. Answered from inside the hold."""
+
+    round: int
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """The tree is frozen on the source and criu waits in its post-dump hook."""
+
+    tasks: Tuple[TaskFacts, ...]
+    freeze_seconds: float  # from the request to the hold
+    pages: int
+    bytes: int
+    image_bytes: int  # of the images that are no memory
+
+
+@dataclasses.dataclass(frozen=True)
+class SendImages:
+    """Source: this round's images, except the memory's pages, as one archive on the stream."""
+
+    round: int
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceiveImages:
+    round: int
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SendFiles:
+    """Source: regular files as one archive on the stream; only those that changed since they were last sent."""
+
+    stream: str
+    paths: Tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceiveFiles:
+    stream: str
+    paths: Tuple[str, ...]  # nothing else is accepted
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """What a stream of images or files carried."""
+
+    files: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Restore:
+    round: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """The tree stands on the target, held; HELD is in the journal."""
+
+    seconds: float
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Killed:
+    """Proof of death: every task of the tree was seen dead, and KILLED is in the journal."""
+
+    tasks: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Target: only ever sent with the source's proof of death in hand."""
+
+    killed_tasks: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    pid: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Abort:
+    """Undo everything on this host. On the target it is legal after HELD only with the source's recorded ABORT."""
+
+    reason: str
+    source_aborted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Finish:
+    """Remove what is left of a migration that succeeded, and write DONE."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leftovers:
+    """What could not be removed, in words; empty when nothing is behind."""
+
+    items: Tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadJournal:
+    migration: str  # "" for the newest that is not finished
+
+
+@dataclasses.dataclass(frozen=True)
+class JournalState:
+    """One migration as this host's journal tells it, and what of it is alive."""
+
+    migration: str
+    role: str  # source, target; "" where this host knows nothing of it
+    records: Tuple[str, ...]  # names, oldest first
+    peer: str  # the other host, as the journal has it
+    root: int
+    same_boot: bool
+    agent_alive: bool
+    criu_alive: bool
+    tasks_alive: int
+    images: bool  # the images are still here
+
+
+class Verdict(str, enum.Enum):
+    """What `settle` shall make of a migration whose agent is gone or must give way."""
+
+    ABORT = "abort"  # source: undo, the tree runs on. Target: discard (after HELD only if the source recorded ABORT)
+    KILL = "kill"  # source, COMMIT recorded: make sure that the tree is dead, write KILLED
+    RESUME = "resume"  # target, HELD recorded and the source proven dead: release, or restore again and release
+    CLEAN = "clean"  # remove what is left behind after DONE, RESUMED or ABORT
+
+
+@dataclasses.dataclass(frozen=True)
+class Settle:
+    migration: str
+    verdict: Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    records: Tuple[str, ...]
+    pid: int  # of the tree where it runs now on this host; 0 where it does not
+    leftovers: Tuple[str, ...] = ()
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+class Pace(float, enum.Enum):
+    """Timeout class of a command, in seconds. Emulated machines are ten times slower than real ones: hence no haste."""
+
+    QUICK = 120.0
+    WORK = 900.0
+    BULK = 86400.0  # ends with the stream that feeds it, not with a clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    name: str
+    arguments: Type[object]
+    result: Type[object]
+    role: str  # source, target, any
+    pace: Pace
+
+
+COMMANDS: Tuple[Command, ...] = (
+    Command("probe", Probe, HostFacts, "any", Pace.QUICK),
+    Command("inspect", Inspect, TreeFacts, "source", Pace.QUICK),
+    Command("check", Check, TargetCheck, "target", Pace.QUICK),
+    Command("begin", Begin, Prepared, "source", Pace.QUICK),
+    Command("prepare", Prepare, Prepared, "target", Pace.QUICK),
+    Command("accept", Accept, Nothing, "target", Pace.QUICK),
+    Command("accept_done", AcceptDone, Accepted, "target", Pace.BULK),
+    Command("pre_dump", PreDump, Dumped, "source", Pace.BULK),
+    Command("dump", Dump, Held, "source", Pace.BULK),
+    Command("send_images", SendImages, Moved, "source", Pace.BULK),
+    Command("receive_images", ReceiveImages, Moved, "target", Pace.BULK),
+    Command("send_files", SendFiles, Moved, "source", Pace.BULK),
+    Command("receive_files", ReceiveFiles, Moved, "target", Pace.BULK),
+    Command("restore", Restore, Restored, "target", Pace.BULK),
+    Command("commit", Nothing, Killed, "source", Pace.WORK),
+    Command("resume", Resume, Resumed, "target", Pace.WORK),
+    Command("abort", Abort, Leftovers, "any", Pace.WORK),
+    Command("finish", Finish, Leftovers, "any", Pace.WORK),
+    Command("journal", ReadJournal, JournalState, "any", Pace.QUICK),
+    Command("settle", Settle, Settled, "any", Pace.WORK),
+)
+
+BY_NAME = {command.name: command for command in COMMANDS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Banner:
+    """The first line, either way."""
+
+    product: str
+    protocol: int
+    version: str
+    build: str
+    rest: str = ""
+
+    def line(self) -> str:
+        """The banner as it is sent, without the newline."""
+        words = [self.product, f"protocol={self.protocol}", f"version={self.version}", f"build={self.build}"]
+        return " ".join(words + ([self.rest] if self.rest else []))
+
+    @classmethod
+    def parse(cls, line: str) -> Optional[Banner]:
+        """The banner in a line, or None when the line is none of ours."""
+        words = line.split()
+        if len(words) < 4 or words[0] not in (PRODUCT, AGENT_PRODUCT):
+            return None
+        fields = dict(word.partition("=")[::2] for word in words[1:])
+        number = fields.get("protocol", "")
+        if not (number.isascii() and number.isdigit() and len(number) < 9):
+            return None
+        rest = " ".join(word for word in words[1:] if word.split("=")[0] not in ("protocol", "version", "build"))
+        return cls(words[0], int(number), fields.get("version", ""), fields.get("build", ""), rest)
+
+
+AGENT_PRODUCT = "migrate-agent"

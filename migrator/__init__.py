@@ -1,0 +1,1 @@
+"""Two hosts: plans a migration, drives both agents, and commits."""

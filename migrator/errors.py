@@ -1,0 +1,192 @@
+"""What can go wrong, and the exit code that says where the process is. This file owns the tree; nobody else exits.
+
+    MigrateError
+    ├── UsageError             2   nothing was tried; the process runs on the source
+    ├── ConnectError          10   the target, or our own agent, could not be reached
+    │   ├── UnknownHost       11   its name does not resolve
+    │   ├── Refused           12   no answer, or connection refused
+    │   ├── HostKeyError      13   unknown or changed host key
+    │   ├── LoginError        14   no key or password was accepted
+    │   ├── NoPython          15   no usable python3 there
+    │   ├── WrongAgent        16   something else answered in the agent's place
+    │   └── NotRoot           17   root is needed, and sudo -n did not give it
+    ├── PreflightError        20   obstacles, all of them named
+    │   ├── NoProcess         21   no such process
+    │   └── Locked            22   another migration holds the tree
+    ├── CopyError             30   a round, a stream or a file failed; undone
+    │   ├── NoSpace           31   no room for images or files; undone
+    │   ├── DumpError         32   criu dump failed; undone
+    │   ├── RestoreError      33   criu restore failed; undone
+    │   ├── LinkLost          34   the connection or an agent was lost before COMMIT; undone
+    │   ├── NotConverging     35   the downtime limit could not be met; undone
+    │   └── TreeChanged       36   the tree is not the one that was inspected; undone
+    ├── NotResumed            70   past the point of no return, not resumed yet; images kept on the target
+    ├── InDoubt               71   contact lost at COMMIT or RESUME; one copy at most
+    └── Interrupted        128+N   a signal before COMMIT; undone
+
+Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug with its traceback.
+"""
+
+from __future__ import annotations
+
+EXIT_MIGRATED = 0
+EXIT_LEFTOVERS = 3
+
+
+class MigrateError(Exception):
+    """Root of the tree. `exit_code` says where the process is, `where` says it in words."""
+
+    exit_code = 1
+    where = "see the journal"
+
+    def __init__(self, message: str, *, hint: str = "", log: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.log = log
+
+
+class _Untouched(MigrateError):
+    where = "the process runs on the source and was not touched"
+
+
+class _Undone(MigrateError):
+    where = "undone: the process runs on the source"
+
+
+class UsageError(_Untouched):
+    """The command line makes no sense."""
+
+    exit_code = 2
+
+
+class ConnectError(_Untouched):
+    """The target, or our own agent, could not be reached."""
+
+    exit_code = 10
+
+
+class UnknownHost(ConnectError):
+    """The target's name does not resolve."""
+
+    exit_code = 11
+
+
+class Refused(ConnectError):
+    """No answer from the target's sshd."""
+
+    exit_code = 12
+
+
+class HostKeyError(ConnectError):
+    """The target's host key is unknown or has changed."""
+
+    exit_code = 13
+
+
+class LoginError(ConnectError):
+    """The target accepted none of our keys."""
+
+    exit_code = 14
+
+
+class NoPython(ConnectError):
+    """The target has no usable python3."""
+
+    exit_code = 15
+
+
+class WrongAgent(ConnectError):
+    """Something else than our agent answered."""
+
+    exit_code = 16
+
+
+class NotRoot(ConnectError):
+    """An agent needs root and did not get it."""
+
+    exit_code = 17
+
+
+class PreflightError(_Untouched):
+    """There are obstacles; they have been printed one by one."""
+
+    exit_code = 20
+
+
+class NoProcess(PreflightError):
+    """There is no such process."""
+
+    exit_code = 21
+
+
+class Locked(PreflightError):
+    """Another migration holds a task of this tree."""
+
+    exit_code = 22
+
+
+class CopyError(_Undone):
+    """A round, a stream or a file failed."""
+
+    exit_code = 30
+
+
+class NoSpace(CopyError):
+    """No room for images or files."""
+
+    exit_code = 31
+
+
+class DumpError(CopyError):
+    """criu could not dump the tree."""
+
+    exit_code = 32
+
+
+class RestoreError(CopyError):
+    """criu could not restore the tree."""
+
+    exit_code = 33
+
+
+class LinkLost(CopyError):
+    """The connection or an agent was lost before COMMIT."""
+
+    exit_code = 34
+
+
+class NotConverging(CopyError):
+    """The limit on the downtime could not be met."""
+
+    exit_code = 35
+
+
+class TreeChanged(CopyError):
+    """The tree is not the one that was inspected."""
+
+    exit_code = 36
+
+
+class NotResumed(MigrateError):
+    """Past the point of no return and not resumed yet: the images are kept on the target."""
+
+    exit_code = 70
+    where = "the process runs nowhere; its images are kept on the target"
+
+
+class InDoubt(MigrateError):
+    """Contact was lost at COMMIT or RESUME: there is one copy at most, and the journals decide."""
+
+    exit_code = 71
+    where = "there is one copy at most, and the journals decide which"
+
+
+class Interrupted(MigrateError):
+    """A signal came before COMMIT."""
+
+    where = "undone: the process runs on the source"
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,80 @@
+"""Phase, Report and what observers are told. Pure data: nothing here touches a host."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Protocol
+
+
+class Phase(str, enum.Enum):
+    """The phases of a migration in their order; COMMIT is the point of no return (DESIGN: the commit, exactly)."""
+
+    CONNECT = "connect"
+    PREFLIGHT = "preflight"
+    PRECOPY = "pre-copy"
+    FREEZE = "freeze"
+    RESTORE = "restore"
+    COMMIT = "commit"
+    RESUME = "resume"
+    CLEAN = "clean"
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One pre-copy round, or the final dump (the last of the list)."""
+
+    pages: int
+    bytes: int
+    wire_bytes: int
+    seconds: float
+    frozen_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a migration was, for people and for scripts: the last event of `--json`. Times in seconds."""
+
+    id: str
+    outcome: str  # migrated, undone, not-resumed, in-doubt
+    pid: int
+    target_pid: int
+    source: str
+    target: str
+    rounds: tuple[Round, ...]
+    downtime_seconds: float  # upper bound: from before the freeze is asked for, to the word that the tree runs
+    freeze_seconds: float
+    restore_seconds: float
+    total_seconds: float
+    bytes: int
+    wire_bytes: int
+    resume: str = "eager"
+    leftovers: tuple[str, ...] = ()
+
+
+class Observer(Protocol):
+    """Whoever wants to see a migration happen: a progress bar, a JSON writer, a test that breaks things on cue.
+
+    `phase` is awaited before the phase's first act, so that an observer can hold a migration at a known point.
+    """
+
+    async def phase(self, phase: Phase) -> None:
+        """The migration is about to enter this phase."""
+
+    def note(self, text: str) -> None:
+        """A line that the operator should read."""
+
+    def detail(self, text: str) -> None:
+        """A line for -v: a criu command, a measurement."""
+
+    def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
+        """A round begins; `expected_bytes` is 0 where unknown."""
+
+    def transferred(self, wire_bytes: int) -> None:
+        """So many bytes of the current round have gone out since it started."""
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        """A round has arrived whole."""
+
+    def report(self, report: Report) -> None:
+        """It is over."""
