@@ -1,1 +1,1 @@
-"""One host's side of a migration: the agent. It never imports migrator; as a target it needs the standard library only."""
+"""One host's side of a migration: the agent. As a target it needs the standard library only."""

@@ -14,7 +14,7 @@ travels on named streams: connections to the agent's unix socket (`Prepared.sock
 Unequal protocol numbers or builds end the conversation before any command is read.
 
 **Requests.**  `{"id": 7, "command": "begin", "arguments": {…}}`
-**Replies.**   `{"id": 7, "result": {…}}` or `{"id": 7, "fault": {"code": "criu", "message": "…", "hint": "…", "log": "…"}}`
+**Replies.**   `{"id": 7, "result": {…}}` or `{"id": 7, "fault": {"code": "criu", "message": "…", …}}`
 
 Replies may come in another order than requests: `dump` is answered when the tree is held, and an `abort` sent
 meanwhile is served at once. Fields are exactly those of the dataclasses below; decoders reject unknown fields, missing
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Optional, Tuple, Type
+from typing import Optional
 
 PRODUCT = "migrate"
 PROTOCOL = 1
@@ -98,7 +98,7 @@ class TaskFacts:
     ppid: int
     pgid: int
     sid: int
-    tids: Tuple[int, ...]
+    tids: tuple[int, ...]
     name: str
     state: str  # letter of /proc/PID/stat
     start_time: int  # clock ticks since boot: with pid and boot id it names this process for ever
@@ -117,7 +117,7 @@ class FileFacts:
     gid: int
     mtime_ns: int
     rdev: int
-    uses: Tuple[str, ...]  # exe, map, open, write, cwd, root: sorted
+    uses: tuple[str, ...]  # exe, map, open, write, cwd, root: sorted
     deleted: bool = False
     link_count: int = 1
     build_id: str = ""  # of ELF objects
@@ -143,9 +143,9 @@ class TreeFacts:
     """The process tree as it was found, root first, parents before children."""
 
     root: int
-    tasks: Tuple[TaskFacts, ...]
-    files: Tuple[FileFacts, ...]
-    peculiarities: Tuple[Peculiarity, ...]
+    tasks: tuple[TaskFacts, ...]
+    files: tuple[FileFacts, ...]
+    peculiarities: tuple[Peculiarity, ...]
     memory: int  # bytes that the images will hold at most: anonymous, swapped and shared memory, once per task
 
 
@@ -153,8 +153,8 @@ class TreeFacts:
 class TargetCheck:
     """What the target holds of that which a tree will need there."""
 
-    files: Tuple[FileFacts, ...]  # one per asked path, in the order asked; kind "missing" where there is none
-    taken: Tuple[TaskFacts, ...]  # processes there whose pid, a tid, pgid or sid is one of the asked ids
+    files: tuple[FileFacts, ...]  # one per asked path, in the order asked; kind "missing" where there is none
+    taken: tuple[TaskFacts, ...]  # processes there whose pid, a tid, pgid or sid is one of the asked ids
     memory_available: int
     disk_available: int  # where images go when memory does not suffice
 
@@ -182,8 +182,8 @@ class Inspect:
 class Check:
     """Ask the target for everything at once: one exchange, however many files."""
 
-    files: Tuple[FileFacts, ...]
-    ids: Tuple[int, ...]  # every pid, tid, pgid and sid that must be free
+    files: tuple[FileFacts, ...]
+    ids: tuple[int, ...]  # every pid, tid, pgid and sid that must be free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ class CriuOptions:
     file_locks: bool = False
     link_remap: bool = False
     tcp_established: bool = False
-    extra: Tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +275,7 @@ class Dump:
 class Held:
     """The tree is frozen on the source and criu waits in its post-dump hook."""
 
-    tasks: Tuple[TaskFacts, ...]
+    tasks: tuple[TaskFacts, ...]
     freeze_seconds: float  # from the request to the hold
     pages: int
     bytes: int
@@ -301,13 +301,13 @@ class SendFiles:
     """Source: regular files as one archive on the stream; only those that changed since they were last sent."""
 
     stream: str
-    paths: Tuple[str, ...]
+    paths: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class ReceiveFiles:
     stream: str
-    paths: Tuple[str, ...]  # nothing else is accepted
+    paths: tuple[str, ...]  # nothing else is accepted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,7 +369,7 @@ class Finish:
 class Leftovers:
     """What could not be removed, in words; empty when nothing is behind."""
 
-    items: Tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,7 +383,7 @@ class JournalState:
 
     migration: str
     role: str  # source, target; "" where this host knows nothing of it
-    records: Tuple[str, ...]  # names, oldest first
+    records: tuple[str, ...]  # names, oldest first
     peer: str  # the other host, as the journal has it
     root: int
     same_boot: bool
@@ -410,9 +410,9 @@ class Settle:
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    records: Tuple[str, ...]
+    records: tuple[str, ...]
     pid: int  # of the tree where it runs now on this host; 0 where it does not
-    leftovers: Tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -429,13 +429,13 @@ class Pace(float, enum.Enum):
 @dataclasses.dataclass(frozen=True)
 class Command:
     name: str
-    arguments: Type[object]
-    result: Type[object]
+    arguments: type[object]
+    result: type[object]
     role: str  # source, target, any
     pace: Pace
 
 
-COMMANDS: Tuple[Command, ...] = (
+COMMANDS: tuple[Command, ...] = (
     Command("probe", Probe, HostFacts, "any", Pace.QUICK),
     Command("inspect", Inspect, TreeFacts, "source", Pace.QUICK),
     Command("check", Check, TargetCheck, "target", Pace.QUICK),

@@ -1,0 +1,315 @@
+"""The only file that knows criu's arguments, log and statistics. It decides nothing about a migration.
+
+Pure functions build argument lists; `Criu` runs the quick questions; `spawn` starts a dump or a restore that nothing of
+ours ever signals: its own session, INT, TERM and HUP ignored from before exec, so that no stray Ctrl-C can catch criu
+between seizing the tree and holding it, where its death can take the tree along (DESIGN: the commit, rule 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import re
+import shlex
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from agent.protocol import CriuOptions
+
+OLDEST = (3, 17)
+"""criu with `--ps-socket`, `cpuinfo` and a page server that takes `--prev-images-dir`; older ones were never tried."""
+
+# What an inherited-signal-free, unkillable-by-accident criu needs is cheaper and safer said in sh than in a
+# preexec_fn, which Python runs between fork and exec of a threaded process. Ignored signals survive exec.
+_GUARD = 'trap "" INT TERM HUP; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
+_GUARD_LATE = (
+    'trap "" INT TERM HUP; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; '
+    'read -r images || exit 125; exec "$@" --images-dir "$images"'
+)
+
+
+class CriuError(Exception):
+    """criu failed. `message` is its decisive line in words, `log` the path of the whole log."""
+
+    def __init__(self, message: str, log: str = "", status: Optional[int] = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.log = log
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What criu says of one dump or pre-dump (images/stats.proto). Times in seconds."""
+
+    pages: int
+    frozen_seconds: float
+    write_seconds: float
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def common_options(options: CriuOptions) -> list[str]:
+    """Arguments that dump and restore share."""
+    arguments = ["--manage-cgroups=ignore"]
+    if options.shell_job:
+        arguments.append("--shell-job")
+    if options.file_locks:
+        arguments.append("--file-locks")
+    if options.link_remap:
+        arguments.append("--link-remap")
+    if options.tcp_established:
+        arguments.append("--tcp-established")
+    if options.ghost_limit:
+        arguments += ["--ghost-limit", str(options.ghost_limit)]
+    return arguments + list(options.extra)
+
+
+def dump_arguments(
+    *,
+    pid: int,
+    images: Path,
+    socket: int,
+    log: Path,
+    options: CriuOptions,
+    previous: str = "",
+    track: bool = True,
+    pre: bool = False,
+    script: str = "",
+) -> list[str]:
+    """`criu pre-dump` or `criu dump` with its pages going to a connected socket.
+
+    `previous` is the directory of the round before, relative to `images` (CRIU wants it so), on *this* host: its
+    inventory is what criu compares PIDs with.
+    """
+    arguments = ["pre-dump" if pre else "dump", "--tree", str(pid), "--images-dir", str(images)]
+    arguments += ["--page-server", "--ps-socket", str(socket), "-v4", "--log-file", str(log), "--work-dir", str(images)]
+    if track:
+        arguments.append("--track-mem")
+    if previous:
+        arguments += ["--prev-images-dir", previous]
+    if pre:
+        # pre-dump knows nothing of these but shell-job, without which it refuses the tree
+        arguments += ["--shell-job"] if options.shell_job else []
+    else:
+        arguments += common_options(options)
+    if script:
+        arguments += ["--action-script", script]
+    return arguments
+
+
+def page_server_arguments(*, images: Path, socket: int, log: Path, previous: str = "") -> list[str]:
+    """`criu page-server` on a connected socket. `--auto-dedup` frees what a newer round replaces, in the tmpfs."""
+    arguments = ["page-server", "--images-dir", str(images), "--work-dir", str(images), "--ps-socket", str(socket)]
+    arguments += ["-v2", "--log-file", str(log)]
+    if previous:
+        arguments += ["--prev-images-dir", previous, "--auto-dedup"]
+    return arguments
+
+
+def restore_arguments(*, work: Path, log: Path, options: CriuOptions, script: str, pidfile: Path) -> list[str]:
+    """`criu restore`, detached; its `--images-dir` is given last, when the freeze knows which round was the last."""
+    arguments = ["restore", "--restore-detached", "--work-dir", str(work), "-v4", "--log-file", str(log)]
+    arguments += ["--pidfile", str(pidfile), "--action-script", script]
+    return arguments + common_options(options)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Running:
+    """A criu at work. It is waited for, and never signalled."""
+
+    process: asyncio.subprocess.Process
+    command: str  # as an admin could paste it
+    log: Path
+
+    async def ended(self) -> None:
+        """Wait for the end. Raises CriuError unless criu says that it succeeded."""
+        status = await self.process.wait()
+        if status != 0:
+            raise CriuError(decisive_line(self.log) or f"criu ended with status {status}", str(self.log), status)
+
+
+async def spawn(
+    criu: str, arguments: Sequence[str], log: Path, *, descriptors: tuple[int, ...] = (), wrapper: Sequence[str] = ()
+) -> Running:
+    """Start criu guarded (see the module's docstring). `wrapper` goes before, e.g. a systemd scope."""
+    command = [criu, *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *wrapper, "sh", "-c", _GUARD, "sh", *command,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        pass_fds=descriptors, start_new_session=True,
+    )  # fmt: skip
+    return Running(process, shlex.join(command), log)
+
+
+async def spawn_waiting(criu: str, arguments: Sequence[str], log: Path, *, wrapper: Sequence[str] = ()) -> Running:
+    """A warm criu: everything is forked, scoped and parsed; `go` names the images and it starts at once."""
+    command = [criu, *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *wrapper, "sh", "-c", _GUARD_LATE, "sh", *command,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    return Running(process, shlex.join([*command, "--images-dir", "…"]), log)
+
+
+def go(running: Running, images: Path) -> None:
+    """Let a criu of `spawn_waiting` start."""
+    if running.process.stdin is None:
+        raise ValueError("this criu does not wait")
+    running.process.stdin.write(os.fsencode(images) + b"\n")
+    running.process.stdin.close()
+
+
+class Criu:
+    """The quick questions. `path` is criu's name or path."""
+
+    def __init__(self, path: str = "criu") -> None:
+        self.path = path
+
+    async def _run(self, *arguments: str) -> tuple[int, str]:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self.path, *arguments,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+        except OSError as error:
+            return 127, str(error)
+        output, _ = await process.communicate()
+        return process.returncode or 0, output.decode(errors="replace")
+
+    async def version(self) -> str:
+        """criu's version, e.g. "4.1.1"; "" where there is no criu that runs."""
+        status, output = await self._run("--version")
+        found = re.search(r"Version:\s*v?([0-9][0-9.]*)", output)
+        return found.group(1) if status == 0 and found else ""
+
+    async def check(self, feature: str = "") -> str:
+        """`criu check`, or that of one feature: "" when content, else its decisive line."""
+        arguments = ["check"] + (["--feature", feature] if feature else [])
+        status, output = await self._run(*arguments)
+        if status == 0:
+            return ""
+        return decisive(output.splitlines()) or f"criu check ended with status {status}"
+
+    async def cpuinfo_dump(self, directory: Path) -> bool:
+        """Write cpuinfo.img of this host's CPU; False where criu can't tell (neither x86, ppc64 nor s390)."""
+        status, _ = await self._run("cpuinfo", "dump", "--images-dir", str(directory))
+        return status == 0 and (directory / "cpuinfo.img").exists()
+
+    async def cpuinfo_check(self, directory: Path) -> str:
+        """Compare another host's cpuinfo.img with this CPU: "" when it will run here, else criu's words."""
+        status, output = await self._run("cpuinfo", "check", "--images-dir", str(directory))
+        if status == 0:
+            return ""
+        return decisive(output.splitlines()) or f"criu cpuinfo check ended with status {status}"
+
+
+# --- log -------------------------------------------------------------------------------------------------------------
+
+_LINE = re.compile(r"^\(?\s*[0-9.]*\)?\s*(?:pie: \d+: )?\s*(?:\d+: )?(Error|Warn) *(?:\(([^)]*)\))?: *(.*)$")
+# Said on failing and on perfectly good runs alike (CRIU.md), or mere echoes of an earlier line
+_NOISE = (
+    "Can't setup RLIMIT_NOFILE",
+    "Unable to create tun",
+    "Iptables configuration failed",
+    "Could not process rule",
+    "Dumping FAILED",
+    "Restoring FAILED",
+    "Pre-dumping FAILED",
+    "Killing processes because of failure",
+    "Unable to restore",
+    "exited, status=",
+    "killed by signal 9",
+)
+
+
+def decisive(lines: Sequence[str]) -> str:
+    """The error line that says why: the first real one, for what follows it are echoes."""
+    last = ""
+    for line in lines:
+        found = _LINE.match(line.strip())
+        if not found or found.group(1) != "Error":
+            continue
+        text = found.group(3).strip()
+        source = (found.group(2) or "").rpartition("/")[2]
+        named = f"{text} ({source})" if source else text
+        if any(noise in text for noise in _NOISE):
+            last = last or named
+            continue
+        return named
+    return last
+
+
+def decisive_line(log: Path) -> str:
+    """`decisive` of a log file; "" where it can't be read."""
+    try:
+        return decisive(log.read_text(errors="replace").splitlines())
+    except OSError:
+        return ""
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+_STATS_MAGIC = (0x55105940, 0x57093306)
+
+
+def _varints(data: bytes) -> list[tuple[int, int, bytes]]:
+    """The fields of one protobuf message as (number, value, bytes)."""
+    fields: list[tuple[int, int, bytes]] = []
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            if position >= len(data) or shift > 63:
+                raise ValueError("truncated protobuf")
+            byte = data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return value
+
+    while position < len(data):
+        key = varint()
+        if key & 7 == 0:
+            fields.append((key >> 3, varint(), b""))
+        elif key & 7 == 2:
+            length = varint()
+            if position + length > len(data):
+                raise ValueError("truncated protobuf")
+            fields.append((key >> 3, 0, data[position : position + length]))
+            position += length
+        else:
+            raise ValueError(f"protobuf wire type {key & 7} is not used by criu's statistics")
+    return fields
+
+
+def read_statistics(path: Path) -> Statistics:
+    """A `stats-dump` file: two magic words, a length, one protobuf (criu/stats.c, images/stats.proto).
+
+    Raises ValueError on anything else.
+    """
+    data = path.read_bytes()
+    if len(data) < 12:
+        raise ValueError("criu's statistics are truncated")
+    first, second, length = struct.unpack_from("<III", data)
+    if (first, second) != _STATS_MAGIC or len(data) < 12 + length:
+        raise ValueError("not criu's statistics")
+    entry = {number: body for number, _, body in _varints(data[12 : 12 + length])}
+    # stats_entry.dump = 1; dump_stats_entry: frozen_time 2, memwrite_time 4, pages_written 7, shpages_written 13
+    values = {number: value for number, value, _ in _varints(entry.get(1, b""))}
+    return Statistics(
+        pages=values.get(7, 0) + values.get(13, 0),
+        frozen_seconds=values.get(2, 0) / 1e6,
+        write_seconds=values.get(4, 0) / 1e6,
+    )
