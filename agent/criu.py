@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from agent.images import fields
 from agent.protocol import CriuOptions
 
 OLDEST = (3, 17)
@@ -256,42 +257,18 @@ def decisive_line(log: Path) -> str:
         return ""
 
 
+def passed_hold(log: Path) -> bool:
+    """Whether a restore got past its post-restore hook, so that the tree may have run (criu/cr-restore.c: the network
+    is unlocked right after it)."""
+    try:
+        return "Unlock network" in log.read_text(errors="replace")
+    except OSError:
+        return True  # nobody knows: then nobody may restore once more
+
+
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 _STATS_MAGIC = (0x55105940, 0x57093306)
-
-
-def _varints(data: bytes) -> list[tuple[int, int, bytes]]:
-    """The fields of one protobuf message as (number, value, bytes)."""
-    fields: list[tuple[int, int, bytes]] = []
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            if position >= len(data) or shift > 63:
-                raise ValueError("truncated protobuf")
-            byte = data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                return value
-
-    while position < len(data):
-        key = varint()
-        if key & 7 == 0:
-            fields.append((key >> 3, varint(), b""))
-        elif key & 7 == 2:
-            length = varint()
-            if position + length > len(data):
-                raise ValueError("truncated protobuf")
-            fields.append((key >> 3, 0, data[position : position + length]))
-            position += length
-        else:
-            raise ValueError(f"protobuf wire type {key & 7} is not used by criu's statistics")
-    return fields
 
 
 def read_statistics(path: Path) -> Statistics:
@@ -305,9 +282,9 @@ def read_statistics(path: Path) -> Statistics:
     first, second, length = struct.unpack_from("<III", data)
     if (first, second) != _STATS_MAGIC or len(data) < 12 + length:
         raise ValueError("not criu's statistics")
-    entry = {number: body for number, _, body in _varints(data[12 : 12 + length])}
+    entry = {number: body for number, _, body in fields(data[12 : 12 + length])}
     # stats_entry.dump = 1; dump_stats_entry: frozen_time 2, memwrite_time 4, pages_written 7, shpages_written 13
-    values = {number: value for number, value, _ in _varints(entry.get(1, b""))}
+    values = {number: value for number, value, _ in fields(entry.get(1, b""))}
     return Statistics(
         pages=values.get(7, 0) + values.get(13, 0),
         frozen_seconds=values.get(2, 0) / 1e6,

@@ -277,8 +277,6 @@ class Held:
 
     tasks: tuple[TaskFacts, ...]
     freeze_seconds: float  # from the request to the hold
-    pages: int
-    bytes: int
     image_bytes: int  # of the images that are no memory
 
 

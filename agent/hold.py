@@ -1,0 +1,108 @@
+"""The action script that blocks CRIU in its hook until a verdict, and the agent's end of it. It decides nothing itself.
+
+The script is sh, not Python: it starts inside the freeze, and a Python takes 30 ms to start (ten times that on an
+emulated machine) where dash takes one. Its parent is criu; it talks to the agent through two FIFOs:
+
+- `held`: the script says that the hook is reached. Opened for reading and writing, so that it never blocks.
+- `verdict`: the agent says `go` or `veto`. The agent holds its only lasting write end, so that the agent's death, at
+  whatever instant, is an end of input; then **the journal is the verdict** (DESIGN: the commit, rule 2): `go` if it
+  holds the record that releases this hook, a veto if not.
+
+On the source the script also takes back the SIGSTOP that the agent queued to every task (rule 7) before it vetoes: after
+the veto the tasks' parent would see a stop and a continue.
+
+criu execs the script itself (criu/util.c), so it must not lie on a file system mounted noexec, as /run often is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from pathlib import Path
+from typing import Iterable
+
+_SCRIPT = """#!/bin/sh
+# Holds criu in its {hook} hook until the agent, or after its death the journal, says how it ends.
+[ "$CRTOOLS_SCRIPT_ACTION" = {hook} ] || exit 0
+cd {directory} || exit 1
+exec 3<>verdict 4<verdict 3>&-
+echo "{hook} $PPID" 1<>held
+if ! read -r answer <&4; then
+    answer=veto
+    while IFS= read -r line; do
+        case $line in '{{"record":"{release}"'*) answer=go ;; esac
+    done <journal
+fi
+[ "$answer" = go ] && exit 0
+if [ -f stopped ]; then
+    while read -r pid; do kill -CONT "$pid"; done <stopped
+fi
+exit 1
+"""
+
+
+def script_text(directory: Path, hook: str, release: str) -> str:
+    """The script for one hook; `release` is the journal's record that lets it succeed without the agent."""
+    return _SCRIPT.format(hook=hook, directory=shlex.quote(str(directory)), release=release)
+
+
+class Hold:
+    """The agent's end. One hold serves one run of criu; `directory` is the migration's, with its journal in it."""
+
+    def __init__(self, directory: Path, hook: str, release: str) -> None:
+        self.script = directory / "hold"
+        self._directory = directory
+        self._stopped = directory / "stopped"
+        self._release = release
+        self._reached = asyncio.Event()
+        for name in ("held", "verdict"):
+            fifo = directory / name
+            fifo.unlink(missing_ok=True)
+            os.mkfifo(fifo, 0o600)
+        self._stopped.unlink(missing_ok=True)
+        self.script.write_text(script_text(directory, hook, release))
+        self.script.chmod(0o700)
+        self._held = os.open(directory / "held", os.O_RDWR | os.O_NONBLOCK)
+        # both ends open: a verdict given before the script comes waits in the pipe
+        self._verdict = os.open(directory / "verdict", os.O_RDWR | os.O_NONBLOCK)
+        asyncio.get_running_loop().add_reader(self._held, self._on_held)
+
+    def _on_held(self) -> None:
+        try:
+            if os.read(self._held, 4096):
+                self._reached.set()
+        except BlockingIOError:
+            return
+
+    @property
+    def held(self) -> bool:
+        """Whether criu is, or was, in the hook."""
+        return self._reached.is_set()
+
+    async def reached(self) -> None:
+        """Wait until criu is in the hook."""
+        await self._reached.wait()
+
+    def will_continue(self, pids: Iterable[int]) -> None:
+        """Leave word of the tasks that are about to get a SIGSTOP, for the script to take it back on a veto."""
+        self._stopped.write_text("".join(f"{pid}\n" for pid in pids))
+
+    def go(self) -> None:
+        """The hook succeeds. The record that releases it must be in the journal already."""
+        os.write(self._verdict, b"go\n")
+
+    def veto(self) -> None:
+        """The hook fails: criu undoes its work."""
+        os.write(self._verdict, b"veto\n")
+
+    def close(self) -> None:
+        """Remove the script and the FIFOs. A script still waiting sees the end of input and asks the journal."""
+        if self._held < 0:
+            return
+        asyncio.get_running_loop().remove_reader(self._held)
+        os.close(self._held)
+        os.close(self._verdict)
+        self._held = self._verdict = -1
+        for path in (self.script, self._stopped, self._directory / "held", self._directory / "verdict"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,173 @@
+"""Image directories and their format: where a round's images lie, what is sent, what they say of the tasks.
+
+It reads CRIU's files and never writes their contents. The page index of the instant restore will live here too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import BinaryIO
+
+from agent.protocol import Moved
+
+_NOT_SENT = ("pages-", "pagemap-", "stats-")
+"""Pages and their maps have gone through the page server; statistics stay."""
+
+_COMMON_MAGIC = 0x54564319
+_CORE_MAGIC = 0x55053847
+TASK_DEAD, TASK_STOPPED, TASK_ZOMBIE = 2, 3, 6
+"""task_state of images/core.proto (compel/include/uapi/task-state.h)."""
+
+
+class ImageError(Exception):
+    """Images that are not what they should be."""
+
+
+def round_directory(images: Path, number: int) -> Path:
+    """Where the images of one round lie. The first round is 1."""
+    return images / str(number)
+
+
+def size(directory: Path) -> int:
+    """Bytes of all images of a round."""
+    return sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file() and not entry.is_symlink())
+
+
+def pages_size(directory: Path) -> int:
+    """Bytes of memory that a round brought."""
+    return sum(path.stat().st_size for path in directory.glob("pages-*.img"))
+
+
+def send(directory: Path, out: BinaryIO) -> Moved:
+    """Write a round's images, the memory's pages excepted, as one archive."""
+    files = total = 0
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=256 * 1024) as archive:
+        for path in sorted(directory.iterdir()):
+            if path.is_symlink() or not path.is_file() or path.name.startswith(_NOT_SENT) or path.suffix != ".img":
+                continue
+            with path.open("rb") as file:
+                member = tarfile.TarInfo(path.name)
+                member.size = os.fstat(file.fileno()).st_size
+                member.mode = 0o600
+                archive.addfile(member, file)
+            files, total = files + 1, total + member.size
+    return Moved(files, total)
+
+
+def receive(directory: Path, source: BinaryIO) -> Moved:
+    """Read such an archive into a round's directory. Raises ImageError on anything that `send` does not write."""
+    files = total = 0
+    try:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=256 * 1024) as archive:
+            for member in archive:
+                name = member.name
+                if not member.isreg() or "/" in name or not name.endswith(".img") or name.startswith(_NOT_SENT):
+                    raise ImageError(f"the archive of images holds {name!r}")
+                content = archive.extractfile(member)
+                if content is None:
+                    raise ImageError(f"image {name!r} has no content")
+                with (directory / name).open("xb") as file:
+                    while block := content.read(1024 * 1024):
+                        file.write(block)
+                files, total = files + 1, total + member.size
+    except tarfile.TarError as error:
+        raise ImageError(f"the archive of images is broken: {error}") from error
+    if files == 0:
+        raise ImageError("the archive of images is empty")
+    return Moved(files, total)
+
+
+def fields(data: bytes) -> list[tuple[int, int, bytes]]:
+    """The fields of one protobuf message as (number, value, bytes): varints have a value, the rest has bytes.
+
+    Raises ImageError when the message is truncated or of a wire type that CRIU does not use.
+    """
+    found: list[tuple[int, int, bytes]] = []
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            if position >= len(data) or shift > 63:
+                raise ImageError("truncated protobuf")
+            byte = data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return value
+
+    while position < len(data):
+        key = varint()
+        kind = key & 7
+        if kind == 0:
+            found.append((key >> 3, varint(), b""))
+            continue
+        length = varint() if kind == 2 else {1: 8, 5: 4}.get(kind, -1)
+        if length < 0 or position + length > len(data):
+            raise ImageError(f"truncated protobuf, or wire type {kind}")
+        found.append((key >> 3, 0, data[position : position + length]))
+        position += length
+    return found
+
+
+def task_states(directory: Path) -> dict[int, int]:
+    """pid -> task_state of every process (not thread) in a dump.
+
+    A core image is two magic words, a length and a core_entry (criu/magic.h, images/core.proto); threads' have no `tc`.
+    """
+    states: dict[int, int] = {}
+    for path in directory.glob("core-*.img"):
+        pid = path.name[len("core-") : -len(".img")]
+        data = path.read_bytes()
+        if not pid.isdigit() or len(data) < 12:
+            raise ImageError(f"{path.name} is no core image")
+        first, second, length = struct.unpack_from("<III", data)
+        if (first, second) != (_COMMON_MAGIC, _CORE_MAGIC) or len(data) < 12 + length:
+            raise ImageError(f"{path.name} is no core image")
+        for number, _, body in fields(data[12 : 12 + length]):
+            if number == 3:  # core_entry.tc
+                states[int(pid)] = next((value for field, value, _ in fields(body) if field == 2), 0)
+    return states
+
+
+class NoRoom(Exception):
+    """There is no room for the images."""
+
+
+def make_place(path: Path, *, memory: int) -> None:
+    """A 0700 directory for a migration's images: a tmpfs of its own of `memory` bytes, or with 0 a plain directory.
+
+    Its own mount, so that a full one harms nobody else and that everything is gone with one umount. Raises NoRoom.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True)
+        if memory:
+            arguments = ["-t", "tmpfs", "-o", f"size={memory},mode=0700,nosuid,nodev", "migrate", str(path)]
+            done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                path.rmdir()
+                raise NoRoom(f"mount of a tmpfs at {path} failed: {done.stderr.strip()}")
+    except OSError as error:
+        raise NoRoom(f"{path}: {error.strerror}") from error
+
+
+def remove_place(path: Path) -> tuple[str, ...]:
+    """Undo `make_place`, with all that lies in it. What could not be removed comes back in words."""
+    if not path.exists():
+        return ()
+    try:
+        if path.is_mount():
+            done = subprocess.run(["umount", str(path)], capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                return (f"tmpfs {path}: {done.stderr.strip()}",)
+        shutil.rmtree(path)
+    except OSError as error:
+        return (f"images {path}: {error.strerror}",)
+    return ()

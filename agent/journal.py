@@ -1,0 +1,246 @@
+"""Fsynced record of each migration: what this host has decided, readable after any crash. It acts on nothing.
+
+One directory a migration below the state directory, and in it `journal`: a JSON object a line, `record` first, so that
+the hold script can read it in sh. The names in capitals are the commit's own (DESIGN: the commit, exactly); those in
+small letters are facts for recovery. A line without its newline was never written.
+
+The agent that owns a migration holds a lock on the file for as long as it lives: who gets the lock knows that the owner
+is gone.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+STATE_DIRECTORY = Path("/var/lib/migrate")
+KEPT = 50
+"""So many finished migrations keep their journal and logs."""
+
+
+class Record(str, enum.Enum):
+    """The decisions, in the order in which each host may write them."""
+
+    BEGIN = "BEGIN"  # source: the tree is locked
+    FROZEN = "FROZEN"
+    COMMIT = "COMMIT"
+    KILLED = "KILLED"
+    PREPARED = "PREPARED"  # target
+    HELD = "HELD"
+    RESUMING = "RESUMING"
+    RESUMED = "RESUMED"
+    ABORT = "ABORT"
+    DONE = "DONE"
+
+
+_MAY_FOLLOW = {
+    "source": {
+        None: {Record.BEGIN},
+        Record.BEGIN: {Record.FROZEN, Record.ABORT},
+        Record.FROZEN: {Record.COMMIT, Record.ABORT},
+        Record.COMMIT: {Record.KILLED},
+        Record.KILLED: {Record.DONE},
+        Record.ABORT: {Record.DONE},
+        Record.DONE: set[Record](),
+    },
+    "target": {
+        None: {Record.PREPARED},
+        Record.PREPARED: {Record.HELD, Record.ABORT},
+        Record.HELD: {Record.HELD, Record.RESUMING, Record.ABORT},
+        Record.RESUMING: {Record.RESUMED},
+        Record.RESUMED: {Record.DONE},
+        Record.ABORT: {Record.DONE},
+        Record.DONE: set[Record](),
+    },
+}
+
+
+class JournalError(Exception):
+    """The journal forbids this act, is not there, or belongs to a living agent."""
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_name(migration: str) -> str:
+    """A migration's id is one path component of letters, digits and dashes; anything else raises JournalError."""
+    if not migration or len(migration) > 64 or not all(c.isascii() and (c.isalnum() or c == "-") for c in migration):
+        raise JournalError(f"{migration!r} is not the id of a migration")
+    return migration
+
+
+class Journal:
+    """One migration's journal, open. Made by `create` or `load`."""
+
+    def __init__(self, directory: Path, descriptor: int, lines: list[dict[str, Any]]) -> None:
+        self.directory = directory
+        self.path = directory / "journal"
+        self._descriptor = descriptor
+        self._lines = lines
+
+    @classmethod
+    def create(cls, state: Path, migration: str, role: str, **details: object) -> Journal:
+        """Begin a migration's journal and lock it. Raises JournalError when the id was used before on this host."""
+        directory = state / check_name(migration)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            raise JournalError(f"migration {migration} was here before: {directory}") from None
+        descriptor = os.open(directory / "journal", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        journal = cls(directory, descriptor, [])
+        first = Record.BEGIN if role == "source" else Record.PREPARED
+        journal._append({"record": first.value, "time": time.time(), "role": role, "id": migration, **details})
+        _sync_directory(directory)
+        _sync_directory(state)
+        return journal
+
+    @classmethod
+    def load(cls, state: Path, migration: str) -> Journal:
+        """Open the journal of an earlier migration for reading. Raises JournalError when there is none."""
+        directory = state / check_name(migration)
+        try:
+            descriptor = os.open(directory / "journal", os.O_RDWR | os.O_APPEND)
+        except FileNotFoundError:
+            raise JournalError(f"this host has no journal of migration {migration} in {state}") from None
+        lines = []
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            whole, _, torn = file.read().rpartition(b"\n")
+        if torn:
+            # the next record must begin a line of its own
+            os.ftruncate(descriptor, len(whole) + 1 if whole else 0)
+        for line in whole.splitlines():
+            lines.append(json.loads(line))
+        if not lines:
+            os.close(descriptor)
+            raise JournalError(f"the journal of migration {migration} is empty: it never began")
+        return cls(directory, descriptor, lines)
+
+    def take_over(self) -> None:
+        """Become the owner. Raises JournalError while another agent lives that owns it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(f"another agent is still at work on migration {self.migration}") from None
+
+    @property
+    def owned_elsewhere(self) -> bool:
+        """Whether a living agent owns this journal (asked of one that was loaded)."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        return False
+
+    @property
+    def migration(self) -> str:
+        """Its id."""
+        return str(self._lines[0]["id"])
+
+    @property
+    def role(self) -> str:
+        """source or target."""
+        return str(self._lines[0]["role"])
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The decisions so far, oldest first."""
+        return tuple(Record(line["record"]) for line in self._lines if line["record"].isupper())
+
+    @property
+    def last(self) -> Optional[Record]:
+        """The latest decision."""
+        records = self.records
+        return records[-1] if records else None
+
+    def has(self, record: Record) -> bool:
+        """Whether this was ever decided."""
+        return record in self.records
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """The newest line of this name, decision or fact; empty when there is none."""
+        for line in reversed(self._lines):
+            if line["record"] == name:
+                return line
+        return {}
+
+    def may(self, record: Record) -> bool:
+        """Whether the order of decisions allows this one now."""
+        return record in _MAY_FOLLOW[self.role][self.last]
+
+    def write(self, record: Record, **details: object) -> None:
+        """Decide: on return the record is on disk. Raises JournalError when the order forbids it."""
+        last = self.last
+        if not self.may(record):
+            raise JournalError(f"{record.value} may not follow {last.value if last else 'nothing'}")
+        self._append({"record": record.value, "time": time.time(), **details})
+
+    def note(self, name: str, **details: object) -> None:
+        """Keep a fact for recovery, as durable as a decision. `name` is in small letters."""
+        self._append({"record": name, **details})
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+        written = os.write(self._descriptor, data)
+        if written != len(data):
+            # a torn line counts as never written (see load); take it back so that the next one is whole
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise JournalError(f"the disk is full: {self.path} can't be written")
+        os.fsync(self._descriptor)
+        self._lines.append(line)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def unfinished(state: Path) -> tuple[str, ...]:
+    """Ids of the migrations here that have no DONE, newest first."""
+    found: list[tuple[float, str]] = []
+    for path in _journals(state):
+        try:
+            journal = Journal.load(state, path.parent.name)
+        except (JournalError, ValueError, OSError):
+            continue
+        if not journal.has(Record.DONE):
+            found.append((path.stat().st_mtime, journal.migration))
+        journal.close()
+    return tuple(name for _, name in sorted(found, reverse=True))
+
+
+def _journals(state: Path) -> list[Path]:
+    try:
+        return [entry / "journal" for entry in state.iterdir() if (entry / "journal").is_file()]
+    except FileNotFoundError:
+        return []
+
+
+def prune(state: Path, keep: int = KEPT) -> None:
+    """Forget the oldest finished migrations beyond `keep`: their journal and logs."""
+    finished: list[tuple[float, Path]] = []
+    open_ones = set(unfinished(state))
+    for path in _journals(state):
+        if path.parent.name not in open_ones:
+            finished.append((path.stat().st_mtime, path.parent))
+    for _, directory in sorted(finished, reverse=True)[keep:]:
+        for file in directory.iterdir():
+            if not file.is_dir():
+                file.unlink()
+        try:
+            directory.rmdir()
+        except OSError:  # something that is not ours lies in there: leave it
+            continue

@@ -1,0 +1,70 @@
+"""Locks on tasks: no two migrations touch the same process at once. A lock dies with the agent that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Iterable
+
+
+class TaskLocked(Exception):
+    """Another migration holds this task."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"another migration holds process {pid}")
+        self.pid = pid
+
+
+class TaskLocks:
+    """Locks on tasks by PID, as files in the run directory. All or none are taken."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._held: dict[int, int] = {}
+
+    def take(self, pids: Iterable[int]) -> None:
+        """Lock every one of these tasks that is not ours yet. Raises TaskLocked, and then holds none."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for pid in pids:
+            if pid in self._held:
+                continue
+            descriptor = self._lock(pid)
+            if descriptor < 0:
+                self.release()
+                raise TaskLocked(pid)
+            self._held[pid] = descriptor
+
+    def _lock(self, pid: int) -> int:
+        path = self._directory / str(pid)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return -1
+            try:
+                if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            except FileNotFoundError:
+                pass  # its last holder removed it between our open and our lock: once more
+            os.close(descriptor)
+
+    def sweep(self, pids: Iterable[int]) -> None:
+        """Remove the files of locks whose holder died."""
+        for pid in pids:
+            if (self._directory / str(pid)).exists() and (descriptor := self._lock(pid)) >= 0:
+                self._held[pid] = descriptor
+        self.release()
+
+    def release(self) -> None:
+        """Give all of them back and leave nothing."""
+        for pid, descriptor in self._held.items():
+            (self._directory / str(pid)).unlink(missing_ok=True)
+            os.close(descriptor)
+        self._held.clear()
+        try:
+            self._directory.rmdir()
+        except OSError:
+            return  # another migration's locks are in there, or it is gone

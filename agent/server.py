@@ -1,0 +1,229 @@
+"""The agent's conversation: banner, dispatch by table, exception -> fault; end of input -> abort, until HELD.
+
+Standard output is the wire. Whatever else prints lands on standard error, so that a stray print corrupts nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import sys
+import traceback
+from typing import Awaitable, Callable, Optional
+
+from agent import files, host, images, process, protocol, wire
+from agent.criu import Criu, CriuError
+from agent.journal import JournalError
+from agent.lock import TaskLocked
+from agent.protocol import Fault, FaultCode
+from agent.settings import Settings
+from agent.settle import read_journal, settle
+from agent.source import Source, Vetoed
+from agent.target import NotRunning, Target
+from agent.tasks import TreeChanged
+
+
+class BadRequest(Exception):
+    """A command that makes no sense now."""
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What the other side is told of an exception."""
+    if isinstance(error, CriuError):
+        return Fault(FaultCode.CRIU, error.message, log=error.log)
+    if isinstance(error, process.NoSuchProcess):
+        return Fault(FaultCode.NO_PROCESS, str(error))
+    if isinstance(error, (images.ImageError, asyncio.TimeoutError, ConnectionError)):
+        return Fault(FaultCode.BROKEN_STREAM, str(error) or "a stream did not connect in time")
+    for kind, code in _FAULTS:
+        if isinstance(error, kind):
+            return Fault(code, str(error))
+    if isinstance(error, OSError):
+        return Fault(FaultCode.NO_SPACE if error.errno == 28 else FaultCode.INTERNAL, str(error))
+    return Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+_FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
+    (BadRequest, FaultCode.BAD_REQUEST),
+    (wire.WireError, FaultCode.BAD_REQUEST),
+    (TaskLocked, FaultCode.LOCKED),
+    (TreeChanged, FaultCode.CHANGED),
+    (Vetoed, FaultCode.VETOED),
+    (images.NoRoom, FaultCode.NO_SPACE),
+    (files.FilesError, FaultCode.FILES),
+    (JournalError, FaultCode.JOURNAL),
+    (NotRunning, FaultCode.CRIU),
+)
+
+
+class Server:
+    """One conversation with `migrator`, and the migration that it is about."""
+
+    def __init__(self, settings: Settings, reader: asyncio.StreamReader, output: int, build: str) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._output = output
+        self._build = build
+        self._source: Optional[Source] = None
+        self._target: Optional[Target] = None
+        self._running: set[asyncio.Task[None]] = set()
+        self.handlers: dict[str, Callable[..., Awaitable[object]]] = {
+            "probe": self._probe,
+            "inspect": self._inspect,
+            "check": self._check,
+            "begin": self._begin,
+            "prepare": self._prepare,
+            "accept": lambda request: self._to.accept(request),
+            "accept_done": lambda request: self._to.accept_done(request),
+            "pre_dump": lambda request: self._from.pre_dump(request),
+            "dump": lambda request: self._from.dump(request),
+            "send_images": lambda request: self._from.send_images(request),
+            "receive_images": lambda request: self._to.receive_images(request),
+            "send_files": lambda request: self._from.send_files(request),
+            "receive_files": lambda request: self._to.receive_files(request),
+            "restore": lambda request: self._to.restore(request),
+            "commit": lambda request: self._from.commit(),
+            "resume": lambda request: self._to.resume(request),
+            "abort": self._abort,
+            "finish": self._finish,
+            "journal": self._journal,
+            "settle": self._settle,
+        }
+
+    async def serve(self) -> None:
+        """Banner, then requests until the end of input; then undo what may be undone."""
+        rest = f"python={platform.python_version()}"
+        banner = protocol.Banner(protocol.AGENT_PRODUCT, protocol.PROTOCOL, protocol.VERSION, self._build, rest)
+        self._write(banner.line().encode() + b"\n")
+        theirs = protocol.Banner.parse((await self._reader.readline()).decode(errors="replace"))
+        if theirs is None or (theirs.protocol, theirs.build) != (protocol.PROTOCOL, self._build):
+            say("the other side speaks another protocol or is of another build; nothing was done")
+            return
+        while True:
+            try:
+                line = await self._reader.readline()
+            except ValueError:
+                say("a message over the size limit: giving up")
+                break
+            if not line.endswith(b"\n"):
+                break
+            try:
+                request = wire.decode_request(line)
+            except wire.WireError as error:
+                say(f"{error}: giving up")
+                break
+            task = asyncio.ensure_future(self._answer(request))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        await self._contact_lost()
+
+    async def _answer(self, request: wire.Request) -> None:
+        try:
+            command = protocol.BY_NAME.get(request.command)
+            if command is None:
+                raise BadRequest(f"there is no command {request.command!r}")
+            arguments = wire.decode(command.arguments, request.arguments, request.command)
+            result = await self.handlers[command.name](arguments)
+            data = wire.encode_result(request.id, result)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault.code is FaultCode.INTERNAL:
+                traceback.print_exc()
+            data = wire.encode_fault(request.id, fault)
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Replies are written whole and at once; when nobody reads any more, end of input will tell."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._output, view) :]
+        except (BrokenPipeError, ConnectionResetError):
+            say("the other side is gone")
+
+    async def _contact_lost(self) -> None:
+        if self._source is not None and not self._source.committed:
+            await self._source.abort("contact lost")
+        if self._target is not None:
+            await self._target.contact_lost()
+        if self._running:
+            # a commit or resume that is under way is finished by this host alone
+            await asyncio.wait(self._running)
+
+    @property
+    def _from(self) -> Source:
+        if self._source is None:
+            raise BadRequest("no migration from here has begun")
+        return self._source
+
+    @property
+    def _to(self) -> Target:
+        if self._target is None:
+            raise BadRequest("no migration to here was prepared")
+        return self._target
+
+    async def _probe(self, request: protocol.Probe) -> protocol.HostFacts:
+        return await host.facts(Criu(self._settings.criu), request)
+
+    async def _inspect(self, request: protocol.Inspect) -> protocol.TreeFacts:
+        return await asyncio.get_running_loop().run_in_executor(None, process.inspect, request.pid)
+
+    async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
+        return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
+
+    async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
+        if self._source is not None or self._target is not None:
+            raise BadRequest("this agent has a migration already")
+        source = Source(self._settings, request, say)
+        prepared = await source.begin()
+        self._source = source
+        return prepared
+
+    async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
+        if self._source is not None or self._target is not None:
+            raise BadRequest("this agent has a migration already")
+        self._target = await Target.prepare(self._settings, request, say)
+        return self._target.prepared
+
+    async def _abort(self, request: protocol.Abort) -> protocol.Leftovers:
+        if self._source is not None:
+            return await self._source.abort(request.reason)
+        if self._target is not None:
+            return await self._target.abort(request.reason, request.source_aborted)
+        return protocol.Leftovers()
+
+    async def _finish(self, request: protocol.Finish) -> protocol.Leftovers:
+        if self._source is not None:
+            return await self._source.finish()
+        return await self._to.finish()
+
+    async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
+        return read_journal(self._settings, request.migration)
+
+    async def _settle(self, request: protocol.Settle) -> protocol.Settled:
+        return await settle(self._settings, request, say)
+
+
+def say(text: str) -> None:
+    """A line for the log, which is standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+async def serve(settings: Settings, build: str) -> None:
+    """Serve one conversation on standard input and output.
+
+    SIGHUP and SIGINT are ignored: the session's end is seen as the end of input. SIGTERM counts as that too.
+    """
+    output = os.dup(1)
+    os.dup2(2, 1)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=wire.LINE_LIMIT)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(0), "rb", 0))
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    loop.add_signal_handler(signal.SIGTERM, reader.feed_eof)
+    os.set_blocking(output, True)
+    await Server(settings, reader, output, build).serve()

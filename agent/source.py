@@ -1,0 +1,276 @@
+"""The source's half of a migration on this host: pre-dump, dump and hold, release or thaw. It knows no other host.
+
+The order in which its methods may be called is the journal's. Nothing here signals criu (DESIGN: the commit, rule 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import BinaryIO, Callable, Optional, TypeVar, cast
+
+from agent import criu, files, images, process, protocol
+from agent.bulk import Streams
+from agent.hold import Hold
+from agent.journal import Journal, JournalError, Record, prune
+from agent.lock import TaskLocks
+from agent.settings import Settings
+from agent.tasks import Tasks, TreeChanged
+
+T = TypeVar("T")
+
+STREAM_WAIT = 60.0
+"""Seconds for a stream that was announced to connect."""
+
+_PLAIN_IMAGES = 256 * 1024 * 1024
+"""Room for the images that are no memory, ghost files apart: they take some kB a task and a mapping."""
+
+
+class Vetoed(Exception):
+    """The dump was given up on request."""
+
+
+class Source:
+    """One migration away from this host."""
+
+    def __init__(self, settings: Settings, begin: protocol.Begin, tell: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._begin = begin
+        self._tell = tell
+        self._images = settings.images(begin.migration)
+        self._tasks = Tasks()
+        self._locks = TaskLocks(settings.locks)
+        self._hold: Optional[Hold] = None
+        self._criu: Optional[criu.Running] = None
+        self._sockets: dict[str, socket.socket] = {}
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._stopped: tuple[int, ...] = ()
+        self._litter = _litter()
+        self._journal: Journal
+        self._streams: Streams
+
+    async def begin(self) -> protocol.Prepared:
+        """Lock and pin the tree, open the journal, make room. Undoes itself when it fails."""
+        facts = [process.task_facts(pid) for pid in process.tree_pids(self._begin.pid)]
+        if not facts or facts[0].start_time != self._begin.start_time:
+            raise TreeChanged(f"process {self._begin.pid} is not the one that was inspected")
+        self._locks.take(task.pid for task in facts)
+        try:
+            self._tasks.pin(facts)
+            prune(self._settings.state)
+            self._journal = Journal.create(
+                self._settings.state, self._begin.migration, "source",
+                peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
+                tasks=[[task.pid, task.start_time] for task in facts],
+                agent=[os.getpid(), process.start_time(os.getpid())],
+            )  # fmt: skip
+        except BaseException:
+            self._locks.release()
+            self._tasks.close()
+            raise
+        try:
+            room = _PLAIN_IMAGES + 2 * self._begin.options.ghost_limit
+            images.make_place(self._images, memory=room if os.geteuid() == 0 else 0)
+            self._streams = Streams(self._settings.socket(self._begin.migration))
+            await self._streams.open()
+        except BaseException:
+            self._journal.write(Record.ABORT, reason="no room")
+            self._clean()
+            self._journal.write(Record.DONE)
+            self._journal.close()
+            raise
+        return protocol.Prepared(
+            str(self._settings.socket(self._begin.migration)), str(self._images), str(self._journal.directory)
+        )
+
+    async def _stream(self, name: str) -> socket.socket:
+        """The connected socket of a bulk stream; the same one whenever the name is given again."""
+        if name not in self._sockets:
+            stream = await asyncio.wait_for(self._streams.take(name), STREAM_WAIT)
+            stream.setblocking(True)  # criu expects it so
+            self._sockets[name] = stream
+        return self._sockets[name]
+
+    async def _spawn(self, arguments: list[str], log: Path, descriptor: int) -> criu.Running:
+        running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(descriptor,))
+        self._tell(f"$ {running.command}")
+        self._criu = running
+        self._journal.note("criu", pid=running.process.pid, start=process.start_time(running.process.pid))
+        return running
+
+    def _previous(self, number: int) -> str:
+        return f"../{number - 1}" if number > 1 and self._begin.track_memory else ""
+
+    async def pre_dump(self, request: protocol.PreDump) -> protocol.Dumped:
+        """One pre-copy round. Raises CriuError; the tree runs on whatever happens."""
+        stream = await self._stream(request.stream)
+        directory = images.round_directory(self._images, request.round)
+        directory.mkdir(mode=0o700)
+        log = self._journal.directory / f"pre-dump-{request.round}.log"
+        arguments = criu.dump_arguments(
+            pid=self._begin.pid, images=directory, socket=stream.fileno(), log=log, options=self._begin.options,
+            previous=self._previous(request.round), pre=True,
+        )  # fmt: skip
+        started = time.monotonic()
+        await (await self._spawn(arguments, log, stream.fileno())).ended()
+        seconds = time.monotonic() - started
+        self._criu = None
+        statistics = criu.read_statistics(directory / "stats-dump")
+        size = statistics.pages * os.sysconf("SC_PAGE_SIZE")
+        return protocol.Dumped(statistics.pages, size, seconds, statistics.frozen_seconds)
+
+    async def dump(self, request: protocol.Dump) -> protocol.Held:
+        """Freeze, dump what is left, hold. Raises CriuError, TreeChanged or Vetoed: then the tree runs again."""
+        stream = await self._stream(request.stream)
+        directory = images.round_directory(self._images, request.round)
+        directory.mkdir(mode=0o700)
+        log = self._journal.directory / "dump.log"
+        hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
+        arguments = criu.dump_arguments(
+            pid=self._begin.pid, images=directory, socket=stream.fileno(), log=log, options=self._begin.options,
+            previous=self._previous(request.round), track=self._begin.track_memory, script=str(hold.script),
+        )  # fmt: skip
+        self._journal.write(Record.FROZEN)
+        started = time.monotonic()
+        running = await self._spawn(arguments, log, stream.fileno())
+        if not await _first(hold.reached(), running.process.wait()):
+            await running.ended()
+            raise criu.CriuError("criu ended before its hold, without an error", str(log))
+        if self._journal.has(Record.ABORT):
+            raise Vetoed("the dump was given up")
+        seconds = time.monotonic() - started
+        tasks = tuple(process.task_facts(pid) for pid in process.tree_pids(self._begin.pid))
+        self._tasks.forget_dead()
+        self._tasks.pin(tasks)
+        self._protect(directory)
+        # how many pages it took stands in stats-dump only after the hook (CRIU.md): the target counts them
+        return protocol.Held(tasks, seconds, images.size(directory))
+
+    def _protect(self, directory: Path) -> None:
+        """Queue a SIGSTOP to every task: should criu be killed now, the kernel would let the tree run (rule 7).
+
+        Tasks that were stopped already are left alone, so that a rollback does not continue them.
+        """
+        states = images.task_states(directory)
+        quiet = (images.TASK_STOPPED, images.TASK_DEAD, images.TASK_ZOMBIE)
+        self._stopped = tuple(pid for pid in self._tasks.pids if states.get(pid) not in quiet)
+        if self._hold is not None:
+            self._hold.will_continue(self._stopped)
+        self._tasks.signal(signal.SIGSTOP, self._stopped)
+
+    async def send_images(self, request: protocol.SendImages) -> protocol.Moved:
+        """This round's images, memory excepted, on a stream."""
+        directory = images.round_directory(self._images, request.round)
+        return await self._write(request.stream, lambda out: images.send(directory, out))
+
+    async def send_files(self, request: protocol.SendFiles) -> protocol.Moved:
+        """Regular files that changed since they were last sent, on a stream."""
+        return await self._write(request.stream, lambda out: files.send(request.paths, out, self._sent))
+
+    async def _write(self, name: str, act: Callable[[BinaryIO], T]) -> T:
+        stream = await self._stream(name)
+
+        def run() -> T:
+            with stream.makefile("wb", buffering=256 * 1024) as out:
+                result = act(cast(BinaryIO, out))
+                out.flush()
+            stream.shutdown(socket.SHUT_WR)
+            return result
+
+        return await asyncio.get_running_loop().run_in_executor(None, run)
+
+    async def commit(self) -> protocol.Killed:
+        """The point of no return: COMMIT on disk, criu released, every task proven dead, KILLED on disk."""
+        if self._hold is None or not self._hold.held or self._criu is None:
+            raise JournalError("there is no held tree to commit")
+        if self._criu.process.returncode is not None:
+            raise criu.CriuError("criu died in its hold", str(self._criu.log))
+        if self._tasks.living < len(self._stopped):
+            raise TreeChanged("a task of the tree was killed while it was held")
+        started = time.monotonic()
+        self._journal.write(Record.COMMIT, tasks=self._tasks.identities)
+        self._hold.go()
+        await self._criu.process.wait()
+        self._tasks.signal(signal.SIGKILL)
+        await self._tasks.dead()
+        self._journal.write(Record.KILLED)
+        return protocol.Killed(len(self._tasks), time.monotonic() - started)
+
+    @property
+    def committed(self) -> bool:
+        """Whether there is no way back."""
+        return self._journal.has(Record.COMMIT)
+
+    async def abort(self, reason: str) -> protocol.Leftovers:
+        """Undo: the tree runs on. Raises JournalError after COMMIT."""
+        if self._journal.has(Record.DONE):
+            return protocol.Leftovers()
+        if not self._journal.has(Record.ABORT):
+            self._journal.write(Record.ABORT, reason=reason)
+        if self._hold is not None:
+            # before the veto, or their parent sees a stop and a continue (rule 7)
+            self._tasks.signal(signal.SIGCONT, self._stopped)
+            self._hold.veto()
+        self._close_sockets()
+        if self._criu is not None:
+            await self._criu.process.wait()
+        # criu killed in its hold has left them stopped, and its hook may not have been there to see
+        self._tasks.signal(signal.SIGCONT, self._stopped)
+        left = self._clean()
+        self._journal.write(Record.DONE)
+        self._journal.close()
+        return protocol.Leftovers(left)
+
+    async def finish(self) -> protocol.Leftovers:
+        """After the migration: remove what is left on this host. Raises JournalError before KILLED."""
+        if not self._journal.may(Record.DONE):
+            raise JournalError("the migration is not over")
+        self._close_sockets()
+        left = self._clean()
+        for log in self._journal.directory.glob("*.log"):
+            log.unlink()
+        self._journal.write(Record.DONE)
+        self._journal.close()
+        return protocol.Leftovers(left)
+
+    def _close_sockets(self) -> None:
+        for stream in self._sockets.values():
+            try:
+                stream.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the other end was faster
+            stream.close()
+        self._sockets.clear()
+
+    def _clean(self) -> tuple[str, ...]:
+        if hasattr(self, "_streams"):
+            self._streams.close()
+        if self._hold is not None:
+            self._hold.close()
+        left = images.remove_place(self._images)
+        for path in _litter() - self._litter:
+            path.unlink(missing_ok=True)
+        self._locks.release()
+        self._tasks.close()
+        return left
+
+
+def _litter() -> set[Path]:
+    """criu's sockets for its parasite, which stay behind when it is killed (CRIU.md)."""
+    return {path for path in Path("/tmp").glob(".criu*") if path.is_socket()}  # noqa: S108 - criu's choice, not ours
+
+
+async def _first(good: object, bad: object) -> bool:
+    """Whether `good` ended before `bad`. The other one is cancelled."""
+    one = asyncio.ensure_future(cast("asyncio.Future[None]", good))
+    two = asyncio.ensure_future(cast("asyncio.Future[int]", bad))
+    try:
+        done, _ = await asyncio.wait({one, two}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        one.cancel()
+        two.cancel()
+    return one in done

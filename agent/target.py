@@ -1,0 +1,340 @@
+"""The target's half of a migration on this host: accept, restore and hold, resume or discard. It knows no other host.
+
+From HELD on nothing removes the images but the source's recorded ABORT or an operator's word: no end of input, no
+time-out, no dead hook (DESIGN: the commit, rule 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import BinaryIO, Callable, Optional, TypeVar, cast
+
+from agent import criu, files, images, process, protocol
+from agent.bulk import Streams
+from agent.hold import Hold
+from agent.journal import Journal, JournalError, Record, prune
+from agent.settings import Settings
+from agent.tasks import Tasks
+
+T = TypeVar("T")
+
+STREAM_WAIT = 60.0
+"""Seconds for a stream that was announced to connect."""
+
+LEASE = 600.0
+"""Seconds that a held tree waits after contact is lost; then it goes, and its images stay for `migrate recover`."""
+
+
+class NotRunning(Exception):
+    """Past the point of no return the tree does not run here; its images are kept."""
+
+
+class Target:
+    """One migration to this host."""
+
+    def __init__(self, settings: Settings, journal: Journal, options: protocol.CriuOptions, tell: Callable[[str], None]):
+        self._settings = settings
+        self._journal = journal
+        self._options = options
+        self._tell = tell
+        on_disk = journal.facts(Record.PREPARED.value)["on_disk"]
+        self._images = (settings.images_on_disk if on_disk else settings.images)(journal.migration)
+        self._ledger = files.Ledger()
+        self._tasks = Tasks()
+        self._servers: dict[int, criu.Running] = {}
+        self._sockets: dict[str, socket.socket] = {}
+        self._hold: Optional[Hold] = None
+        self._restore: Optional[criu.Running] = None
+        self._streams: Optional[Streams] = None
+
+    @classmethod
+    async def prepare(cls, settings: Settings, request: protocol.Prepare, tell: Callable[[str], None]) -> Target:
+        """Journal PREPARED, make room, listen for streams, warm a restore up. Undoes itself when it fails."""
+        prune(settings.state)
+        journal = Journal.create(
+            settings.state, request.migration, "target",
+            peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
+            options=_options_line(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
+        )  # fmt: skip
+        target = cls(settings, journal, request.options, tell)
+        try:
+            images.make_place(target._images, memory=0 if request.on_disk else request.memory)
+            settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target._streams = Streams(settings.socket(request.migration))
+            await target._streams.open()
+            await target._warm()
+        except BaseException:
+            await target.abort("could not be prepared", source_aborted=False)
+            raise
+        return target
+
+    @classmethod
+    def adopt(cls, settings: Settings, journal: Journal, tell: Callable[[str], None]) -> Target:
+        """Take over a migration whose agent is gone, from its journal."""
+        line = journal.facts(Record.PREPARED.value)["options"]
+        return cls(settings, journal, protocol.CriuOptions(**{**line, "extra": tuple(line["extra"])}), tell)
+
+    @property
+    def prepared(self) -> protocol.Prepared:
+        """Where this migration's things are."""
+        migration = self._journal.migration
+        return protocol.Prepared(
+            str(self._settings.socket(migration)), str(self._images), str(self._journal.directory)
+        )
+
+    async def _warm(self) -> None:
+        """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
+        directory = self._journal.directory
+        self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
+        log = directory / "restore.log"
+        pidfile = directory / "pid"
+        pidfile.unlink(missing_ok=True)
+        arguments = criu.restore_arguments(
+            work=self._images, log=log, options=self._options, script=str(self._hold.script), pidfile=pidfile
+        )
+        wrapper = scope(self._journal.migration) if Path("/run/systemd/system").is_dir() else []
+        self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
+        self._tell(f"$ {self._restore.command}")
+        pid = self._restore.process.pid
+        self._journal.note("criu", pid=pid, start=process.start_time(pid))
+
+    async def _stream(self, name: str) -> socket.socket:
+        """The connected socket of a bulk stream; the same one whenever the name is given again."""
+        if name not in self._sockets:
+            if self._streams is None:
+                raise JournalError("there are no streams to a migration that was taken over")
+            stream = await asyncio.wait_for(self._streams.take(name), STREAM_WAIT)
+            stream.setblocking(True)  # criu expects it so
+            self._sockets[name] = stream
+        return self._sockets[name]
+
+    async def accept(self, request: protocol.Accept) -> protocol.Nothing:
+        """Start a page server for a round. The socket stays ours: the next round's server takes it over (CRIU.md)."""
+        stream = await self._stream(request.stream)
+        directory = images.round_directory(self._images, request.round)
+        directory.mkdir(mode=0o700)
+        log = self._journal.directory / f"page-server-{request.round}.log"
+        previous = f"../{request.round - 1}" if request.round > 1 else ""
+        arguments = criu.page_server_arguments(images=directory, socket=stream.fileno(), log=log, previous=previous)
+        running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(stream.fileno(),))
+        self._tell(f"$ {running.command}")
+        self._servers[request.round] = running
+        return protocol.Nothing()
+
+    async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:
+        """Wait until a round is here whole. Raises CriuError."""
+        await self._servers[request.round].ended()
+        return protocol.Accepted(images.pages_size(images.round_directory(self._images, request.round)))
+
+    async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
+        """The images that are no memory."""
+        directory = images.round_directory(self._images, request.round)
+        return await self._read(request.stream, lambda source: images.receive(directory, source))
+
+    async def receive_files(self, request: protocol.ReceiveFiles) -> protocol.Moved:
+        """Files that come along; what was there before is put back by `abort`."""
+        return await self._read(request.stream, lambda source: files.receive(request.paths, source, self._ledger))
+
+    async def _read(self, name: str, act: Callable[[BinaryIO], T]) -> T:
+        stream = await self._stream(name)
+
+        def run() -> T:
+            with stream.makefile("rb", buffering=256 * 1024) as source:
+                return act(cast(BinaryIO, source))
+
+        return await asyncio.get_running_loop().run_in_executor(None, run)
+
+    async def restore(self, request: protocol.Restore) -> protocol.Restored:
+        """Restore the tree and hold it; HELD is on disk on return. Raises CriuError: then nothing of it is left."""
+        self._journal.note("round", number=request.round)
+        return await self._restore_round(request.round)
+
+    async def _restore_round(self, number: int) -> protocol.Restored:
+        if self._restore is None or self._hold is None:
+            await self._warm()
+        running, hold = self._restore, self._hold
+        if running is None or hold is None:
+            raise AssertionError("_warm makes both")
+        started = time.monotonic()
+        criu.go(running, images.round_directory(self._images, number))
+        ended = asyncio.ensure_future(running.process.wait())
+        reached = asyncio.ensure_future(hold.reached())
+        try:
+            await asyncio.wait({ended, reached}, return_when=asyncio.FIRST_COMPLETED)
+            if not hold.held:
+                await running.ended()
+                raise criu.CriuError("criu ended before its hold, without an error", str(running.log))
+        finally:
+            ended.cancel()
+            reached.cancel()
+        seconds = time.monotonic() - started
+        pids = sorted(images.task_states(images.round_directory(self._images, number)))
+        self._tasks.close()
+        self._tasks.pin(process.task_facts(pid) for pid in pids)
+        self._journal.write(Record.HELD, tasks=self._tasks.identities)
+        return protocol.Restored(seconds, self._root)
+
+    @property
+    def _root(self) -> int:
+        return int(self._journal.facts(Record.PREPARED.value)["root"])
+
+    async def resume(self, request: protocol.Resume) -> protocol.Resumed:
+        """Let the tree run; only asked for with the source's proof of death. Raises NotRunning: the images are kept.
+
+        A restore that failed before it detached is done once more from the images, if no task of it exists (rule 5).
+        """
+        started = time.monotonic()
+        if request.killed_tasks < 1:
+            raise JournalError("resume needs the source's proof of death")
+        if not self._journal.has(Record.HELD):
+            raise JournalError("there is no held tree to resume")
+        if not self._journal.has(Record.RESUMING):
+            self._journal.write(Record.RESUMING)
+        if not await self._release():
+            self._tell("the held restore was lost: restoring once more from the images")
+            await self.restore_again()
+        return protocol.Resumed(self.resumed(), time.monotonic() - started)
+
+    def resumed(self) -> int:
+        """Write RESUMED: the tree's PID here. Raises NotRunning."""
+        pid = self._restored_pid()
+        self._journal.write(Record.RESUMED, pid=pid)
+        return pid
+
+    async def _release(self) -> bool:
+        """Let the held criu finish. False when it failed without leaving a task."""
+        if self._restore is None or self._hold is None:
+            return False
+        if self._restore.process.returncode is None:
+            self._hold.go()
+        status = await self._restore.process.wait()
+        if status == 0:
+            return True
+        if criu.passed_hold(self._restore.log):
+            raise NotRunning(f"criu ended with status {status} after it had let the tree go; see {self._restore.log}")
+        if not await self._clear_held():
+            raise NotRunning(f"criu ended with status {status}, and tasks of the tree are still here, blocked")
+        return False
+
+    async def clear(self, tasks: list[tuple[int, int]]) -> None:
+        """Remove these tasks, (PID, start time), which a dead criu left blocked. Raises NotRunning when they stay."""
+        self._tasks.pin(task for task in map(process.task_facts, (pid for pid, _ in tasks)))
+        if not await self._clear_held():
+            raise NotRunning("tasks of the tree are still here, blocked")
+
+    async def _clear_held(self) -> bool:
+        """Kill what a dead criu left blocked in its hold: it never ran. True when nothing is left."""
+        self._tasks.signal(signal.SIGKILL)
+        try:
+            await asyncio.wait_for(self._tasks.dead(), 10)
+        except asyncio.TimeoutError:
+            return False
+        # a PID is free slightly after its task is gone (CRIU.md)
+        await asyncio.sleep(0.1)
+        return True
+
+    async def restore_again(self) -> None:
+        """Restore from the kept images and let it run: RESUMING is on disk, no task exists. Raises NotRunning."""
+        number = int(self._journal.facts("round")["number"])
+        if self._hold is not None:
+            self._hold.close()
+        self._restore = self._hold = None
+        await self._warm()
+        running, hold = self._restore, self._hold
+        if running is None or hold is None:
+            raise AssertionError("_warm makes both")
+        # RESUMING is on disk already: this hook may succeed at once
+        hold.go()
+        criu.go(running, images.round_directory(self._images, number))
+        try:
+            await running.ended()
+        except criu.CriuError as error:
+            raise NotRunning(f"restoring once more failed: {error.message}") from error
+
+    def _restored_pid(self) -> int:
+        try:
+            pid = int((self._journal.directory / "pid").read_text())
+            process.start_time(pid)
+        except (FileNotFoundError, ValueError, ProcessLookupError) as error:
+            raise NotRunning("criu succeeded, but the tree is not there") from error
+        return pid
+
+    async def contact_lost(self) -> None:
+        """End of input. Before HELD: undo. From HELD on: wait for a lease, then let the held tree go, keep the images."""
+        if self._journal.last is Record.PREPARED:
+            await self.abort("contact lost", source_aborted=False)
+        elif self._journal.last is Record.HELD:
+            await asyncio.sleep(LEASE)
+            if self._hold is not None and self._restore is not None:
+                self._hold.veto()
+                await self._restore.process.wait()
+                await self._clear_held()
+        elif self._journal.last is Record.RESUMED:
+            await self.finish()
+
+    async def abort(self, reason: str, source_aborted: bool) -> protocol.Leftovers:
+        """Discard everything. Raises JournalError where that could lose the only copy."""
+        if self._journal.has(Record.DONE):
+            return protocol.Leftovers()
+        if self._journal.last is Record.HELD and not source_aborted:
+            raise JournalError("the tree is held here: only the source's recorded ABORT may discard it")
+        if not self._journal.has(Record.ABORT):
+            self._journal.write(Record.ABORT, reason=reason)
+        self._close_sockets()
+        if self._hold is not None:
+            self._hold.veto()
+        if self._restore is not None:
+            if self._restore.process.stdin is not None:
+                self._restore.process.stdin.close()  # one that still waits for its images ends here
+            await self._restore.process.wait()
+        await self._clear_held()
+        for server in self._servers.values():
+            await server.process.wait()
+        left = self._clean() + self._ledger.undo()
+        self._journal.write(Record.DONE)
+        self._journal.close()
+        return protocol.Leftovers(left)
+
+    async def finish(self) -> protocol.Leftovers:
+        """After RESUMED: remove the images and all else that is ours."""
+        if not self._journal.may(Record.DONE):
+            raise JournalError("the migration is not over")
+        self._close_sockets()
+        left = self._clean() + self._ledger.keep()
+        for log in self._journal.directory.glob("*.log"):
+            log.unlink()
+        self._journal.write(Record.DONE)
+        self._journal.close()
+        return protocol.Leftovers(left)
+
+    def _close_sockets(self) -> None:
+        for stream in self._sockets.values():
+            try:
+                stream.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the other end was faster
+            stream.close()
+        self._sockets.clear()
+
+    def _clean(self) -> tuple[str, ...]:
+        if self._streams is not None:
+            self._streams.close()
+        if self._hold is not None:
+            self._hold.close()
+        (self._journal.directory / "pid").unlink(missing_ok=True)
+        self._tasks.close()
+        return images.remove_place(self._images)
+
+
+def scope(migration: str) -> list[str]:
+    """The command that puts what follows into a systemd scope of its own, outside of the SSH session's."""
+    return ["systemd-run", "--scope", "--quiet", "--collect", "--slice=system.slice", f"--unit=migrated-{migration}"]
+
+
+def _options_line(options: protocol.CriuOptions) -> dict[str, object]:
+    return {name: getattr(options, name) for name in protocol.CriuOptions.__dataclass_fields__}

@@ -1,0 +1,106 @@
+"""The tasks of a tree, pinned: pidfds that can't be mistaken for a later process of the same number.
+
+Stops, continues and kills them, and proves their death (DESIGN: the commit, rules 4, 7 and 8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import select
+import signal
+from typing import Iterable, Optional
+
+from agent import process
+from agent.protocol import TaskFacts
+
+
+class TreeChanged(Exception):
+    """The tree is not the one that was pinned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pinned:
+    """One process, named for ever."""
+
+    pid: int
+    start_time: int
+    descriptor: int
+
+
+class Tasks:
+    """Pinned processes. Close it when done."""
+
+    def __init__(self) -> None:
+        self._pinned: dict[int, Pinned] = {}
+
+    def pin(self, facts: Iterable[TaskFacts]) -> None:
+        """Pin these tasks too. Raises TreeChanged when one is not what its facts say."""
+        for task in facts:
+            known = self._pinned.get(task.pid)
+            if known is not None:
+                if known.start_time != task.start_time:
+                    raise TreeChanged(f"process {task.pid} ended, and another one has its number now")
+                continue
+            try:
+                descriptor = os.pidfd_open(task.pid)
+            except ProcessLookupError:
+                raise TreeChanged(f"process {task.pid} ended") from None
+            # opened, then compared: had the number been reused before the open, the start time would tell
+            if process.start_time(task.pid) != task.start_time:
+                os.close(descriptor)
+                raise TreeChanged(f"process {task.pid} ended, and another one has its number now")
+            self._pinned[task.pid] = Pinned(task.pid, task.start_time, descriptor)
+
+    def forget_dead(self) -> None:
+        """Drop those that ended by themselves before the freeze."""
+        for pid in [pid for pid, task in self._pinned.items() if _ended(task.descriptor)]:
+            os.close(self._pinned.pop(pid).descriptor)
+
+    def __len__(self) -> int:
+        return len(self._pinned)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Their PIDs."""
+        return tuple(self._pinned)
+
+    @property
+    def identities(self) -> list[list[int]]:
+        """[PID, start time] of each, for the journal."""
+        return [[task.pid, task.start_time] for task in self._pinned.values()]
+
+    def signal(self, number: int, pids: Optional[Iterable[int]] = None) -> None:
+        """Send a signal to all, or to these of them; the dead are passed over."""
+        for pid in self.pids if pids is None else pids:
+            task = self._pinned.get(pid)
+            if task is None:
+                continue
+            try:
+                signal.pidfd_send_signal(task.descriptor, number)
+            except ProcessLookupError:
+                continue
+
+    async def dead(self) -> None:
+        """Wait until every task is dead: a pidfd is readable once its whole thread group has exited; zombies count."""
+        for task in self._pinned.values():
+            while not _ended(task.descriptor):
+                await asyncio.sleep(0.001)
+
+    @property
+    def living(self) -> int:
+        """How many live still."""
+        return sum(not _ended(task.descriptor) for task in self._pinned.values())
+
+    def close(self) -> None:
+        """Let go of all."""
+        for task in self._pinned.values():
+            os.close(task.descriptor)
+        self._pinned.clear()
+
+
+def _ended(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
