@@ -5,10 +5,10 @@ It reads CRIU's files and never writes their contents. The page index of the ins
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import struct
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import BinaryIO
@@ -141,6 +141,11 @@ class NoRoom(Exception):
     """There is no room for the images."""
 
 
+_MS_NOSUID, _MS_NODEV = 2, 4  # linux/mount.h
+_libc = ctypes.CDLL(None, use_errno=True)
+"""mount(2) itself: minimal systems have no mount(8)."""
+
+
 def make_place(path: Path, *, memory: int) -> None:
     """A 0700 directory for a migration's images: a tmpfs of its own of `memory` bytes, or with 0 a plain directory.
 
@@ -149,11 +154,10 @@ def make_place(path: Path, *, memory: int) -> None:
     try:
         path.mkdir(mode=0o700, parents=True)
         if memory:
-            arguments = ["-t", "tmpfs", "-o", f"size={memory},mode=0700,nosuid,nodev", "migrate", str(path)]
-            done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
+            options = f"size={memory},mode=0700".encode()
+            if _libc.mount(b"migrate", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, options) != 0:
                 path.rmdir()
-                raise NoRoom(f"mount of a tmpfs at {path} failed: {done.stderr.strip()}")
+                raise NoRoom(f"mounting a tmpfs at {path} failed: {os.strerror(ctypes.get_errno())}")
     except OSError as error:
         raise NoRoom(f"{path}: {error.strerror}") from error
 
@@ -163,10 +167,8 @@ def remove_place(path: Path) -> tuple[str, ...]:
     if not path.exists():
         return ()
     try:
-        if path.is_mount():
-            done = subprocess.run(["umount", str(path)], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                return (f"tmpfs {path}: {done.stderr.strip()}",)
+        if path.is_mount() and _libc.umount2(os.fsencode(path), 0) != 0:
+            return (f"tmpfs {path}: {os.strerror(ctypes.get_errno())}",)
         shutil.rmtree(path)
     except OSError as error:
         return (f"images {path}: {error.strerror}",)

@@ -14,6 +14,7 @@ import traceback
 from typing import Awaitable, Callable, Optional
 
 from agent import files, host, images, process, protocol, wire
+from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
 from agent.journal import JournalError
 from agent.lock import TaskLocked
@@ -32,11 +33,12 @@ class BadRequest(Exception):
 def fault_of(error: BaseException) -> Fault:
     """What the other side is told of an exception."""
     if isinstance(error, CriuError):
-        return Fault(FaultCode.CRIU, error.message, log=error.log)
+        full = "No space left on device" in error.message
+        return Fault(FaultCode.NO_SPACE if full else FaultCode.CRIU, error.message, log=error.log)
     if isinstance(error, process.NoSuchProcess):
         return Fault(FaultCode.NO_PROCESS, str(error))
-    if isinstance(error, (images.ImageError, asyncio.TimeoutError, ConnectionError)):
-        return Fault(FaultCode.BROKEN_STREAM, str(error) or "a stream did not connect in time")
+    if isinstance(error, (images.ImageError, BrokenStream, ConnectionError)):
+        return Fault(FaultCode.BROKEN_STREAM, str(error))
     for kind, code in _FAULTS:
         if isinstance(error, kind):
             return Fault(code, str(error))

@@ -76,7 +76,6 @@ class Source:
             room = _PLAIN_IMAGES + 2 * self._begin.options.ghost_limit
             images.make_place(self._images, memory=room if os.geteuid() == 0 else 0)
             self._streams = Streams(self._settings.socket(self._begin.migration))
-            await self._streams.open()
         except BaseException:
             self._journal.write(Record.ABORT, reason="no room")
             self._clean()
@@ -90,7 +89,7 @@ class Source:
     async def _stream(self, name: str) -> socket.socket:
         """The connected socket of a bulk stream; the same one whenever the name is given again."""
         if name not in self._sockets:
-            stream = await asyncio.wait_for(self._streams.take(name), STREAM_WAIT)
+            stream = await self._streams.take(name, STREAM_WAIT)
             stream.setblocking(True)  # criu expects it so
             self._sockets[name] = stream
         return self._sockets[name]

@@ -66,7 +66,6 @@ class Target:
             images.make_place(target._images, memory=0 if request.on_disk else request.memory)
             settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
             target._streams = Streams(settings.socket(request.migration))
-            await target._streams.open()
             await target._warm()
         except BaseException:
             await target.abort("could not be prepared", source_aborted=False)
@@ -108,7 +107,7 @@ class Target:
         if name not in self._sockets:
             if self._streams is None:
                 raise JournalError("there are no streams to a migration that was taken over")
-            stream = await asyncio.wait_for(self._streams.take(name), STREAM_WAIT)
+            stream = await self._streams.take(name, STREAM_WAIT)
             stream.setblocking(True)  # criu expects it so
             self._sockets[name] = stream
         return self._sockets[name]

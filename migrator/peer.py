@@ -1,0 +1,259 @@
+"""Typed stub of one agent: a method a command, by the protocol's table; faults become errors of ours.
+
+It speaks over any channel that `transport` gives it, and knows neither SSH nor the order of a migration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from agent import protocol, wire
+from agent.protocol import FaultCode
+from migrator import errors
+from migrator.transport import Channel
+
+T = TypeVar("T")
+
+
+class PeerLost(Exception):
+    """The agent is gone, or what it says is not understood. Where the process is depends on when."""
+
+    def __init__(self, host: str, message: str) -> None:
+        super().__init__(f"{host}: {message}")
+        self.host = host
+
+
+class PeerFault(Exception):
+    """The agent could not do what it was asked."""
+
+    def __init__(self, host: str, command: str, fault: protocol.Fault) -> None:
+        super().__init__(f"{command} on {host}: {fault.message}")
+        self.host = host
+        self.command = command
+        self.fault = fault
+
+
+_ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
+    FaultCode.NO_PROCESS: errors.NoProcess,
+    FaultCode.NOT_ROOT: errors.NotRoot,
+    FaultCode.LOCKED: errors.Locked,
+    FaultCode.NO_SPACE: errors.NoSpace,
+    FaultCode.CHANGED: errors.TreeChanged,
+    FaultCode.FILES: errors.CopyError,
+    FaultCode.BROKEN_STREAM: errors.LinkLost,
+    FaultCode.JOURNAL: errors.CopyError,
+    FaultCode.VETOED: errors.CopyError,
+}
+_CRIU_ERRORS: dict[str, type[errors.MigrateError]] = {
+    "restore": errors.RestoreError,
+    "dump": errors.DumpError,
+    "pre_dump": errors.DumpError,
+    "commit": errors.DumpError,
+}
+
+
+def error_of(fault: PeerFault) -> errors.MigrateError | None:
+    """Our error for a fault before COMMIT; None for a bug, which is to be seen as one."""
+    code = fault.fault.code
+    if code is FaultCode.CRIU:
+        kind = _CRIU_ERRORS.get(fault.command, errors.CopyError)
+        log = f"{fault.fault.log} on {fault.host}" if fault.fault.log else ""
+        return kind(f"criu failed on {fault.host}: {fault.fault.message}", hint=fault.fault.hint, log=log)
+    if code in _ERRORS:
+        return _ERRORS[code](f"{fault.host}: {fault.fault.message}", hint=fault.fault.hint)
+    return None
+
+
+class Peer:
+    """One agent at the other end of a control channel. `tell` gets what the agent writes to its log."""
+
+    def __init__(self, host: str, channel: Channel) -> None:
+        self.host = host
+        self._channel = channel
+        self._waiting: dict[int, asyncio.Future[wire.Reply]] = {}
+        self._next = 0
+        self._reader: asyncio.Task[None] | None = None
+        self._lost: PeerLost | None = None
+
+    async def hello(self, build: str, seconds: float = 120.0) -> protocol.Banner:
+        """Exchange banners. Raises WrongAgent when something else answers, PeerLost when nothing does."""
+        ours = protocol.Banner(protocol.PRODUCT, protocol.PROTOCOL, protocol.VERSION, build)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._channel.write(ours.line().encode() + b"\n")
+                line = await self._channel.readline(wire.BANNER_LIMIT)
+        except TimeoutError:
+            raise errors.WrongAgent(f"{self.host}: no agent answered within {seconds:.0f} s") from None
+        except (OSError, ValueError) as error:
+            raise errors.WrongAgent(f"{self.host}: the agent did not start: {error}") from error
+        if not line:
+            said = self._channel.stderr_tail().strip().splitlines()
+            raise errors.WrongAgent(
+                f"{self.host}: the agent did not start" + (f": {said[-1]}" if said else ""),
+                hint="try `python3 -V` there; the agent needs Python 3.9 or newer",
+            )
+        banner = protocol.Banner.parse(line.decode(errors="replace"))
+        if banner is None or banner.product != protocol.AGENT_PRODUCT:
+            raise errors.WrongAgent(
+                f"{self.host}: something else answered in the agent's place: {line[:60]!r}",
+                hint="does the login shell there print something? it must be silent for commands",
+            )
+        if (banner.protocol, banner.build) != (protocol.PROTOCOL, build):
+            raise errors.WrongAgent(
+                f"{self.host}: its agent is protocol {banner.protocol}, build {banner.build}; "
+                f"ours is protocol {protocol.PROTOCOL}, build {build}",
+                hint="remove the cached agent there (~/.cache/migrate) and try again",
+            )
+        self._reader = asyncio.create_task(self._read())
+        return banner
+
+    async def _read(self) -> None:
+        message = "the connection to its agent was lost"
+        try:
+            while True:
+                line = await self._channel.readline(wire.LINE_LIMIT)
+                if not line.endswith(b"\n"):
+                    break
+                reply = wire.decode_reply(line)
+                waiting = self._waiting.pop(reply.id, None)
+                if waiting is None:
+                    raise wire.WireError(f"an answer to no question: {reply.id}")
+                if not waiting.done():
+                    waiting.set_result(reply)
+        except (OSError, wire.WireError, ValueError) as error:
+            message = f"{message}: {error}"
+        except errors.MigrateError as error:
+            message = f"{message}: {error.message}"
+        finally:
+            self._lost = PeerLost(self.host, message)
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(self._lost)
+            self._waiting.clear()
+
+    async def call(self, name: str, arguments: object, result: type[T]) -> T:
+        """One command. Raises PeerFault, or PeerLost when the agent is gone, silent too long or unintelligible."""
+        command = protocol.BY_NAME[name]
+        if not isinstance(arguments, command.arguments) or result is not command.result:
+            raise TypeError(f"{name} takes {command.arguments.__name__} and gives {command.result.__name__}")
+        if self._lost is not None:
+            raise self._lost
+        self._next += 1
+        number = self._next
+        waiting: asyncio.Future[wire.Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
+        try:
+            async with asyncio.timeout(command.pace.value):
+                await self._channel.write(wire.encode_request(number, name, arguments))
+                reply = await waiting
+        except TimeoutError:
+            raise PeerLost(self.host, f"its agent did not answer {name} within {command.pace.value:.0f} s") from None
+        except OSError as error:
+            raise PeerLost(self.host, f"the connection to its agent was lost: {error}") from error
+        finally:
+            if waiting.cancelled() or not waiting.done():
+                # a later answer to it is no surprise
+                self._waiting[number] = asyncio.get_running_loop().create_future()
+        if reply.fault is not None:
+            raise PeerFault(self.host, name, reply.fault)
+        try:
+            return wire.decode(result, reply.result, name)
+        except wire.WireError as error:
+            raise PeerLost(self.host, f"its agent's answer is not understood: {error}") from error
+
+    def log_tail(self) -> str:
+        """The last lines that the agent wrote to its log."""
+        return self._channel.stderr_tail()
+
+    async def close(self) -> None:
+        """End of input for the agent."""
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+        await self._channel.close()
+
+    # --- one method a command ---
+
+    async def probe(self, request: protocol.Probe) -> protocol.HostFacts:
+        """Facts of the host."""
+        return await self.call("probe", request, protocol.HostFacts)
+
+    async def inspect(self, request: protocol.Inspect) -> protocol.TreeFacts:
+        """Facts of the tree."""
+        return await self.call("inspect", request, protocol.TreeFacts)
+
+    async def check(self, request: protocol.Check) -> protocol.TargetCheck:
+        """What the target has of that which the tree needs."""
+        return await self.call("check", request, protocol.TargetCheck)
+
+    async def begin(self, request: protocol.Begin) -> protocol.Prepared:
+        """Lock the tree and open its journal."""
+        return await self.call("begin", request, protocol.Prepared)
+
+    async def prepare(self, request: protocol.Prepare) -> protocol.Prepared:
+        """Make ready to receive."""
+        return await self.call("prepare", request, protocol.Prepared)
+
+    async def accept(self, request: protocol.Accept) -> protocol.Nothing:
+        """Start a page server for a round."""
+        return await self.call("accept", request, protocol.Nothing)
+
+    async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:
+        """Wait until a round has arrived."""
+        return await self.call("accept_done", request, protocol.Accepted)
+
+    async def pre_dump(self, request: protocol.PreDump) -> protocol.Dumped:
+        """One pre-copy round."""
+        return await self.call("pre_dump", request, protocol.Dumped)
+
+    async def dump(self, request: protocol.Dump) -> protocol.Held:
+        """Freeze, dump, hold."""
+        return await self.call("dump", request, protocol.Held)
+
+    async def send_images(self, request: protocol.SendImages) -> protocol.Moved:
+        """Send the images that are no memory."""
+        return await self.call("send_images", request, protocol.Moved)
+
+    async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
+        """Receive them."""
+        return await self.call("receive_images", request, protocol.Moved)
+
+    async def send_files(self, request: protocol.SendFiles) -> protocol.Moved:
+        """Send files that come along."""
+        return await self.call("send_files", request, protocol.Moved)
+
+    async def receive_files(self, request: protocol.ReceiveFiles) -> protocol.Moved:
+        """Receive them."""
+        return await self.call("receive_files", request, protocol.Moved)
+
+    async def restore(self, request: protocol.Restore) -> protocol.Restored:
+        """Restore and hold."""
+        return await self.call("restore", request, protocol.Restored)
+
+    async def commit(self) -> protocol.Killed:
+        """The point of no return."""
+        return await self.call("commit", protocol.Nothing(), protocol.Killed)
+
+    async def resume(self, request: protocol.Resume) -> protocol.Resumed:
+        """Let the tree run."""
+        return await self.call("resume", request, protocol.Resumed)
+
+    async def abort(self, request: protocol.Abort) -> protocol.Leftovers:
+        """Undo."""
+        return await self.call("abort", request, protocol.Leftovers)
+
+    async def finish(self) -> protocol.Leftovers:
+        """Remove what is left."""
+        return await self.call("finish", protocol.Finish(), protocol.Leftovers)
+
+    async def journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
+        """What the host's journal says."""
+        return await self.call("journal", request, protocol.JournalState)
+
+    async def settle(self, request: protocol.Settle) -> protocol.Settled:
+        """Finish or undo a migration whose agent is gone."""
+        return await self.call("settle", request, protocol.Settled)
