@@ -1,0 +1,262 @@
+"""Where words go: stdout and stderr behind one thread, what all ways of showing a migration share, and `--json`.
+
+Refuses to decide anything: it is told by the engine (`phases.Observer`) and by the command line, and it never raises
+for a reader that went away. Words are written by a thread of their own: a terminal stopped with Ctrl-S, or a pager that
+does not read on, must not hold up a frozen process.
+
+| mode      | stdout                                              | stderr                       |
+|-----------|-----------------------------------------------------|------------------------------|
+| terminal  | bars, notes, the last line                          | errors, obstacles, warnings  |
+| pipe      | one line a finished step, the last line             | the same                     |
+| `--quiet` | the last line                                       | the same                     |
+| `--json`  | events, one a line                                  | the same, without obstacles  |
+
+Events: phase, note, detail (with -v), round, obstacle, checked, recovered, error, report. Each is one object a line;
+`event` names it and `at` is the seconds since the start. The last event of a migration is `report` (without `at`); an
+`error`, if there is one, comes right before it. File names are text with `surrogateescape`: a byte that is no UTF-8 is
+the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import select
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from migrator import words
+from migrator.phases import Phase, Report, Round
+
+if TYPE_CHECKING:
+    from migrator.errors import MigrateError
+    from migrator.plan import Obstacle
+
+
+class Printer:
+    """Two text streams behind one thread, so that whoever writes is never blocked by whoever reads."""
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self._streams: dict[bool, TextIO | None] = {True: out, False: err}
+        self._queue: queue.SimpleQueue[tuple[bool, str] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._drain, name="printer", daemon=True)
+        self._thread.start()
+        self.encoding = out.encoding or "ascii"
+
+    def write(self, text: str) -> None:
+        """Text for stdout; with `flush` all of a file that tqdm needs."""
+        self._queue.put((True, text))
+
+    def flush(self) -> None:
+        """Every text is flushed as soon as it is written."""
+
+    def error(self, text: str) -> None:
+        """Text for stderr."""
+        self._queue.put((False, text))
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _drain(self) -> None:
+        while (item := self._queue.get()) is not None:
+            to_out, text = item
+            stream = self._streams[to_out]
+            if stream is None:
+                continue
+            try:
+                _write(stream, text)
+            except (OSError, ValueError):  # the reader is gone, or the terminal: that is no reason to stop a migration
+                self._streams[to_out] = None
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write past the stream's buffer where it has a descriptor: its lock must not be held by a writer that is stuck."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        stream.write(text)
+        return
+    data = text.encode(stream.encoding or "ascii", "backslashreplace")
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # some programs leave a terminal non-blocking
+            select.select([], [descriptor], [])
+
+
+class Progress:
+    """Everything that the modes share: the clock, the phase, the report that is held back until the end."""
+
+    def __init__(self, printer: Printer, *, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._printer = printer
+        self._verbose = verbose
+        self._clock = clock
+        self._start = clock()
+        self._phase: Phase | None = None
+        self._report: Report | None = None
+        self.committed = False
+        """Whether the point of no return has been passed."""
+
+    # What the engine says (phases.Observer)
+
+    async def phase(self, phase: Phase) -> None:
+        """The migration is about to enter this phase."""
+        self._phase = phase
+        self.committed = self.committed or phase is Phase.COMMIT
+
+    def note(self, text: str) -> None:
+        """A line that the operator should read."""
+
+    def detail(self, text: str) -> None:
+        """A line for -v."""
+
+    def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
+        """A round begins."""
+
+    def transferred(self, wire_bytes: int) -> None:
+        """So many bytes of the current round have gone out."""
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        """A round has arrived whole."""
+
+    def report(self, report: Report) -> None:
+        """It is over; the report is shown by `finish`, after the error if there is one."""
+        self._report = report
+
+    # What the command line says
+
+    @property
+    def reported(self) -> Report | None:
+        """The report, once the engine has given it."""
+        return self._report
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, in every mode."""
+        self._printer.error(f"migrate: {words.escape(text)}\n")
+
+    def obstacles(self, obstacles: Sequence[Obstacle], *, asked: bool) -> None:
+        """All obstacles: on stdout when they were asked for (`migrate check`), else on stderr."""
+        if obstacles:
+            text = words.obstacle_table(obstacles, self._columns())
+            (self._printer.write if asked else self._printer.error)(text)
+
+    def checked(self, pid: int, target: str, obstacles: Sequence[Obstacle]) -> None:
+        """The result of `migrate check`."""
+        self.obstacles(obstacles, asked=True)
+        if not any(obstacle.stops for obstacle in obstacles):
+            self._printer.write(f"pid {pid} can be moved to {words.escape(target)}\n")
+
+    def recovered(self, migration: str, result: str) -> None:
+        """The result of `migrate recover`."""
+        self._printer.write(f"{migration}: {words.escape(result)}\n")
+
+    def failed(self, error: MigrateError) -> None:
+        """One clear paragraph on stderr: what failed, a hint, the log, and where the process is."""
+        self._printer.error(words.error_text(error))
+
+    def crashed(self, bug: BaseException) -> None:
+        """The traceback of a bug, on stderr; what it means for the process is said by `failed`."""
+        self._printer.error("".join(traceback.format_exception(bug)))
+
+    def finish(self) -> None:
+        """Show the report, if there is one, and wait until everything is written."""
+        if self._report is not None:
+            self._printer.write(words.summary(self._report))
+            for item in self._report.leftovers:
+                self.warn(f"left behind: {item}")
+        self._printer.close()
+
+    def _columns(self) -> int:
+        return 0
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+
+class Quiet(Progress):
+    """`--quiet`: the last line, and whatever went wrong."""
+
+
+class Events(Progress):
+    """`--json`: one event a line on stdout. Errors still get their line on stderr."""
+
+    async def phase(self, phase: Phase) -> None:
+        """`{"event":"phase","at":…,"phase":…}`"""
+        await super().phase(phase)
+        self._event("phase", phase=phase.value)
+
+    def note(self, text: str) -> None:
+        """`{"event":"note","at":…,"text":…}`"""
+        self._event("note", text=text)
+
+    def detail(self, text: str) -> None:
+        """`{"event":"detail","at":…,"text":…}`, with -v only."""
+        if self._verbose:
+            self._event("detail", text=text)
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        """`{"event":"round","at":…,"number":…,"final":…,` and the fields of `phases.Round`."""
+        self._event("round", number=number, final=final, **dataclasses.asdict(result))
+
+    def warn(self, text: str) -> None:
+        """A note, and a line on stderr."""
+        self._event("note", text=text)
+        super().warn(text)
+
+    def obstacles(self, obstacles: Sequence[Obstacle], *, asked: bool) -> None:
+        """`{"event":"obstacle","at":…,` and the fields of `plan.Obstacle`."""
+        for obstacle in obstacles:
+            self._event("obstacle", **dataclasses.asdict(obstacle))
+
+    def checked(self, pid: int, target: str, obstacles: Sequence[Obstacle]) -> None:
+        """The obstacles, then `{"event":"checked","at":…,"pid":…,"target":…,"stops":…}`: how many of them stop it."""
+        self.obstacles(obstacles, asked=True)
+        self._event("checked", pid=pid, target=target, stops=sum(obstacle.stops for obstacle in obstacles))
+
+    def recovered(self, migration: str, result: str) -> None:
+        """`{"event":"recovered","at":…,"id":…,"text":…}`"""
+        self._event("recovered", id=migration, text=result)
+
+    def failed(self, error: MigrateError) -> None:
+        """`{"event":"error","at":…,"error":…,"exit_code":…,"message":…,"hint":…,"log":…,"where":…}`"""
+        self._event(
+            "error",
+            error=type(error).__name__,
+            exit_code=error.exit_code,
+            message=error.message,
+            hint=error.hint,
+            log=error.log,
+            where=error.where,
+        )
+        super().failed(error)
+
+    def finish(self) -> None:
+        """`{"event":"report",` and the fields of `phases.Report`: the last event."""
+        if self._report is not None:
+            self._dump({"event": "report", **dataclasses.asdict(self._report)})
+        self._printer.close()
+
+    def _event(self, name: str, **fields: object) -> None:
+        self._dump({"event": name, "at": self.elapsed(), **fields})
+
+    def _dump(self, event: dict[str, object]) -> None:
+        self._printer.write(json.dumps(_rounded(event)) + "\n")
+
+
+def _rounded(value: object) -> object:
+    """Floats to the microsecond: no clock here knows more."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value

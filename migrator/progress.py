@@ -1,0 +1,279 @@
+"""Progress for people: bars on a terminal, plain lines in a pipe.
+
+Owns what a migration looks like while it runs, and is the only door to tqdm. Refuses to decide anything and to write by
+itself: `migrator.output` has the streams, `migrator.words` the wording.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tqdm import tqdm
+
+from migrator.output import Events, Printer, Progress, Quiet
+from migrator.phases import Phase, Round
+from migrator.words import bytes_text, escape, round_label, seconds_text
+
+if TYPE_CHECKING:
+    from migrator.errors import MigrateError
+    from migrator.plan import Obstacle
+
+LABEL_COLUMNS = 12
+BAR_COLUMNS = 22
+NARROWEST_BAR = 4
+REFRESH_SECONDS = 0.1
+QUIET_PHASES = (Phase.PRECOPY, Phase.FREEZE)
+"""Phases whose rounds speak for them; all others end with a line that says how long they took."""
+ALWAYS_SHOWN = (Phase.PREFLIGHT,)
+"""Phases that get their line even when they had nothing to note."""
+
+tqdm.monitor_interval = 0  # no watching thread: the live line is drawn when there is something to draw
+tqdm.set_lock(threading.RLock())  # and no semaphore shared with processes that we do not have
+
+
+class Lines(Progress):
+    """For a pipe or a log: one line for every step that is finished, nothing that moves."""
+
+    def __init__(self, printer: Printer, *, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(printer, verbose=verbose, clock=clock)
+        self._phase_start = self._start
+        self._labelled = False  # the phase's name stands on the screen
+        self._pending = ""  # the newest note of the phase, held so that "ok" and the time can stand on its line
+        self._interval = 0.0  # seconds of the round before: what this one holds was dirtied in them
+
+    async def phase(self, phase: Phase) -> None:
+        """End the phase before with its line, and begin this one."""
+        self._end_phase()
+        await super().phase(phase)
+        self._phase_start = self._clock()
+        self._labelled = False
+
+    def note(self, text: str) -> None:
+        """Shown at once, or with the end of its phase when nothing else comes in between."""
+        self._flush_pending()
+        if self._phase is None or self._phase in QUIET_PHASES:
+            self._line(self._label(), escape(text))
+        else:
+            self._pending = escape(text)
+
+    def detail(self, text: str) -> None:
+        """Shown with -v only."""
+        if self._verbose:
+            self._flush_pending()
+            self._line("", escape(text))
+
+    def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
+        """Nothing to show yet, but what came before is over."""
+        self._flush_pending()
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        """One line with everything about the round."""
+        self._labelled = True
+        self._line(round_label(number, final), f"{bytes_text(result.bytes):>9}   {self._round_facts(number, result)}")
+
+    def warn(self, text: str) -> None:
+        """After whatever was being said."""
+        self._flush_pending()
+        super().warn(text)
+
+    def obstacles(self, obstacles: Sequence[Obstacle], *, asked: bool) -> None:
+        """After the end of the phase that found them."""
+        self._end_phase("failed" if any(obstacle.stops for obstacle in obstacles) else "ok")
+        super().obstacles(obstacles, asked=asked)
+
+    def crashed(self, bug: BaseException) -> None:
+        """After the end of the phase that has the bug."""
+        self._end_phase("failed")
+        super().crashed(bug)
+
+    def failed(self, error: MigrateError) -> None:
+        """After the end of the phase that failed."""
+        self._end_phase("failed")
+        super().failed(error)
+
+    def finish(self) -> None:
+        """End the last phase."""
+        self._end_phase()
+        super().finish()
+
+    def _round_facts(self, number: int, result: Round) -> str:
+        """Rate, time, and in what time this round's pages were dirtied; sets the interval for the next round."""
+        rate = result.bytes / result.seconds if result.seconds > 0 else 0.0
+        facts = f"{bytes_text(rate) + '/s':>11}  {seconds_text(result.seconds):>7}"
+        if number > 1 and self._interval > 0:
+            facts += f"   dirtied in {seconds_text(self._interval)}"
+        if self._verbose:
+            facts += f"   {result.pages} pages, {bytes_text(result.wire_bytes)} on the wire"
+            facts += f", frozen {seconds_text(result.frozen_seconds)}"
+        self._interval = result.seconds
+        return facts
+
+    def _end_phase(self, word: str = "ok") -> None:
+        """Say how the phase ended, where that is worth a line; afterwards there is no phase."""
+        phase = self._phase
+        if phase is not None and (
+            word != "ok" or (phase not in QUIET_PHASES and (self._pending or self._verbose or phase in ALWAYS_SHOWN))
+        ):
+            took = f"{word}  {seconds_text(self._clock() - self._phase_start)}"
+            text, self._pending = self._pending, ""
+            self._line(self._label(), f"{text}   {took}" if text else took)
+        self._flush_pending()
+        self._phase = None
+
+    def _flush_pending(self) -> None:
+        if self._pending:
+            text, self._pending = self._pending, ""
+            self._line(self._label(), text)
+
+    def _label(self) -> str:
+        if self._labelled or self._phase is None:
+            return ""
+        self._labelled = True
+        return self._phase.value
+
+    def _line(self, label: str, text: str) -> None:
+        self._printer.write(f"{label:<{LABEL_COLUMNS}}{text}".rstrip() + "\n")
+
+
+class Bars(Lines):
+    """For a terminal: the same lines, with a live one below them."""
+
+    def __init__(
+        self,
+        printer: Printer,
+        *,
+        verbose: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        columns: Callable[[], int],
+    ) -> None:
+        super().__init__(printer, verbose=verbose, clock=clock)
+        self._terminal_columns = columns
+        self._bar: tqdm[Any] | None = None
+        self._round_start = 0.0
+        self._round_label = ""
+        self._expected = 0
+        self._refreshed = 0.0
+
+    async def phase(self, phase: Phase) -> None:
+        """A live line says what is being done."""
+        await super().phase(phase)
+        self._show_phase()
+
+    def note(self, text: str) -> None:
+        """A held note is visible on the live line."""
+        super().note(text)
+        if self._pending:
+            self._show_phase()
+
+    def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
+        """A bar that grows to the expected bytes."""
+        super().round_started(number, expected_bytes, final)
+        self._round_start = self._clock()
+        self._refreshed = 0.0
+        self._expected = expected_bytes
+        self._round_label = round_label(number, final)
+        self._draw_round(0)
+
+    def transferred(self, wire_bytes: int) -> None:
+        """Grow the bar, ten times a second at most."""
+        now = self._clock()
+        if now - self._refreshed >= REFRESH_SECONDS:
+            self._refreshed = now
+            self._draw_round(wire_bytes)
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        """The full bar stays on the screen."""
+        self._labelled = True
+        left = f"{round_label(number, final):<{LABEL_COLUMNS}}{bytes_text(result.bytes):>9}   "
+        self._show(left, 1, 1, self._round_facts(number, result))
+        if self._bar is not None:
+            self._bar.leave = True
+            self._bar.close()
+            self._bar = None
+
+    def warn(self, text: str) -> None:
+        """Above the live line."""
+        self._flush_pending()
+        self._above(lambda: Progress.warn(self, text))
+
+    def _draw_round(self, sent: int) -> None:
+        seconds = self._clock() - self._round_start
+        rate = f"{bytes_text(sent / seconds)}/s" if sent and seconds > 0 else ""
+        left = f"{self._round_label:<{LABEL_COLUMNS}}{bytes_text(sent):>9}   "
+        right = f"{rate:>11}" + (f"  of {bytes_text(self._expected)}" if self._expected else "")
+        self._show(left, sent, max(self._expected, sent), right)
+
+    def _show(self, left: str, done: int, total: int, right: str) -> None:
+        """Draw the live line; without a total there is no bar in it."""
+        columns = self._columns() - 1  # the last column would make some terminals wrap
+        room = min(BAR_COLUMNS, columns - len(left) - len(right) - 2)
+        bar = f"{{bar:{room}}}  " if total and room >= NARROWEST_BAR else ""
+        text = left.replace("{", "{{").replace("}", "}}") + bar + right.replace("{", "{{").replace("}", "}}")
+        if self._bar is None:
+            self._bar = tqdm(
+                total=total or 1, file=self._printer, bar_format=text, ncols=columns, leave=False, mininterval=0
+            )
+            self._bar.n = done
+        self._bar.bar_format, self._bar.ncols = text, columns
+        self._bar.total, self._bar.n = total or 1, done
+        self._bar.refresh()
+
+    def _end_phase(self, word: str = "ok") -> None:
+        """The live line goes with its phase."""
+        self._clear()
+        super()._end_phase(word)
+
+    def _flush_pending(self) -> None:
+        if self._pending:
+            super()._flush_pending()
+            self._show_phase()
+
+    def _show_phase(self) -> None:
+        if self._phase is not None:
+            label = "" if self._labelled else self._phase.value
+            self._show(f"{label:<{LABEL_COLUMNS}}{self._pending or '…'}", 0, 0, "")
+
+    def _line(self, label: str, text: str) -> None:
+        self._above(lambda: Lines._line(self, label, text))
+
+    def _above(self, write: Callable[[], None]) -> None:
+        """Write with the live line out of the way."""
+        if self._bar is None:
+            write()
+            return
+        self._bar.clear()
+        write()
+        self._bar.refresh()
+
+    def _clear(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _columns(self) -> int:
+        return self._terminal_columns()
+
+
+def choose(
+    out: TextIO, err: TextIO, *, quiet: bool = False, as_json: bool = False, verbose: bool = False, terminal: str = ""
+) -> Progress:
+    """The mode that fits: as asked, else bars where `out` is a terminal (of that TERM) that can move its cursor."""
+    printer = Printer(out, err)
+    if as_json:
+        return Events(printer, verbose=verbose)
+    if quiet:
+        return Quiet(printer)
+    if out.isatty() and terminal not in ("", "dumb"):
+        return Bars(printer, verbose=verbose, columns=lambda: _terminal_columns(out))
+    return Lines(printer, verbose=verbose)
+
+
+def _terminal_columns(out: TextIO) -> int:
+    try:
+        return os.get_terminal_size(out.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80

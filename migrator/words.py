@@ -1,0 +1,110 @@
+"""Sizes, times, obstacles, errors and reports as people read them.
+
+Owns the wording and its escaping: facts in, text out. Refuses to know where it goes; that is `migrator.output`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from migrator.errors import MigrateError, UsageError
+from migrator.phases import Report
+
+if TYPE_CHECKING:
+    from migrator.plan import Obstacle
+
+WIDEST_CELL = 44
+"""Table cells longer than this do not push the columns of the other rows apart."""
+
+
+def escape(text: str) -> str:
+    """Text as it may go to a terminal: bytes that were no text, control and invisible characters as escapes."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def bytes_text(size: float) -> str:
+    """A size as people read it: 812 B, 38 MiB, 1.1 MiB, 1.02 GiB."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1000 or unit == "GiB":
+            break
+    decimals = 2 if unit == "GiB" and size < 100 else 1 if size < 10 else 0
+    return f"{size:.{decimals}f} {unit}"
+
+
+def seconds_text(seconds: float, *, upper: bool = False) -> str:
+    """A time as people read it: 0.12 s, 3.4 s, 2 min 05 s. An `upper` bound is never rounded down."""
+    digits = 2 if seconds < 1 else 1 if seconds < 60 else 0
+    if upper:
+        seconds = math.ceil(round(seconds * 10**digits, 6)) / 10**digits
+    if seconds < 60:
+        return f"{seconds:.{digits}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def count(number: int, thing: str) -> str:
+    """So many of a thing: 1 obstacle, 2 obstacles."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def round_label(number: int, final: bool) -> str:
+    """The name of a round."""
+    return "freeze" if final else f"pre-copy {number}"
+
+
+def summary(report: Report) -> str:
+    """The last line of a migration that arrived; nothing for any other, since its error says it all."""
+    if report.outcome != "migrated":
+        return ""
+    return (
+        f"running on {escape(report.target)} as pid {report.target_pid}: "
+        f"down {seconds_text(report.downtime_seconds, upper=True)}, total {seconds_text(report.total_seconds)}, "
+        f"{bytes_text(report.bytes)} in {bytes_text(report.wire_bytes)} on the wire\n"
+    )
+
+
+def error_text(error: MigrateError) -> str:
+    """`migrate: what failed`, and below it hint, log and where the process is (who mistypes a command knows that)."""
+    lines = [escape(line) for line in error.message.splitlines()] or [type(error).__name__]
+    text = f"migrate: {lines[0]}\n" + "".join(f"  {line}\n" for line in lines[1:])
+    where = "" if isinstance(error, UsageError) else error.where
+    for label, value in (("hint: ", error.hint), ("log: ", error.log), ("", where)):
+        text += f"  {label}{escape(value)}\n" if value else ""
+    return text
+
+
+def obstacle_table(obstacles: Sequence[Obstacle], columns: int = 0) -> str:
+    """All obstacles as an aligned table, each remedy on a line of its own; stacked where that is wider than `columns`.
+
+    `columns` 0 means any width. A row: host, id, object, problem. Obstacles that stop nothing say "warning".
+    """
+    rows = [
+        (escape(item.host), escape(item.id), escape(item.object), ("" if item.stops else "warning: ") + item.problem)
+        for item in obstacles
+    ]
+    widths = [max(min(len(row[index]), WIDEST_CELL) for row in rows) for index in range(3)]
+    width = sum(widths) + 6 + max(len(row[3]) for row in rows)
+    text = ""
+    for (host, name, subject, problem), item in zip(rows, obstacles, strict=True):
+        if columns and width > columns:
+            text += f"{host}  {name}  {subject}".rstrip() + f"\n    {escape(problem)}\n"
+        else:
+            text += (
+                f"{host:<{widths[0]}}  {name:<{widths[1]}}  {subject:<{widths[2]}}  {escape(problem)}".rstrip() + "\n"
+            )
+        text += f"    {escape(item.remedy)}\n" if item.remedy else ""
+    return text
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that was no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
