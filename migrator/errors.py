@@ -29,6 +29,11 @@ Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from migrator.plan import Obstacle
+
 EXIT_MIGRATED = 0
 EXIT_LEFTOVERS = 3
 
@@ -112,12 +117,14 @@ class PreflightError(_Untouched):
     """There are obstacles; they have been printed one by one."""
 
     exit_code = 20
+    obstacles: tuple[Obstacle, ...] = ()
 
 
 class NoProcess(PreflightError):
     """There is no such process."""
 
     exit_code = 21
+    where = "nothing was touched"
 
 
 class Locked(PreflightError):
