@@ -236,7 +236,8 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
     try:
         return await _guard(work(options, show), show)
     except errors.MigrateError as error:
-        show.obstacles(getattr(error, "obstacles", ()), asked=False)
+        if isinstance(error, errors.PreflightError) and error.obstacles:
+            show.obstacles(error.obstacles, asked=False)
         failure = error
     except Exception as error:
         show.crashed(error)

@@ -120,6 +120,7 @@ class Lines(Progress):
         ):
             took = f"{word}  {seconds_text(self._clock() - self._phase_start)}"
             text, self._pending = self._pending, ""
+            self._labelled = self._labelled and word == "ok"  # what failed is named, however much was said before
             self._line(self._label(), f"{text}   {took}" if text else took)
         self._flush_pending()
         self._phase = None
