@@ -8,8 +8,8 @@ emulated machine) where dash takes one. Its parent is criu; it talks to the agen
   whatever instant, is an end of input; then **the journal is the verdict** (DESIGN: the commit, rule 2): `go` if it
   holds the record that releases this hook, a veto if not.
 
-On the source the script also takes back the SIGSTOP that the agent queued to every task (rule 7) before it vetoes: after
-the veto the tasks' parent would see a stop and a continue.
+On the source the script also takes back the SIGSTOP that the agent queued to every task (rule 7) before it vetoes:
+after the veto the tasks' parent would see a stop and a continue.
 
 criu execs the script itself (criu/util.c), so it must not lie on a file system mounted noexec, as /run often is.
 """
@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 _SCRIPT = """#!/bin/sh
 # Holds criu in its {hook} hook until the agent, or after its death the journal, says how it ends.
@@ -34,10 +34,16 @@ if ! read -r answer <&4; then
         case $line in '{{"record":"{release}"'*) answer=go ;; esac
     done <journal
 fi
-[ "$answer" = go ] && exit 0
-if [ -f stopped ]; then
-    while read -r pid; do kill -CONT "$pid"; done <stopped
+end() {{
+    [ -f stopped ] || return 0
+    while read -r pid; do kill "$1" "$pid"; done <stopped
+}}
+if [ "$answer" = go ]; then
+    # criu kills the tree, unless it is dead itself: then nobody else is left to do it
+    kill -0 "$PPID" 2>/dev/null || end -KILL
+    exit 0
 fi
+end -CONT
 exit 1
 """
 

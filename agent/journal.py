@@ -171,10 +171,7 @@ class Journal:
 
     def facts(self, name: str) -> dict[str, Any]:
         """The newest line of this name, decision or fact; empty when there is none."""
-        for line in reversed(self._lines):
-            if line["record"] == name:
-                return line
-        return {}
+        return next((line for line in reversed(self._lines) if line["record"] == name), {})
 
     def may(self, record: Record) -> bool:
         """Whether the order of decisions allows this one now."""

@@ -11,7 +11,8 @@ import platform
 import signal
 import sys
 import traceback
-from typing import Awaitable, Callable, Optional
+from collections.abc import Awaitable
+from typing import Callable, Optional
 
 from agent import files, host, images, process, protocol, wire
 from agent.bulk import BrokenStream

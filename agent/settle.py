@@ -7,6 +7,7 @@ record written here beforehand is the verdict (DESIGN: the commit, rules 2 to 5)
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 from typing import Any, Callable
@@ -93,9 +94,13 @@ async def _depose(journal: Journal) -> None:
         for who in (line.get("agent"), journal.facts("owner").get("agent")):
             if who and who[0] != os.getpid() and process.alive(*who):
                 os.kill(who[0], signal.SIGKILL)
-                await _until(lambda who=who: not process.alive(*who), "the former agent does not die")
+                await _until(functools.partial(_gone, *who), "the former agent does not die")
     journal.take_over()
     journal.note("owner", agent=[os.getpid(), process.start_time(os.getpid())])
+
+
+def _gone(pid: int, start: int) -> bool:
+    return not process.alive(pid, start)
 
 
 async def _until(done: Callable[[], bool], message: str) -> None:
@@ -119,7 +124,7 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
     if same_boot:
         # without its agent the hook asks the journal and vetoes; a criu before its hook fails at its closed socket
         await _until(lambda: not _criu_alive(journal), "criu does not end")
-        for pid, start in _living(journal):
+        for pid, _ in _living(journal):
             if journal.role == "target":
                 os.kill(pid, signal.SIGKILL)
             elif process.task_facts(pid).state == "T" and pid in _queued(journal):

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, TypeVar, cast
 
@@ -263,10 +264,9 @@ def _litter() -> set[Path]:
     return {path for path in Path("/tmp").glob(".criu*") if path.is_socket()}  # noqa: S108 - criu's choice, not ours
 
 
-async def _first(good: object, bad: object) -> bool:
+async def _first(good: Awaitable[object], bad: Awaitable[object]) -> bool:
     """Whether `good` ended before `bad`. The other one is cancelled."""
-    one = asyncio.ensure_future(cast("asyncio.Future[None]", good))
-    two = asyncio.ensure_future(cast("asyncio.Future[int]", bad))
+    one, two = asyncio.ensure_future(good), asyncio.ensure_future(bad)
     try:
         done, _ = await asyncio.wait({one, two}, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -37,7 +37,9 @@ class NotRunning(Exception):
 class Target:
     """One migration to this host."""
 
-    def __init__(self, settings: Settings, journal: Journal, options: protocol.CriuOptions, tell: Callable[[str], None]):
+    def __init__(
+        self, settings: Settings, journal: Journal, options: protocol.CriuOptions, tell: Callable[[str], None]
+    ):
         self._settings = settings
         self._journal = journal
         self._options = options
@@ -82,25 +84,23 @@ class Target:
     def prepared(self) -> protocol.Prepared:
         """Where this migration's things are."""
         migration = self._journal.migration
-        return protocol.Prepared(
-            str(self._settings.socket(migration)), str(self._images), str(self._journal.directory)
-        )
+        return protocol.Prepared(str(self._settings.socket(migration)), str(self._images), str(self._journal.directory))
 
-    async def _warm(self) -> None:
+    async def _warm(self) -> tuple[criu.Running, Hold]:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
         directory = self._journal.directory
-        self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
+        hold = self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
         log = directory / "restore.log"
         pidfile = directory / "pid"
         pidfile.unlink(missing_ok=True)
         arguments = criu.restore_arguments(
-            work=self._images, log=log, options=self._options, script=str(self._hold.script), pidfile=pidfile
+            work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile
         )
         wrapper = scope(self._journal.migration) if Path("/run/systemd/system").is_dir() else []
-        self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
-        self._tell(f"$ {self._restore.command}")
-        pid = self._restore.process.pid
-        self._journal.note("criu", pid=pid, start=process.start_time(pid))
+        running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
+        self._tell(f"$ {running.command}")
+        self._journal.note("criu", pid=running.process.pid, start=process.start_time(running.process.pid))
+        return running, hold
 
     async def _stream(self, name: str) -> socket.socket:
         """The connected socket of a bulk stream; the same one whenever the name is given again."""
@@ -150,15 +150,11 @@ class Target:
 
     async def restore(self, request: protocol.Restore) -> protocol.Restored:
         """Restore the tree and hold it; HELD is on disk on return. Raises CriuError: then nothing of it is left."""
-        self._journal.note("round", number=request.round)
-        return await self._restore_round(request.round)
-
-    async def _restore_round(self, number: int) -> protocol.Restored:
+        number = request.round
+        self._journal.note("round", number=number)
         if self._restore is None or self._hold is None:
-            await self._warm()
+            raise JournalError("there is no restore that waits")
         running, hold = self._restore, self._hold
-        if running is None or hold is None:
-            raise AssertionError("_warm makes both")
         started = time.monotonic()
         criu.go(running, images.round_directory(self._images, number))
         ended = asyncio.ensure_future(running.process.wait())
@@ -242,11 +238,7 @@ class Target:
         number = int(self._journal.facts("round")["number"])
         if self._hold is not None:
             self._hold.close()
-        self._restore = self._hold = None
-        await self._warm()
-        running, hold = self._restore, self._hold
-        if running is None or hold is None:
-            raise AssertionError("_warm makes both")
+        running, hold = await self._warm()
         # RESUMING is on disk already: this hook may succeed at once
         hold.go()
         criu.go(running, images.round_directory(self._images, number))
@@ -264,7 +256,7 @@ class Target:
         return pid
 
     async def contact_lost(self) -> None:
-        """End of input. Before HELD: undo. From HELD on: wait for a lease, then let the held tree go, keep the images."""
+        """End of input. Before HELD: undo. From HELD on: at the end of a lease the held tree goes, the images stay."""
         if self._journal.last is Record.PREPARED:
             await self.abort("contact lost", source_aborted=False)
         elif self._journal.last is Record.HELD:

@@ -10,7 +10,8 @@ import dataclasses
 import os
 import select
 import signal
-from typing import Iterable, Optional
+from collections.abc import Iterable
+from typing import Optional
 
 from agent import process
 from agent.protocol import TaskFacts

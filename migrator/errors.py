@@ -29,6 +29,8 @@ Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug w
 
 from __future__ import annotations
 
+from typing import Any
+
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -114,9 +116,13 @@ class NotRoot(ConnectError):
 
 
 class PreflightError(_Untouched):
-    """There are obstacles; they have been printed one by one."""
+    """There are obstacles; all of them are in `obstacles` (plan.Obstacle)."""
 
     exit_code = 20
+
+    def __init__(self, message: str, *, hint: str = "", log: str = "", obstacles: tuple[Any, ...] = ()) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.obstacles = obstacles
     obstacles: tuple[Obstacle, ...] = ()
 
 

@@ -103,7 +103,9 @@ async def both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
 class Stream:
     """One bulk stream, coupled from the source's agent to the target's for as long as it is open."""
 
-    def __init__(self, name: str, source: transport.Channel, target: transport.Channel, on_bytes: Callable[[int], None]):
+    def __init__(
+        self, name: str, source: transport.Channel, target: transport.Channel, on_bytes: Callable[[int], None]
+    ):
         self.name = name
         self._ends = (source, target)
         self._pump = asyncio.create_task(transport.pump(source, target, on_bytes))
@@ -199,9 +201,8 @@ class Migration:
         for note in self._plan.notes:
             self._observer.note(note)
         if any(obstacle.stops for obstacle in obstacles):
-            error = errors.PreflightError(f"{len(obstacles)} obstacle{'s' if len(obstacles) != 1 else ''}")
-            error.obstacles = obstacles
-            raise error
+            stops = sum(obstacle.stops for obstacle in obstacles)
+            raise errors.PreflightError(f"{stops} obstacle{'s' if stops != 1 else ''}", obstacles=obstacles)
 
     async def survey(self) -> tuple[plan.Plan, tuple[plan.Obstacle, ...]]:
         """Facts of both hosts and of the tree, made into a plan and every obstacle at once. Changes nothing."""
@@ -235,7 +236,12 @@ class Migration:
         """Both hosts ready, streams open and warm, the first page server standing. Returns the first round's number."""
         chosen = self._plan
         begin = protocol.Begin(
-            self.id, self._order.pid, chosen.tree.tasks[0].start_time, str(self._order.target), chosen.criu, chosen.precopy
+            self.id,
+            self._order.pid,
+            chosen.tree.tasks[0].start_time,
+            str(self._order.target),
+            chosen.criu,
+            chosen.precopy,
         )
         prepare = protocol.Prepare(
             self.id, self._order.pid, socket.gethostname(), chosen.memory, chosen.on_disk, chosen.criu
