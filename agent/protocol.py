@@ -117,7 +117,7 @@ class FileFacts:
     gid: int
     mtime_ns: int
     rdev: int
-    uses: tuple[str, ...]  # exe, map, open, write, cwd, root: sorted
+    uses: tuple[str, ...]  # exe, exec (mapped to be run), map, open, write, cwd, root; asked only: bind, connect, parent
     deleted: bool = False
     link_count: int = 1
     build_id: str = ""  # of ELF objects
@@ -127,9 +127,8 @@ class FileFacts:
 class Peculiarity:
     """Something of the tree that decides whether or how it can be moved, found at inspection.
 
-    `kind` is a stable word that `migrator.plan` knows: "unit", "namespace", "tcp-established", "inet-socket",
-    "external-pipe", "external-unix", "terminal", "shell-job", "ghost", "kernel-thread", "self", "ancestor", "init",
-    "tracer", "file-lock", "device", "io-uring", "link-remap", "no-dump"…
+    `kind` is a stable word that `migrator.plan` knows; all of them, and what `object` and `detail` say for each, stand
+    in `agent/peculiar.py`, apart from "self", "ancestor", "init" and "kernel-thread".
     """
 
     kind: str

@@ -1,0 +1,322 @@
+"""What is odd about a tree: everything that decides whether, or with which options, criu can move it.
+
+Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` say:
+
+    shell-job        the root's session; the root is not its leader
+    zombie-leader    a process whose first thread has ended while others live
+    tracer           the debugger or strace that traces a task
+    namespace        which one differs from ours: mnt, net, pid, user…
+    chroot           the root directory that differs from ours
+    unit             systemd unit whose MainPID a task is
+    ghost            path of a deleted file that is still held; its size in bytes
+    link-remap       path that no longer leads to the file that is held, though others do
+    network-file     path on a network file system; its type
+    file-lock        path of a locked file; kind and mode of the locks
+    device           device that criu knows nothing of; its kind and numbers
+    terminal         tty whose other end is not in the tree
+    hugetlb          name of memory in huge pages; its size in bytes
+    sysv-shm         System V shared memory segment
+    io-uring, pidfd  such a descriptor
+    anon-inode       descriptor of a kind that criu refuses: perf events, BPF programs, userfaultfd, KVM…
+    inet-socket      number of sockets of IP, listening or not
+    listen           address and port
+    tcp-established  `local -> remote`; state
+    socket-kind      protocol of sockets that criu refuses
+    external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
+    unix-path        path that a socket is bound to
+    external-pipe    pipe or FIFO; the processes outside of the tree that hold it
+"""
+
+# Links of /proc are text, not paths (`pipe:[1]`, `//x`): pathlib would make them tidy. And there are thousands of them.
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from agent import sockets
+from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, same_namespace, status_field
+from agent.protocol import Peculiarity, TaskFacts
+
+SYSTEMD = Path("/run/systemd/system")
+"""There when systemd is the init of this host (sd_booted(3))."""
+
+_NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time")
+_MEMORY_MAJOR, _TTY_MAJOR, _AUXILIARY_MAJOR, _MISC_MAJOR = 1, 4, 5, 10
+_TUN_MINOR, _AUTOFS_MINOR = 200, 235
+_MINORS_OF_CONSOLES = range(1, 64)
+# criu/files.c, dump_one_file
+_ANONYMOUS_KNOWN = {
+    "[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]", "bpf-map",
+}  # fmt: skip
+# criu/sk-inet.c, can_dump_ipproto; criu/sockets.c, dump_socket
+_INET_KNOWN = {"TCP", "UDP", "UDP-LITE", "UDPLITE", "RAW", "PING"}
+_OTHER_KNOWN = {"UNIX", "UNIX-STREAM", "UNIX-DGRAM", "UNIX-SEQPACKET", "NETLINK", "PACKET"}
+_INET_REFUSED = {"MPTCP", "SCTP", "DCCP", "L2TP/IP", "SMC", "SMC6"}
+_NETWORK_FILE_SYSTEMS = {
+    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "afs",
+    "orangefs", "pvfs2", "glusterfs",
+}  # fmt: skip
+_SYSTEMCTL_SECONDS = 10
+
+
+def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity]:
+    """All that is odd about these tasks (root first) and what they hold. Each kind and object is named once."""
+    found: dict[tuple[str, str], Peculiarity] = {}
+    for source in (
+        _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(holdings),
+        _of_sockets(tasks, holdings), _of_unix(holdings), _of_pipes(tasks, holdings),
+    ):  # fmt: skip
+        for one in source:
+            found.setdefault((one.kind, one.object), one)
+    return list(found.values())
+
+
+def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
+    root = tasks[0]
+    if root.sid != root.pid:
+        yield Peculiarity("shell-job", root.pid, str(root.sid), name_of(root.sid))
+    for task in tasks:
+        if task.state == "Z" and len(task.tids) > 1:
+            yield Peculiarity("zombie-leader", task.pid, str(task.pid), task.name)
+        tracer = int(status_field(_status(task.pid), b"TracerPid") or "0")
+        if tracer:
+            yield Peculiarity("tracer", task.pid, str(tracer), name_of(tracer))
+        for kind in _NAMESPACES:
+            if not same_namespace(task.pid, kind):
+                yield Peculiarity("namespace", task.pid, kind, task.name)
+        if same_namespace(task.pid, "mnt"):
+            try:
+                theirs, ours = os.stat(f"/proc/{task.pid}/root"), os.stat("/proc/self/root")
+                if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+                    yield Peculiarity("chroot", task.pid, os.readlink(f"/proc/{task.pid}/root"), task.name)
+            except OSError:
+                continue
+
+
+def _status(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return b""
+
+
+def name_of(pid: int) -> str:
+    """A process as people know it: `sshd (pid 123)`; only the number when it is gone."""
+    name = status_field(_status(pid), b"Name")
+    return f"{name} (pid {pid})" if name else f"pid {pid}"
+
+
+def _names_of(pids: Sequence[int]) -> str:
+    shown = ", ".join(name_of(pid) for pid in pids[:3])
+    return f"{shown} and {len(pids) - 3} more" if len(pids) > 3 else shown
+
+
+# --- systemd ---------------------------------------------------------------------------------------------------------
+
+
+def unit_of_cgroup(text: str) -> str:
+    """The service that a /proc/PID/cgroup names, of the system's manager; "" where there is none.
+
+    A user's own services (below user@UID.service) belong to another systemd and are not looked for.
+    """
+    for line in text.splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers in ("", "name=systemd"):
+            parts = [part for part in path.split("/") if part.endswith(".service")]
+            if parts:
+                return parts[0]
+    return ""
+
+
+def main_pids(output: str) -> dict[str, int]:
+    """`systemctl show -p Id -p MainPID UNIT…`: blocks of KEY=VALUE, one a unit, with an empty line between."""
+    found = {}
+    for block in output.split("\n\n"):
+        fields = dict(line.partition("=")[::2] for line in block.splitlines())
+        if fields.get("MainPID", "").isdigit():
+            found[fields.get("Id", "")] = int(fields["MainPID"])
+    return found
+
+
+def _units(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
+    if not SYSTEMD.is_dir():
+        return
+    units: dict[int, str] = {}
+    for task in tasks:
+        try:
+            unit = unit_of_cgroup(Path(f"/proc/{task.pid}/cgroup").read_text(errors="replace"))
+        except OSError:
+            continue
+        if unit:
+            units[task.pid] = unit
+    if not units:
+        return
+    command = ["systemctl", "show", "-p", "Id", "-p", "MainPID", "--", *sorted(set(units.values()))]
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SYSTEMCTL_SECONDS, check=False
+        )
+        mains = main_pids(asked.stdout.decode(errors="replace"))
+    except (OSError, subprocess.TimeoutExpired):
+        mains = {}
+    if not mains:
+        # systemd runs but does not answer: then the root of a tree in a service is taken for its main process, since
+        # systemd would start another one as soon as it ends here
+        mains = {units[tasks[0].pid]: tasks[0].pid} if tasks[0].pid in units else {}
+    for task in tasks:
+        if task.pid in units and mains.get(units[task.pid]) == task.pid:
+            yield Peculiarity("unit", task.pid, units[task.pid], task.name)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
+    for path, became, pid, status in holdings.fates():
+        yield Peculiarity(became, pid, path, str(status.st_size if stat.S_ISREG(status.st_mode) else 0))
+    mounts = network_mounts(_mountinfo())
+    for one in holdings.opened:
+        if one.locks:
+            yield Peculiarity("file-lock", one.pid, one.link, ", ".join(one.locks))
+        if one.status.st_dev in mounts and one.link.startswith("/"):
+            yield Peculiarity("network-file", one.pid, one.link, mounts[one.status.st_dev])
+    for mapping in holdings.mapped:
+        if mapping.status.st_dev in mounts:
+            yield Peculiarity("network-file", mapping.pid, mapping.link, mounts[mapping.status.st_dev])
+        if is_memory(mapping.link, mapping.status):
+            if mapping.link.startswith("/SYSV"):
+                yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
+            elif mapping.status.st_blksize > 1 << 20:  # hugetlbfs tells its page size here, tmpfs a small one
+                yield Peculiarity("hugetlb", mapping.pid, mapping.link.split(" ")[0], str(mapping.status.st_size))
+
+
+def _mountinfo() -> str:
+    try:
+        return Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def network_mounts(mountinfo: str) -> dict[int, str]:
+    """Device number -> type of each mounted file system that other hosts see as well (proc_pid_mountinfo(5)).
+
+    FUSE counts: nearly all that a service keeps there (glusterfs, sshfs, s3fs) lies elsewhere.
+    """
+    found = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        numbers, kind = before.split(" ")[2:3], after.split(" ")[0]
+        major, _, minor = (numbers[0] if numbers else "").partition(":")
+        if (kind in _NETWORK_FILE_SYSTEMS or kind.startswith("fuse.")) and major.isdigit() and minor.isdigit():
+            found[os.makedev(int(major), int(minor))] = kind
+    return found
+
+
+def _of_devices(holdings: Holdings) -> Iterator[Peculiarity]:
+    masters = {one.pty for one in holdings.opened if one.pty is not None}
+    seen = [(one.pid, one.link, one.status) for one in holdings.opened]
+    for pid, link, status in seen + [(one.pid, one.link, one.status) for one in holdings.mapped]:
+        major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+        if is_pty_slave(status):
+            if minor + (major - 136) * 256 not in masters:
+                yield Peculiarity("terminal", pid, link.split(" ")[0], "a terminal whose other end is not in the tree")
+        elif stat.S_ISCHR(status.st_mode):
+            if (major, minor) == (_AUXILIARY_MAJOR, 0):
+                if not masters:
+                    yield Peculiarity("terminal", pid, link, "its controlling terminal")
+            elif (major == _TTY_MAJOR and minor in _MINORS_OF_CONSOLES) or (major, minor) == (_AUXILIARY_MAJOR, 1):
+                yield Peculiarity("terminal", pid, link, "a console")
+            elif not _device_known(major, minor):
+                yield Peculiarity("device", pid, link, f"character device {major}:{minor}")
+        elif stat.S_ISBLK(status.st_mode):
+            yield Peculiarity("device", pid, link, f"block device {major}:{minor}")
+
+
+def _device_known(major: int, minor: int) -> bool:
+    """Whether criu takes a character device that is no terminal (criu/files.c, dump_chrdev)."""
+    if major == _MEMORY_MAJOR:
+        return minor in (3, 5, 7, 8, 9, 11)  # null, zero, full, random, urandom, kmsg; not mem, port and their like
+    return (major, minor) in ((_AUXILIARY_MAJOR, 2), (_MISC_MAJOR, _AUTOFS_MINOR))
+
+
+def _of_anonymous(holdings: Holdings) -> Iterator[Peculiarity]:
+    prefix = "anon_inode:"
+    links = [(one.pid, one.link) for one in holdings.opened] + [(one.pid, one.link) for one in holdings.mapped]
+    for pid, link in links:
+        name = link[len(prefix) :] if link.startswith(prefix) else ""
+        if name == "[pidfd]" or link.startswith("pidfd:"):
+            yield Peculiarity("pidfd", pid, "pidfd")
+        elif name == "[io_uring]":
+            yield Peculiarity("io-uring", pid, "io_uring")
+        elif name and name not in _ANONYMOUS_KNOWN:
+            yield Peculiarity("anon-inode", pid, name)
+
+
+# --- sockets and pipes -----------------------------------------------------------------------------------------------
+
+
+def _held(holdings: Holdings, kind: int) -> dict[int, Opened]:
+    """Descriptors of one kind by inode, each by the first process that holds it."""
+    found: dict[int, Opened] = {}
+    for one in holdings.opened:
+        if stat.S_IFMT(one.status.st_mode) == kind:
+            found.setdefault(one.inode, one)
+    return found
+
+
+def _of_sockets(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:
+    held = _held(holdings, stat.S_IFSOCK)
+    if not held:
+        return
+    tcp = sockets.inet(tasks[0].pid, "tcp")
+    count = 0
+    for inode, one in held.items():
+        name = sockets.protocol_name(one.pid, one.fd)
+        bare = name[:-2] if name.endswith("v6") else name
+        if bare in _INET_KNOWN or bare in _INET_REFUSED or inode in tcp:
+            count += 1
+        if name and bare not in _INET_KNOWN and bare not in _OTHER_KNOWN:
+            yield Peculiarity("socket-kind", one.pid, name)
+        known = tcp.get(inode)
+        if known is not None and known.state == sockets.LISTEN:
+            yield Peculiarity("listen", one.pid, known.local)
+        elif known is not None and sockets.TCP_STATES.get(known.state) != "close":
+            pair = f"{known.local} -> {known.remote}"
+            yield Peculiarity("tcp-established", one.pid, pair, sockets.TCP_STATES.get(known.state, "connected"))
+    if count:
+        yield Peculiarity("inet-socket", tasks[0].pid, "IP sockets", str(count))
+
+
+def _of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
+    held = _held(holdings, stat.S_IFSOCK)
+    if not held:
+        return
+    known = sockets.unix()
+    outside = {known[inode].peer for inode in held if inode in known} - set(held) - {0}
+    holding = sockets.holders({f"socket:[{peer}]" for peer in outside}, {one.pid for one in holdings.opened})
+    for inode, one in held.items():
+        this = known.get(inode)
+        if this is None:
+            continue
+        if this.peer in outside:
+            peer = known.get(this.peer)
+            whose = _names_of(holding.get(f"socket:[{this.peer}]", []))
+            kind = "dgram" if this.type == socket.SOCK_DGRAM else "stream"
+            yield Peculiarity("external-unix", one.pid, (peer.name if peer else "") or whose or f"socket {inode}", kind)
+        # what was accepted on a bound socket carries its name too; the path is that of the one that listens
+        elif this.name.startswith("/") and this.peer == 0:
+            yield Peculiarity("unix-path", one.pid, this.name)
+
+
+def _of_pipes(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:
+    held = {one.link: one for one in _held(holdings, stat.S_IFIFO).values()}
+    if not held:
+        return
+    # criu would make such a pipe anew with nobody at the other end: a reader sees its end, a writer dies of SIGPIPE
+    for link, pids in sockets.holders(held, {task.pid for task in tasks}).items():
+        yield Peculiarity("external-pipe", held[link].pid, link, _names_of(sorted(pids)))

@@ -1,0 +1,246 @@
+"""Who the processes of a tree are: PIDs, start times, states, ancestors; and `inspect`, which gathers everything else.
+
+Owns /proc/PID/{stat,status,task}. What a process holds open is `descriptors.py`, whom it talks to `sockets.py`, what is
+odd about it `peculiar.py`. Refuses to change anything: every function only looks.
+
+Processes end while they are looked at. A root that is gone raises NoSuchProcess; what else is gone is left out.
+Names are text with `surrogateescape`, so that any bytes survive.
+"""
+
+# Links of /proc are text, not paths (`pipe:[1]`, `//x`): pathlib would make them tidy. And there are thousands of them.
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Optional
+
+from agent import descriptors, peculiar
+from agent.protocol import Peculiarity, TaskFacts, TreeFacts
+
+PROC = Path("/proc")
+
+_KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD of include/linux/sched.h."""
+_DEAD = "ZXx"
+_SETTLING = 5
+"""So often a tree that forks while it is listed is listed anew, before what was seen last counts."""
+
+
+class NoSuchProcess(ProcessLookupError):
+    """There is no process of this number on this host."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"there is no process {pid}")
+        self.pid = pid
+
+
+@dataclasses.dataclass(frozen=True)
+class Stat:
+    """What /proc/PID/stat says, as far as it matters here (proc_pid_stat(5))."""
+
+    pid: int
+    name: str
+    state: str
+    ppid: int
+    pgid: int
+    sid: int
+    flags: int
+    start_time: int  # clock ticks since boot
+
+
+def parse_stat(data: bytes) -> Stat:
+    """The content of a stat file. The name may hold anything, `) ` and newlines too: the last `)` ends it.
+
+    Raises ValueError when it is none.
+    """
+    opening, closing = data.find(b"("), data.rfind(b")")
+    fields = data[closing + 1 :].split()
+    if opening < 0 or closing < opening or len(fields) < 20:
+        raise ValueError("not the content of /proc/PID/stat")
+    return Stat(
+        pid=int(data[:opening]),
+        name=os.fsdecode(data[opening + 1 : closing]),
+        state=fields[0].decode("ascii"),
+        ppid=int(fields[1]),
+        pgid=int(fields[2]),
+        sid=int(fields[3]),
+        flags=int(fields[6]),
+        start_time=int(fields[19]),
+    )
+
+
+def read_stat(pid: int) -> Stat:
+    """Stat of a process, or of a thread by its TID. Raises NoSuchProcess."""
+    try:
+        return parse_stat((PROC / str(pid) / "stat").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        raise NoSuchProcess(pid) from None
+
+
+def start_time(pid: int) -> int:
+    """When it started, in clock ticks since boot. Raises NoSuchProcess."""
+    return read_stat(pid).start_time
+
+
+def boot_id() -> str:
+    """Another one after each boot."""
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def threads(pid: int) -> tuple[int, ...]:
+    """TIDs, ascending. Raises NoSuchProcess."""
+    try:
+        return tuple(sorted(int(name) for name in os.listdir(PROC / str(pid) / "task")))
+    except (FileNotFoundError, ProcessLookupError):
+        raise NoSuchProcess(pid) from None
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended and waits to be reaped. Raises NoSuchProcess.
+
+    A process whose first thread has ended shows state Z while the others live: that one is no zombie.
+    """
+    if read_stat(pid).state not in _DEAD:
+        return False
+    for tid in threads(pid):
+        try:
+            if parse_stat((PROC / str(pid) / "task" / str(tid) / "stat").read_bytes()).state not in _DEAD:
+                return False
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return True
+
+
+def alive(pid: int, started: int) -> bool:
+    """Whether the process of this number *and* this start time lives. A zombie counts as dead."""
+    try:
+        return start_time(pid) == started and not is_zombie(pid)
+    except NoSuchProcess:
+        return False
+
+
+def pidfd_open(pid: int) -> int:
+    """A descriptor that means this process for ever; the caller closes it. Raises NoSuchProcess."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise NoSuchProcess(pid) from None
+
+
+def task_facts(pid: int) -> TaskFacts:
+    """One process. Raises NoSuchProcess."""
+    stat = read_stat(pid)
+    try:
+        status = (PROC / str(pid) / "status").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        raise NoSuchProcess(pid) from None
+    return TaskFacts(
+        pid=stat.pid, ppid=stat.ppid, pgid=stat.pgid, sid=stat.sid, tids=threads(pid), name=stat.name,
+        state=stat.state, start_time=stat.start_time, uid=int(descriptors.status_field(status, b"Uid").split()[0]),
+    )  # fmt: skip
+
+
+def pids() -> list[int]:
+    """Every process of this host that /proc shows."""
+    return [int(name) for name in os.listdir(PROC) if name.isdigit()]
+
+
+def tree_pids(root: int) -> list[int]:
+    """The root and all its descendants, parents before children. Raises NoSuchProcess.
+
+    Exact for a tree that is frozen. One that runs may fork and exit meanwhile; what has gone is left out.
+    """
+    read_stat(root)
+    children = _children_listed if _lists_children(root) else _Parents().children
+    tree = [root]
+    for pid in tree:  # grows while it is walked
+        tree += (child for child in children(pid) if child not in tree)
+    return tree
+
+
+def _lists_children(pid: int) -> bool:
+    """Whether this kernel has task/TID/children (CONFIG_PROC_CHILDREN): it spares a walk of /proc in the freeze."""
+    return (PROC / str(pid) / "task" / str(pid) / "children").exists()
+
+
+def _children_listed(pid: int) -> list[int]:
+    found = []
+    try:
+        for tid in threads(pid):
+            found += [int(word) for word in (PROC / f"{pid}/task/{tid}/children").read_bytes().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # this process, or a thread of it, has just gone
+    return sorted(found)
+
+
+class _Parents:
+    """All processes by their parent, read once."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, list[int]] = {}
+        for pid in sorted(pids()):
+            try:
+                self._children.setdefault(read_stat(pid).ppid, []).append(pid)
+            except NoSuchProcess:
+                continue
+
+    def children(self, pid: int) -> list[int]:
+        return self._children.get(pid, [])
+
+
+def ancestors(pid: int) -> list[int]:
+    """Its parent, that one's parent and so on; empty when it is gone."""
+    line: list[int] = []
+    try:
+        while (pid := read_stat(pid).ppid) > 0:
+            line.append(pid)
+    except NoSuchProcess:
+        pass
+    return line
+
+
+def inspect(pid: int) -> TreeFacts:
+    """Everything about a tree that decides whether and how it can be moved. Raises NoSuchProcess.
+
+    This very process, its ancestors, init and kernel threads are recognised and not looked into.
+    """
+    untouchable = _untouchable(read_stat(pid))
+    if untouchable is not None:
+        return TreeFacts(pid, (task_facts(pid),), (), (untouchable,), 0)
+    tasks = _settled(pid)
+    holdings = descriptors.collect([task.pid for task in tasks if task.state not in _DEAD])
+    oddities = peculiar.of_tasks(tasks, holdings)
+    return TreeFacts(pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory)
+
+
+def _untouchable(root: Stat) -> Optional[Peculiarity]:
+    me = os.getpid()
+    if root.pid == me:
+        return Peculiarity("self", root.pid, str(root.pid), root.name)
+    if root.pid == 1:
+        return Peculiarity("init", root.pid, str(root.pid), root.name)
+    if root.pid in ancestors(me):
+        return Peculiarity("ancestor", root.pid, str(root.pid), root.name)
+    if root.flags & _KERNEL_THREAD:
+        return Peculiarity("kernel-thread", root.pid, str(root.pid), root.name)
+    return None
+
+
+def _settled(root: int) -> list[TaskFacts]:
+    """The tasks of a tree, once two listings in a row agree, or as seen last when it never comes to rest."""
+    seen: list[int] = []
+    for _ in range(_SETTLING):
+        found = tree_pids(root)
+        if found == seen:
+            break
+        seen = found
+    tasks = []
+    for pid in seen:
+        try:
+            tasks.append(task_facts(pid))
+        except NoSuchProcess:
+            if pid == root:
+                raise
+    return tasks

@@ -1,0 +1,170 @@
+"""Whom a tree talks to: its sockets by inode, as /proc/PID/net and sock_diag(7) tell, and who else holds its pipes.
+
+Looks only. Tables are those of the network namespace of the process that is asked about; sock_diag answers for our own.
+"""
+
+# Links of /proc are text, not paths (`pipe:[1]`, `//x`): pathlib would make them tidy. And there are thousands of them.
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import struct
+import sys
+from collections.abc import Container, Iterator
+
+LISTEN = 10
+TCP_STATES = {
+    1: "established", 2: "syn-sent", 3: "syn-recv", 4: "fin-wait-1", 5: "fin-wait-2", 6: "time-wait", 7: "close",
+    8: "close-wait", 9: "last-ack", 10: "listen", 11: "closing",
+}  # fmt: skip
+"""include/net/tcp_states.h"""
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+_ERROR, _DONE = 2, 3
+_SHOW_NAME, _SHOW_PEER = 1, 4
+_ATTRIBUTE_NAME, _ATTRIBUTE_PEER = 0, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Inet:
+    """One line of /proc/net/{tcp,tcp6,udp,udp6}."""
+
+    inode: int
+    local: str  # 192.0.2.1:80, [2001:db8::1]:80
+    remote: str
+    state: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Unix:
+    """One unix socket."""
+
+    inode: int
+    type: int  # socket.SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET
+    state: int  # of TCP_STATES
+    peer: int  # inode; 0 where it is not connected
+    name: str  # path, @abstract, or ""
+
+
+def _address(text: bytes) -> str:
+    """`0100007F:1F90`: the address as words of the machine's own byte order, the port as a number."""
+    host, _, port = text.partition(b":")
+    words = [int(host[start : start + 8], 16) for start in range(0, len(host), 8)]
+    packed = struct.pack(f"={len(words)}I", *words)
+    if len(packed) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, packed)}:{int(port, 16)}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{int(port, 16)}"
+
+
+def parse_inet(table: bytes) -> Iterator[Inet]:
+    """Sockets of a table that belong to a process; lines that are none are passed over."""
+    for line in table.split(b"\n"):
+        words = line.split()
+        try:
+            inode = int(words[9])
+            if inode:
+                yield Inet(inode, _address(words[1]), _address(words[2]), int(words[3], 16))
+        except (IndexError, ValueError, OSError, struct.error):
+            continue
+
+
+def inet(pid: int, protocol: str) -> dict[int, Inet]:
+    """Sockets of one protocol (tcp, udp) in a process's network namespace, by inode, IPv4 and IPv6."""
+    found: dict[int, Inet] = {}
+    for name in (protocol, f"{protocol}6"):
+        try:
+            with open(f"/proc/{pid}/net/{name}", "rb") as file:
+                found.update((one.inode, one) for one in parse_inet(file.read()))
+        except OSError:
+            continue  # no IPv6 here, or the process is gone
+    return found
+
+
+def protocol_name(pid: int, fd: int) -> str:
+    """What kind of socket a descriptor is, as the kernel names it: TCP, TCPv6, UDP, UNIX, NETLINK, PACKET, MPTCP, ALG…
+
+    "" when it can't be told. Needed for what no table lists: a socket that is neither bound nor connected.
+    """
+    try:
+        name = os.getxattr(f"/proc/{pid}/fd/{fd}", "system.sockprotoname")
+    except OSError:
+        return ""
+    return name.rstrip(b"\0").decode("ascii", "replace")
+
+
+def unix() -> dict[int, Unix]:
+    """Unix sockets of our network namespace by inode; empty where the kernel has no unix_diag."""
+    found: dict[int, Unix] = {}
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
+            body = struct.pack(
+                "=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME | _SHOW_PEER, 0xFFFFFFFF, 0xFFFFFFFF
+            )
+            asking.settimeout(5)
+            asking.send(struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
+            while True:
+                more, sockets = parse_unix(asking.recv(1 << 18))
+                found.update((one.inode, one) for one in sockets)
+                if not more:
+                    return found
+    except OSError:
+        return found
+
+
+def parse_unix(data: bytes) -> tuple[bool, list[Unix]]:
+    """Whether more is to come, and the sockets of one datagram of sock_diag(7)."""
+    found: list[Unix] = []
+    position = 0
+    while position + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, position)
+        if kind in (_ERROR, _DONE) or length < 16:
+            return False, found
+        message = data[position + 16 : position + length]
+        if len(message) >= 16:
+            _, type_, state, _, inode = struct.unpack_from("=BBBBI", message)
+            attributes = dict(_attributes(message[16:]))
+            peer = attributes.get(_ATTRIBUTE_PEER, b"")
+            number = int.from_bytes(peer[:4], sys.byteorder) if len(peer) >= 4 else 0
+            found.append(Unix(inode, type_, state, number, _unix_name(attributes.get(_ATTRIBUTE_NAME, b""))))
+        position += (length + 3) & ~3
+    return position > 0, found
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, position)
+        if length < 4:
+            return
+        yield kind, data[position + 4 : position + length]
+        position += (length + 3) & ~3
+
+
+def _unix_name(raw: bytes) -> str:
+    if raw[:1] == b"\0":
+        return "@" + os.fsdecode(raw[1:])
+    return os.fsdecode(raw.split(b"\0")[0])
+
+
+def holders(links: Container[str], besides: Container[int]) -> dict[str, list[int]]:
+    """Which other processes hold these descriptors, by the text of the link (`pipe:[4711]`); one walk of /proc."""
+    found: dict[str, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in besides:
+            continue
+        try:
+            descriptors = os.listdir(f"/proc/{name}/fd")
+        except OSError:
+            continue
+        for descriptor in descriptors:
+            try:
+                link = os.readlink(f"/proc/{name}/fd/{descriptor}")
+            except OSError:
+                continue
+            if link in links and int(name) not in found.setdefault(link, []):
+                found[link].append(int(name))
+    return found
