@@ -38,11 +38,16 @@ end() {{
     [ -f stopped ] || return 0
     while read -r pid; do kill "$1" "$pid"; done <stopped
 }}
+thaw() {{
+    [ -f frozen ] && IFS= read -r cgroup <frozen && echo 0 >"$cgroup/cgroup.freeze"
+}}
 if [ "$answer" = go ]; then
     # criu kills the tree, unless it is dead itself: then nobody else is left to do it
     kill -0 "$PPID" 2>/dev/null || end -KILL
+    thaw
     exit 0
 fi
+thaw
 end -CONT
 exit 1
 """

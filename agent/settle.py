@@ -12,7 +12,7 @@ import os
 import signal
 from typing import Any, Callable
 
-from agent import files, images, process, protocol
+from agent import files, freezer, images, process, protocol
 from agent.journal import Journal, JournalError, Record, unfinished
 from agent.lock import TaskLocks
 from agent.settings import Settings
@@ -122,6 +122,7 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
     await _depose(journal)
     same_boot = journal.facts(journal.records[0].value)["boot"] == process.boot_id()
     if same_boot:
+        freezer.thaw(journal.directory)
         # without its agent the hook asks the journal and vetoes; a criu before its hook fails at its closed socket
         await _until(lambda: not _criu_alive(journal), "criu does not end")
         for pid, _ in _living(journal):
@@ -158,6 +159,7 @@ async def _kill(settings: Settings, journal: Journal) -> protocol.Settled:
         for pid, _ in _living(journal):
             os.kill(pid, signal.SIGKILL)
         await _until(lambda: not _living(journal), "the tree does not die")
+        freezer.thaw(journal.directory)
     journal.write(Record.KILLED)
     return _settled(journal)
 

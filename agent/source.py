@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, TypeVar, cast
 
-from agent import criu, files, images, process, protocol
+from agent import criu, files, freezer, images, process, protocol
 from agent.bulk import Streams
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, prune
@@ -161,6 +161,7 @@ class Source:
         if self._hold is not None:
             self._hold.will_continue(self._stopped)
         self._tasks.signal(signal.SIGSTOP, self._stopped)
+        freezer.freeze(self._journal.directory, self._begin.pid, self._tasks.pids)
 
     async def send_images(self, request: protocol.SendImages) -> protocol.Moved:
         """This round's images, memory excepted, on a stream."""
@@ -197,6 +198,7 @@ class Source:
         await self._criu.process.wait()
         self._tasks.signal(signal.SIGKILL)
         await self._tasks.dead()
+        freezer.thaw(self._journal.directory)
         self._journal.write(Record.KILLED)
         return protocol.Killed(len(self._tasks), time.monotonic() - started)
 
@@ -213,6 +215,7 @@ class Source:
             self._journal.write(Record.ABORT, reason=reason)
         if self._hold is not None:
             # before the veto, or their parent sees a stop and a continue (rule 7)
+            freezer.thaw(self._journal.directory)
             self._tasks.signal(signal.SIGCONT, self._stopped)
             self._hold.veto()
         self._close_sockets()
