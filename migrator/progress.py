@@ -7,6 +7,7 @@ itself: `migrator.output` has the streams, `migrator.words` the wording.
 from __future__ import annotations
 
 import os
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from migrator import words
 from migrator.output import Events, Printer, Progress, Quiet
 from migrator.phases import Phase, Round
 from migrator.words import bytes_text, escape, round_label, seconds_text
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 LABEL_COLUMNS = 12
 BAR_COLUMNS = 22
 NARROWEST_BAR = 4
+RATE_COLUMNS = 18
+"""Rate and seconds."""
+MORE_COLUMNS = 19
+"""What follows them: "  dirtied in 0.12 s", "  of 1.02 GiB"."""
 REFRESH_SECONDS = 0.1
 QUIET_PHASES = (Phase.PRECOPY, Phase.FREEZE)
 """Phases whose rounds speak for them; all others end with a line that says how long they took."""
@@ -71,9 +77,14 @@ class Lines(Progress):
         self._flush_pending()
 
     def round_done(self, number: int, result: Round, final: bool) -> None:
-        """One line with everything about the round."""
+        """One line with everything about the round; with -v a second one."""
         self._labelled = True
-        self._line(round_label(number, final), f"{bytes_text(result.bytes):>9}   {self._round_facts(number, result)}")
+        self._show_round(number, result, final)
+        self._interval = result.seconds
+        self.detail(
+            f"round {number}: {words.count(result.pages, 'page')}, {bytes_text(result.wire_bytes)} on the wire, "
+            f"frozen {seconds_text(result.frozen_seconds)}"
+        )
 
     def warn(self, text: str) -> None:
         """After whatever was being said."""
@@ -100,17 +111,15 @@ class Lines(Progress):
         self._end_phase()
         super().finish()
 
-    def _round_facts(self, number: int, result: Round) -> str:
-        """Rate, time, and in what time this round's pages were dirtied; sets the interval for the next round."""
+    def _show_round(self, number: int, result: Round, final: bool) -> None:
+        rate, dirtied = self._round_facts(number, result)
+        self._line(round_label(number, final), f"{bytes_text(result.bytes):>9}  {rate}{dirtied}")
+
+    def _round_facts(self, number: int, result: Round) -> tuple[str, str]:
+        """Rate and time; and in what time this round's pages were dirtied, from the second round on."""
         rate = result.bytes / result.seconds if result.seconds > 0 else 0.0
-        facts = f"{bytes_text(rate) + '/s':>11}  {seconds_text(result.seconds):>7}"
-        if number > 1 and self._interval > 0:
-            facts += f"   dirtied in {seconds_text(self._interval)}"
-        if self._verbose:
-            facts += f"   {result.pages} pages, {bytes_text(result.wire_bytes)} on the wire"
-            facts += f", frozen {seconds_text(result.frozen_seconds)}"
-        self._interval = result.seconds
-        return facts
+        dirtied = f"  dirtied in {seconds_text(self._interval)}" if number > 1 and self._interval > 0 else ""
+        return f"{bytes_text(rate) + '/s':>10}  {seconds_text(result.seconds):>6}", dirtied
 
     def _end_phase(self, word: str = "ok") -> None:
         """Say how the phase ended, where that is worth a line; afterwards there is no phase."""
@@ -154,9 +163,7 @@ class Bars(Lines):
         super().__init__(printer, verbose=verbose, clock=clock)
         self._terminal_columns = columns
         self._bar: tqdm[Any] | None = None
-        self._round_start = 0.0
-        self._round_label = ""
-        self._expected = 0
+        self._round = ("", 0, 0.0)  # label, expected bytes, start
         self._refreshed = 0.0
 
     async def phase(self, phase: Phase) -> None:
@@ -173,54 +180,52 @@ class Bars(Lines):
     def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
         """A bar that grows to the expected bytes."""
         super().round_started(number, expected_bytes, final)
-        self._round_start = self._clock()
+        self._round = (round_label(number, final), expected_bytes, self._clock())
         self._refreshed = 0.0
-        self._expected = expected_bytes
-        self._round_label = round_label(number, final)
-        self._draw_round(0)
+        self.transferred(0)
 
     def transferred(self, wire_bytes: int) -> None:
         """Grow the bar, ten times a second at most."""
         now = self._clock()
-        if now - self._refreshed >= REFRESH_SECONDS:
-            self._refreshed = now
-            self._draw_round(wire_bytes)
-
-    def round_done(self, number: int, result: Round, final: bool) -> None:
-        """The full bar stays on the screen."""
-        self._labelled = True
-        left = f"{round_label(number, final):<{LABEL_COLUMNS}}{bytes_text(result.bytes):>9}   "
-        self._show(left, 1, 1, self._round_facts(number, result))
-        if self._bar is not None:
-            self._bar.leave = True
-            self._bar.close()
-            self._bar = None
+        if self._bar is None or now - self._refreshed < REFRESH_SECONDS:
+            return
+        self._refreshed = now
+        label, expected, start = self._round
+        rate = f"{bytes_text(wire_bytes / (now - start))}/s" if wire_bytes and now > start else ""
+        of = f"  of {bytes_text(expected)}" if expected else ""
+        self._draw_round(label, wire_bytes, max(expected, wire_bytes), f"{rate:>10}", of)
 
     def warn(self, text: str) -> None:
         """Above the live line."""
         self._flush_pending()
         self._above(lambda: Progress.warn(self, text))
 
-    def _draw_round(self, sent: int) -> None:
-        seconds = self._clock() - self._round_start
-        rate = f"{bytes_text(sent / seconds)}/s" if sent and seconds > 0 else ""
-        left = f"{self._round_label:<{LABEL_COLUMNS}}{bytes_text(sent):>9}   "
-        right = f"{rate:>11}" + (f"  of {bytes_text(self._expected)}" if self._expected else "")
-        self._show(left, sent, max(self._expected, sent), right)
+    def _show_round(self, number: int, result: Round, final: bool) -> None:
+        """The full bar stays on the screen."""
+        rate, dirtied = self._round_facts(number, result)
+        self._draw_round(round_label(number, final), result.bytes, result.bytes, rate, dirtied)
+        if self._bar is not None:
+            self._bar.leave = True
+        self._clear()
 
-    def _show(self, left: str, done: int, total: int, right: str) -> None:
-        """Draw the live line; without a total there is no bar in it."""
+    def _draw_round(self, label: str, done: int, total: int, rate: str, more: str) -> None:
+        """One line, narrowed to the terminal: first the bar gives way, then what follows the rate."""
+        left = f"{label:<{LABEL_COLUMNS}}{bytes_text(done):>9}  "
+        room = self._columns() - 1 - len(left) - RATE_COLUMNS - 2
+        if room < MORE_COLUMNS + NARROWEST_BAR:
+            more = ""
+        else:
+            room -= MORE_COLUMNS
+        self._show(left, min(BAR_COLUMNS, room), done / total if total else 0.0, "  " + rate + more)
+
+    def _show(self, left: str, bar_columns: int, share: float, right: str) -> None:
+        """Draw the live line, with a bar in it when there is room for one."""
         columns = self._columns() - 1  # the last column would make some terminals wrap
-        room = min(BAR_COLUMNS, columns - len(left) - len(right) - 2)
-        bar = f"{{bar:{room}}}  " if total and room >= NARROWEST_BAR else ""
+        bar = f"{{bar:{bar_columns}}}" if bar_columns >= NARROWEST_BAR else ""
         text = left.replace("{", "{{").replace("}", "}}") + bar + right.replace("{", "{{").replace("}", "}}")
         if self._bar is None:
-            self._bar = tqdm(
-                total=total or 1, file=self._printer, bar_format=text, ncols=columns, leave=False, mininterval=0
-            )
-            self._bar.n = done
-        self._bar.bar_format, self._bar.ncols = text, columns
-        self._bar.total, self._bar.n = total or 1, done
+            self._bar = tqdm(total=1.0, initial=share, file=self._printer, bar_format=text, ncols=columns, leave=False)
+        self._bar.bar_format, self._bar.ncols, self._bar.n = text, columns, share
         self._bar.refresh()
 
     def _end_phase(self, word: str = "ok") -> None:
@@ -236,9 +241,14 @@ class Bars(Lines):
     def _show_phase(self) -> None:
         if self._phase is not None:
             label = "" if self._labelled else self._phase.value
-            self._show(f"{label:<{LABEL_COLUMNS}}{self._pending or '…'}", 0, 0, "")
+            self._show(f"{label:<{LABEL_COLUMNS}}{self._pending or '…'}", 0, 0.0, "")
 
     def _line(self, label: str, text: str) -> None:
+        room = self._columns() - LABEL_COLUMNS
+        if label and room >= LABEL_COLUMNS:  # what has no label is a command of -v, to be pasted: it is left as it is
+            text = textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False).replace(
+                "\n", "\n" + " " * LABEL_COLUMNS
+            )
         self._above(lambda: Lines._line(self, label, text))
 
     def _above(self, write: Callable[[], None]) -> None:
