@@ -7,7 +7,7 @@ The first word is a PID, or one of the subcommands:
 
     migrate PID [USER@]HOST[:PORT]          move the process tree
     migrate check PID [USER@]HOST[:PORT]    preflight alone
-    migrate recover ID                      settle a migration that was cut off
+    migrate recover [ID]                    settle a migration that was cut off
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
 undo has to end. From COMMIT on a signal is noted and the migration goes on to its end. Ctrl-Z is refused: a stopped
@@ -41,6 +41,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
 MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_INTERRUPTED = {
+    "migrate": ("undoing, the process stays on the source", errors.Interrupted.where),
+    "check": ("stopping", "nothing was changed"),
+    "recover": ("stopping", "what the journals say still holds: run it again"),
+}
+"""What a signal brings about, and how things are afterwards, by command."""
 EPILOG = """\
 exit status: 0 migrated; 3 migrated, leftovers named; 2 usage; 10-19 no connection, 20-29 obstacles, 30-49 failed and
 undone, 128+N stopped by signal N: the process runs on the source; 70, 71: `migrate recover ID`; 1 a bug.
@@ -105,7 +111,7 @@ def _migrate_parser() -> argparse.ArgumentParser:
         prog="migrate",
         usage="migrate [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
-        "       migrate recover [OPTION…] ID",
+        "       migrate recover [OPTION…] [ID]",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -144,14 +150,21 @@ def _recover_parser() -> argparse.ArgumentParser:
         prog="migrate recover",
         description="Settle a migration that was cut off, by the journals of both hosts. Run it on the source.",
     )
-    parser.add_argument("id", metavar="ID", type=_migration_id, help="the migration, as its error message named it")
     parser.add_argument(
-        "host",
-        metavar="[USER@]HOST[:PORT]",
+        "id",
+        metavar="ID",
+        type=_migration_id,
         nargs="?",
         default="",
-        help="the target, where the source's journal does not say how to reach it now",
+        help="the migration, as its error message named it (default: the newest one that is not finished)",
     )
+    parser.add_argument(
+        "--target",
+        metavar="[USER@]HOST[:PORT]",
+        default="",
+        help="how to reach the target now, where that is not what the journal says",
+    )
+    _add_agents(parser)
     _add_output(parser)
     return parser
 
@@ -173,9 +186,13 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-precopy", action="store_true", help="refuse where the source cannot track dirty memory"
     )
+    _add_agents(parser)
+    _add_output(parser)
+
+
+def _add_agents(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sudo", action="store_true", help="become root on the target with sudo -n")
     parser.add_argument("--criu", metavar="PATH", default="", help="the criu program on both hosts (default: by PATH)")
-    _add_output(parser)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -234,7 +251,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
     """Run one command to its end; the exit status. Everything is said but for what `finish` says."""
     work = {"migrate": _migrate, "check": _check, "recover": _recover}[options.command]
     try:
-        return await _guard(work(options, show), show)
+        return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
         if isinstance(error, errors.PreflightError) and error.obstacles:
             show.obstacles(error.obstacles, asked=False)
@@ -274,15 +291,17 @@ async def _check(options: argparse.Namespace, show: Progress) -> int:
 async def _recover(options: argparse.Namespace, show: Progress) -> int:
     from migrator import recovery
 
-    show.recovered(options.id, await recovery.recover(options.id, options.host, show))
+    outcome = await recovery.recover(options.id, options.target, show, sudo=options.sudo, criu=options.criu)
+    show.recovered(options.id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
     return errors.EXIT_MIGRATED
 
 
-async def _guard(work: Coroutine[Any, Any, T], show: Progress) -> T:
+async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:
     """Await the work; the first signal before COMMIT cancels it. Raises errors.Interrupted once all is undone."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     caught: list[signal.Signals] = []
+    promise, where = _INTERRUPTED[command]
 
     def stop(number: signal.Signals) -> None:
         if task.done():
@@ -290,21 +309,23 @@ async def _guard(work: Coroutine[Any, Any, T], show: Progress) -> T:
         if show.committed:
             show.warn(f"{number.name}: past the point of no return, finishing")
         elif caught:
-            show.warn(f"{number.name}: already undoing, which has to end; the process stays on the source")
+            show.warn(f"{number.name}: already {promise}")
         else:
             caught.append(number)
-            show.warn(f"{number.name}: undoing; the process stays on the source")
+            show.warn(f"{number.name}: {promise}")
             task.cancel()
 
     for number in STOPPING:
         loop.add_signal_handler(number, stop, number)
-    loop.add_signal_handler(signal.SIGTSTP, show.warn, "a migration cannot be suspended; Ctrl-C undoes it")
+    loop.add_signal_handler(signal.SIGTSTP, show.warn, "cannot be suspended; Ctrl-C stops it")
     try:
         return await task
     except asyncio.CancelledError:
         if not caught:
             raise
-        raise errors.Interrupted(caught[0], f"stopped by {caught[0].name}") from None
+        interrupted = errors.Interrupted(caught[0], f"stopped by {caught[0].name}")
+        interrupted.where = where
+        raise interrupted from None
 
 
 def _make_up_report(options: argparse.Namespace, show: Progress, error: errors.MigrateError) -> None:

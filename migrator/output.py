@@ -153,9 +153,9 @@ class Progress:
         if not any(obstacle.stops for obstacle in obstacles):
             self._printer.write(f"pid {pid} can be moved to {words.escape(target)}\n")
 
-    def recovered(self, migration: str, result: str) -> None:
-        """The result of `migrate recover`."""
-        self._printer.write(f"{migration}: {words.escape(result)}\n")
+    def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
+        """The result of `migrate recover`: what was done, and where the process is now."""
+        self._printer.write(f"{words.escape(text)}\n")
 
     def failed(self, error: MigrateError) -> None:
         """One clear paragraph on stderr: what failed, a hint, the log, and where the process is."""
@@ -221,9 +221,9 @@ class Events(Progress):
         self.obstacles(obstacles, asked=True)
         self._event("checked", pid=pid, target=target, stops=sum(obstacle.stops for obstacle in obstacles))
 
-    def recovered(self, migration: str, result: str) -> None:
-        """`{"event":"recovered","at":…,"id":…,"text":…}`"""
-        self._event("recovered", id=migration, text=result)
+    def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
+        """`{"event":"recovered","at":…,"id":…,"course":…,"host":…,"pid":…,"text":…}`; pid 0: it runs on no host yet."""
+        self._event("recovered", id=migration, course=course, host=host, pid=pid, text=text)
 
     def failed(self, error: MigrateError) -> None:
         """`{"event":"error","at":…,"error":…,"exit_code":…,"message":…,"hint":…,"log":…,"where":…}`"""
