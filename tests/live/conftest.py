@@ -1,0 +1,142 @@
+"""Live tests: real criu on the lab's two hosts. They run when they are named, and then never skip themselves.
+
+`vagrant/lab test` brings the labs up and runs `pytest tests/live --backend netns|vm --lab-name NAME`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.live.lab_host import PROGRAMS, Done, LabHost, difference, start_lab
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which lab."""
+    parser.addoption("--backend", default="netns", choices=("netns", "vm"), help="kind of lab")
+    parser.addoption("--lab-name", default="default", help="name of a lab that is up")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Marks."""
+    config.addinivalue_line("markers", "backends(*names): runs on these backends only; elsewhere it is not collected")
+    config.addinivalue_line("markers", "long: too long for every run; `vagrant/lab test --all` runs it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this backend's kernel cannot do; said in the summary as deselected, not skipped."""
+    backend = config.getoption("--backend")
+    out = [item for item in items if (mark := item.get_closest_marker("backends")) and backend not in mark.args]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest) -> str:
+    """netns or vm."""
+    return str(request.config.getoption("--backend"))
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest, backend: str) -> Iterator[tuple[LabHost, LabHost]]:
+    """Both hosts."""
+    hosts = start_lab(request.config.getoption("--lab-name"), backend)
+    for host in hosts:
+        host.run("mkdir -p /root/programs")
+        for program in PROGRAMS.iterdir():
+            if program.is_file():
+                host.put(f"/root/programs/{program.name}", program.read_bytes(), 0o755)
+    # the hosts number their processes alike: keep what is started on alpha clear of what runs on beta
+    hosts[0].raise_pids(20000)
+    yield hosts
+    for host in hosts:
+        host.close()
+
+
+@pytest.fixture
+def alpha(lab: tuple[LabHost, LabHost]) -> LabHost:
+    """The source."""
+    return lab[0]
+
+
+@pytest.fixture
+def beta(lab: tuple[LabHost, LabHost]) -> LabHost:
+    """The target: nothing of ours on it."""
+    return lab[1]
+
+
+class Started:
+    """What a test started, ended again when it is over, wherever it lives by then."""
+
+    def __init__(self, hosts: tuple[LabHost, LabHost]) -> None:
+        self._hosts = hosts
+        self._pids: list[int] = []
+
+    def launch(self, *arguments: str, **keywords: str) -> int:
+        """Start a program on alpha."""
+        pid = self._hosts[0].launch(list(arguments), **keywords)
+        self._pids.append(pid)
+        return pid
+
+    def end(self) -> None:
+        """Kill the sessions that were started, on both hosts."""
+        for host in self._hosts:
+            for pid in self._pids:
+                host.run(f"pkill -KILL -s {pid}; kill -CONT {pid} 2>/dev/null", check=False)
+        self._pids.clear()
+
+
+@pytest.fixture
+def started(lab: tuple[LabHost, LabHost]) -> Iterator[Started]:
+    """Start programs that are ended with the test."""
+    programs = Started(lab)
+    yield programs
+    programs.end()
+
+
+class Run:
+    """One run of `migrate`, with what it printed as events."""
+
+    def __init__(self, done: Done) -> None:
+        self.status = done.status
+        self.out = done.out
+        self.err = done.err
+        self.events: list[dict[str, Any]] = [json.loads(line) for line in done.out.splitlines() if line.startswith("{")]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The last event."""
+        assert self.events, f"no events; it printed {self.out!r} {self.err!r}"
+        assert self.events[-1]["event"] == "report", self.events[-3:]
+        return self.events[-1]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind."""
+        return [event for event in self.events if event["event"] == kind]
+
+    def explain(self) -> str:
+        """For assertion messages."""
+        return f"exit {self.status}\n{self.out}\n{self.err}"
+
+
+@pytest.fixture
+def migrate(alpha: LabHost) -> Any:
+    """Run `migrate --json …` on alpha."""
+
+    def run(*arguments: str, on: LabHost = alpha, seconds: float = 600) -> Run:
+        return Run(on.run("migrate --json " + " ".join(arguments), check=False, seconds=seconds))
+
+    return run
+
+
+@pytest.fixture
+def nothing_behind(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
+    """Compares both hosts before and after the test; use it before `started`, so that it looks after the end."""
+    before = [host.snapshot() for host in lab]
+    yield
+    changes = {host.name: difference(old, host.snapshot()) for host, old in zip(lab, before, strict=True)}
+    assert not any(changes.values()), changes
