@@ -133,7 +133,7 @@ def task_states(directory: Path) -> dict[int, int]:
             raise ImageError(f"{path.name} is no core image")
         for number, _, body in fields(data[12 : 12 + length]):
             if number == 3:  # core_entry.tc
-                states[int(pid)] = next((value for field, value, _ in fields(body) if field == 2), 0)
+                states[int(pid)] = next((value for field, value, _ in fields(body) if field == 1), 0)
     return states
 
 
