@@ -7,8 +7,6 @@ A file is known by device and inode, never by the text of a link: a name may rea
 number in /proc/PID/maps is not the one that stat gives on btrfs and overlayfs.
 """
 
-# Links of /proc are text, not paths (`pipe:[1]`, `//x`): pathlib would make them tidy. And there are thousands of them.
-
 from __future__ import annotations
 
 import dataclasses
@@ -117,8 +115,8 @@ def _locks(information: bytes) -> tuple[str, ...]:
     return tuple(sorted({b" ".join(words).decode("ascii", "replace") for words in found}))
 
 
-def mapped(pid: int) -> Iterator[Mapped]:
-    """Files that a process has mapped, each once."""
+def mapped(pid: int, *, written_only: bool = False) -> Iterator[Mapped]:
+    """Files that a process has mapped, each once; on request only those that its stores reach."""
     try:
         lines = list(parse_maps(_read(f"/proc/{pid}/maps")))
     except OSError:
@@ -128,12 +126,11 @@ def mapped(pid: int) -> Iterator[Mapped]:
         if line.inode and line.path:
             groups.setdefault((line.device, line.inode, line.path), []).append(line)
     for group in groups.values():
-        found = _mapped_file(pid, group[0])
+        writing = any("w" in line.permissions and "s" in line.permissions for line in group)
+        found = _mapped_file(pid, group[0]) if writing or not written_only else None
         if found is not None:
-            link, status = found
             executable = any("x" in line.permissions for line in group)
-            writing = any("w" in line.permissions and "s" in line.permissions for line in group)
-            yield Mapped(pid, link, status, executable, writing)
+            yield Mapped(pid, *found, executable, writing)
 
 
 def _mapped_file(pid: int, line: Line) -> Optional[tuple[str, os.stat_result]]:

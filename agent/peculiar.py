@@ -27,8 +27,6 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     external-pipe    pipe or FIFO; the processes outside of the tree that hold it
 """
 
-# Links of /proc are text, not paths (`pipe:[1]`, `//x`): pathlib would make them tidy. And there are thousands of them.
-
 from __future__ import annotations
 
 import os

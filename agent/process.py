@@ -7,8 +7,6 @@ Processes end while they are looked at. A root that is gone raises NoSuchProcess
 Names are text with `surrogateescape`, so that any bytes survive.
 """
 
-# Links of /proc are text, not paths (`pipe:[1]`, `//x`): pathlib would make them tidy. And there are thousands of them.
-
 from __future__ import annotations
 
 import dataclasses

@@ -117,7 +117,7 @@ class FileFacts:
     gid: int
     mtime_ns: int
     rdev: int
-    uses: tuple[str, ...]  # exe, exec (mapped to be run), map, open, write, cwd, root; asked only: bind, connect, parent
+    uses: tuple[str, ...]  # exe, exec (mapped to be run), map, open, write, cwd, root; asked: bind, connect, parent
     deleted: bool = False
     link_count: int = 1
     build_id: str = ""  # of ELF objects

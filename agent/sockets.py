@@ -3,8 +3,6 @@
 Looks only. Tables are those of the network namespace of the process that is asked about; sock_diag answers for our own.
 """
 
-# Links of /proc are text, not paths (`pipe:[1]`, `//x`): pathlib would make them tidy. And there are thousands of them.
-
 from __future__ import annotations
 
 import dataclasses

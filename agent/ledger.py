@@ -1,0 +1,148 @@
+"""What we put on this host's file systems in one migration, so that all of it can be taken back.
+
+Owns the temporary and saved names beside the files (`.migrate-*`). Replaces nothing that it has not saved before, and
+takes back nothing that somebody else has replaced since. With a record on disk (JSON, one act a line, written before
+the act) another process can take back what a dead agent did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Optional
+
+PREFIX = ".migrate-"
+
+
+@dataclasses.dataclass
+class _Entry:
+    saved: str  # where that lies which was there before; "" where there was nothing
+    identity: tuple[int, int]  # device and inode of what we put there
+
+
+class Ledger:
+    """The files of one migration on this host."""
+
+    def __init__(self, record: Optional[Path] = None) -> None:
+        self._record = record
+        self._entries: dict[str, _Entry] = {}
+        self._temporary: set[str] = set()
+
+    @classmethod
+    def read(cls, record: Path) -> Ledger:
+        """The ledger that a record tells of; an empty one where there is none. A torn last line was never acted on."""
+        ledger = cls(record)
+        try:
+            lines = record.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return ledger
+        for line in lines:
+            act = json.loads(line)
+            if act["act"] == "temporary":
+                ledger._temporary.add(act["name"])
+            elif act["act"] == "place":
+                ledger._entries[act["path"]] = _Entry(act["saved"], (act["device"], act["inode"]))
+            elif act["act"] == "forget":
+                ledger._entries.pop(act["path"], None)
+        return ledger
+
+    def _write(self, *, durable: bool, **act: object) -> None:
+        if self._record is None:
+            return
+        with self._record.open("a") as file:
+            file.write(json.dumps(act) + "\n")
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+
+    def temporary_beside(self, path: str) -> str:
+        """A new name in the same directory, for `place` later. The caller makes the file."""
+        name = os.path.join(os.path.dirname(path), PREFIX + secrets.token_hex(8))
+        self._write(durable=False, act="temporary", name=name)
+        self._temporary.add(name)
+        return name
+
+    def owns(self, path: str) -> bool:
+        """Whether what lies there now was put there by us in this migration."""
+        entry = self._entries.get(path)
+        return entry is not None and _identity(path) == entry.identity
+
+    def place(self, temporary: str, path: str) -> None:
+        """Rename a finished file to its path. What was there, unless it is ours, is saved. Raises OSError."""
+        saved = self._entries[path].saved if path in self._entries else ""
+        first = path not in self._entries
+        if first and os.path.lexists(path):
+            saved = self.temporary_beside(path)
+            os.link(path, saved, follow_symlinks=False)
+        status = os.lstat(temporary)
+        identity = (status.st_dev, status.st_ino)
+        self._write(durable=first, act="place", path=path, saved=saved, device=identity[0], inode=identity[1])
+        self._entries[path] = _Entry(saved, identity)
+        os.rename(temporary, path)
+        self._temporary -= {temporary, saved}
+
+    def discard(self, temporary: str) -> None:
+        """Remove a temporary file that will not be placed."""
+        _remove(temporary)
+        self._temporary.discard(temporary)
+
+    def take_back(self, path: str) -> str:
+        """Make one path what it was before; what could not be done, in words, or "". Does nothing if it is not ours."""
+        entry = self._entries.get(path)
+        if entry is None:
+            return ""
+        there = _identity(path)
+        try:
+            if there not in (entry.identity, None):
+                return _put_aside(path, entry.saved)
+            if entry.saved and os.path.lexists(entry.saved):
+                os.replace(entry.saved, path)
+            elif there is not None and not entry.saved:
+                os.unlink(path)
+        except OSError as error:
+            return f"{path}: could not be made what it was before: {error.strerror}"
+        self._write(durable=False, act="forget", path=path)
+        del self._entries[path]
+        return ""
+
+    def undo(self) -> tuple[str, ...]:
+        """Make every path what it was before. What could not be done, in words."""
+        left = [self.take_back(path) for path in list(self._entries)]
+        return tuple(filter(None, left)) + self._remove_temporary()
+
+    def keep(self) -> tuple[str, ...]:
+        """The migration succeeded: remove what was saved. What could not be removed, in words."""
+        self._temporary |= {entry.saved for entry in self._entries.values() if entry.saved}
+        self._entries.clear()
+        return self._remove_temporary()
+
+    def _remove_temporary(self) -> tuple[str, ...]:
+        left = [_remove(name) for name in sorted(self._temporary)]
+        self._temporary.clear()
+        return tuple(filter(None, left))
+
+
+def _put_aside(path: str, saved: str) -> str:
+    hint = f"; what was there before lies in {saved}" if saved else ""
+    return f"{path}: somebody else replaced it after it was copied here, so it stays{hint}"
+
+
+def _identity(path: str) -> Optional[tuple[int, int]]:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def _remove(name: str) -> str:
+    try:
+        os.unlink(name)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    return ""
