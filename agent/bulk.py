@@ -198,8 +198,9 @@ def _name(line: bytes) -> str | None:
 def relay(socket_path: str, name: str) -> int:
     """Join stdin and stdout to the stream `name` of the agent at `socket_path`; return the exit code.
 
-    Either direction ends on its own (half-close); all ends when both have, or when the agent's side has gone altogether
-    (a page server leaves first, and nobody would close our stdin). 0: everything went through. 1: something did not.
+    The first line on stdout is the header again: the stream stands, and what a login shell printed before is no part of
+    it. Either direction ends on its own (half-close); all ends when both have, or when the agent's side has gone
+    altogether (a page server leaves first, and nobody would close our stdin). 0: everything went through. 1: not all.
 
     Two threads with blocking calls, so that a byte goes on the moment it comes. Bytes are read into one buffer again
     and again (readv, recv_into) instead of into new objects. `python3` 3.11 on 2 busy cores, 1 GiB from a pipe into a
@@ -219,6 +220,7 @@ def relay(socket_path: str, name: str) -> int:
         sock.connect(socket_path)
         sock.sendall(opening)
         make_room(sock)
+        os.write(1, opening)
     except (OSError, ValueError) as error:
         return _complain(name, f"cannot reach the agent at {socket_path}", error)
     _widen(0)
@@ -227,20 +229,14 @@ def relay(socket_path: str, name: str) -> int:
     sending = _thread.allocate_lock()
 
     def inwards() -> None:
+        incoming = select.poll()
+        incoming.register(0, select.POLLIN)
         buffer = bytearray(BUFFER)
-        view = memoryview(buffer)
-        while True:
-            try:
-                count = os.readv(0, [buffer])
-            except OSError as error:
-                failed.append(_complain(name, "from stdin", error))
-                count = 0
-            if not count:
-                _shut(sock, socket.SHUT_WR)
-                return
+        while incoming.poll():
             with sending:
                 try:
-                    sock.sendall(view[:count])
+                    if not _stdin_to_socket(sock, buffer):
+                        return
                 except OSError as error:
                     failed.append(_complain(name, "towards the agent", error))
                     _shut(sock, socket.SHUT_RDWR)  # half a stream is of no use: end the other direction as well
@@ -249,14 +245,28 @@ def relay(socket_path: str, name: str) -> int:
     _thread.start_new_thread(inwards, ())
     try:
         _socket_to_stdout(sock)
+        end = select.poll()
+        end.register(sock, 0)
+        end.poll()  # hung up: both directions are shut, by whomever
+        with sending:  # what was on its way in has gone through by now, or failed
+            end.unregister(sock)
+            end.register(0, select.POLLIN)
+            if not failed and end.poll(0):
+                _stdin_to_socket(sock, bytearray(1))  # what still waits can't be delivered, its end can
     except OSError as error:
         _shut(sock, socket.SHUT_RDWR)
-        return _complain(name, "from the agent", error)
-    end = select.poll()
-    end.register(sock, 0)
-    end.poll()  # hung up: both directions are shut, by whomever
-    with sending:  # what was on its way in has gone through by now, or failed
-        return 1 if failed else 0
+        return _complain(name, "the agent has left", error)
+    return 1 if failed else 0
+
+
+def _stdin_to_socket(sock: socket.socket, buffer: bytearray) -> bool:
+    """Pass on what waits on stdin; False when that was its end."""
+    count = os.readv(0, [buffer])
+    if count:
+        sock.sendall(memoryview(buffer)[:count])
+    else:
+        _shut(sock, socket.SHUT_WR)
+    return bool(count)
 
 
 def _socket_to_stdout(sock: socket.socket) -> None:
@@ -289,5 +299,8 @@ def _shut(sock: socket.socket, how: int) -> None:
 
 
 def _complain(name: str, what: str, error: Exception) -> int:
-    os.write(2, f"migrate relay {name}: {what}: {error}\n".encode("utf-8", "replace"))
+    try:
+        os.write(2, f"migrate relay {name}: {what}: {error}\n".encode("utf-8", "replace"))
+    except OSError:
+        pass  # nobody listens any more
     return 1

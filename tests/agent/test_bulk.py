@@ -198,6 +198,7 @@ class Relay:
         while not opening.endswith(b"\n"):
             opening += self.agent.recv(1)
         assert opening == b"STREAM pages-1\n"
+        assert os.read(self.stdout, 100) == opening, "it says that it stands"
 
     @property
     def stdin(self) -> int:
