@@ -52,3 +52,5 @@ systemctl mask --quiet \
     fstrim.timer systemd-tmpfiles-clean.timer man-db.timer logrotate.timer \
     dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount \
     dev-mqueue.mount
+# Says "no logins yet" until a unit takes it away, and that unit is masked.
+ln -sf /dev/null /etc/tmpfiles.d/systemd-nologin.conf

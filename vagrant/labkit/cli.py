@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from labkit import cache, image, netns, packages, record, ssh, tree
+from labkit import cache, image, netns, packages, record, ssh, tree, vm
 from labkit.run import LabError, say
 
 
@@ -41,14 +41,22 @@ def up(name: str, backend: str) -> record.Lab:
     if there is not None:
         say(f"clearing what is left of lab '{name}'")
         down(name)
-    netns.require()
-    with cache.lock("build"):
-        images = image.built(tree.FOR_NETNS)
-    began = time.monotonic()
     lab = record.Lab(name, backend)
-    lab.save()
-    netns.start(lab, images)
-    ssh.wait_ready(lab, netns.READY_TIMEOUT)
+    if backend == "netns":
+        netns.require()
+        with cache.lock("build"):
+            images = image.built(tree.FOR_NETNS)
+        began = time.monotonic()
+        netns.start(lab, images)
+        ssh.wait_ready(lab, netns.READY_TIMEOUT)
+    else:
+        vm.require()
+        with cache.lock("build"):
+            images = image.built(tree.FOR_VM)
+            boot = vm.boot_files(tree.FOR_VM)
+        began = time.monotonic()
+        vm.start(lab, images, boot)
+        ssh.wait_ready(lab, vm.READY_TIMEOUT)
     say(f"lab '{name}' ({backend}) is ready after {time.monotonic() - began:.1f} s")
     return lab
 
@@ -59,7 +67,7 @@ def down(name: str) -> None:
     if lab is None:
         say(f"lab '{name}' is down")
         return
-    netns.stop(lab)
+    (netns if lab.backend == "netns" else vm).stop(lab)
     lab.forget()
     say(f"lab '{name}' is down")
 

@@ -94,7 +94,7 @@ def need_qemu() -> None:
     need({"cpio": "cpio"})
     if _qemu_major() >= 10 and find_program("qemu-img"):
         return
-    packages = ["qemu-system-x86", "qemu-utils", "ipxe-qemu", "seabios"]
+    packages = ["qemu-system-x86", "qemu-utils"]
     release = _release()
     if release != "bookworm":
         install(packages)
@@ -107,7 +107,9 @@ def need_qemu() -> None:
                 shutil.copy(own, parts)
         say("QEMU comes from bookworm-backports")
         install(
-            [f"{package}/bookworm-backports" for package in packages],
+            packages,
+            "-t",
+            "bookworm-backports",
             "-o",
             f"Dir::Etc::SourceParts={parts}",
             "-o",

@@ -55,3 +55,13 @@ def kill(who: Identity, timeout: float = 10.0) -> bool:
         return bool(gone)
     finally:
         os.close(descriptor)
+
+
+def with_argument(argument: str) -> list[Identity]:
+    """The processes that have this among their arguments."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if argument.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(identity(int(folder.name)))
+    return found
