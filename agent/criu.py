@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from agent.images import fields
+from agent.process import start_time
 from agent.protocol import CriuOptions
 
 OLDEST = (3, 17)
@@ -120,6 +121,14 @@ def restore_arguments(*, work: Path, log: Path, options: CriuOptions, script: st
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
+
+
+def identity(pid: int) -> dict[str, int]:
+    """What a journal keeps of a criu, for whoever recovers: PID and start time. One that has ended already has 0."""
+    try:
+        return {"pid": pid, "start": start_time(pid)}
+    except ProcessLookupError:
+        return {"pid": pid, "start": 0}
 
 
 @dataclasses.dataclass

@@ -12,8 +12,9 @@ import os
 import signal
 from typing import Any, Callable
 
-from agent import files, freezer, images, process, protocol
+from agent import freezer, images, process, protocol
 from agent.journal import Journal, JournalError, Record, unfinished
+from agent.ledger import Ledger
 from agent.lock import TaskLocks
 from agent.settings import Settings
 from agent.target import Target
@@ -134,7 +135,7 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
             await _until(lambda: not _living(journal), "held tasks do not die")
     left = _remove(settings, journal)
     if journal.role == "target":
-        left += files.Ledger.load(journal.directory).undo()
+        left += Ledger.read(journal.directory / "ledger").undo()
     journal.write(Record.DONE)
     return _settled(journal, left)
 
@@ -213,6 +214,8 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
         raise JournalError("the migration is not over")
     await _depose(journal)
     left = _remove(settings, journal)
+    if journal.role == "target":
+        left += Ledger.read(journal.directory / "ledger").keep()
     journal.write(Record.DONE)
     return _settled(journal, left)
 

@@ -99,7 +99,7 @@ class Source:
         running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(descriptor,))
         self._tell(f"$ {running.command}")
         self._criu = running
-        self._journal.note("criu", pid=running.process.pid, start=process.start_time(running.process.pid))
+        self._journal.note("criu", **criu.identity(running.process.pid))
         return running
 
     def _previous(self, number: int) -> str:

@@ -18,6 +18,7 @@ from agent import criu, files, images, process, protocol
 from agent.bulk import Streams
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, prune
+from agent.ledger import Ledger
 from agent.settings import Settings
 from agent.tasks import Tasks
 
@@ -46,7 +47,8 @@ class Target:
         self._tell = tell
         on_disk = journal.facts(Record.PREPARED.value)["on_disk"]
         self._images = (settings.images_on_disk if on_disk else settings.images)(journal.migration)
-        self._ledger = files.Ledger()
+        # read, not made: after a takeover it knows what the dead agent put here
+        self._ledger = Ledger.read(journal.directory / "ledger")
         self._tasks = Tasks()
         self._servers: dict[int, criu.Running] = {}
         self._sockets: dict[str, socket.socket] = {}
@@ -99,7 +101,7 @@ class Target:
         wrapper = scope(self._journal.migration) if Path("/run/systemd/system").is_dir() else []
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
-        self._journal.note("criu", pid=running.process.pid, start=process.start_time(running.process.pid))
+        self._journal.note("criu", **criu.identity(running.process.pid))
         return running, hold
 
     async def _stream(self, name: str) -> socket.socket:
