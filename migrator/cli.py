@@ -155,7 +155,6 @@ def _recover_parser() -> argparse.ArgumentParser:
         metavar="ID",
         type=_migration_id,
         nargs="?",
-        default="",
         help="the migration, as its error message named it (default: the newest one that is not finished)",
     )
     parser.add_argument(
@@ -291,8 +290,8 @@ async def _check(options: argparse.Namespace, show: Progress) -> int:
 async def _recover(options: argparse.Namespace, show: Progress) -> int:
     from migrator import recovery
 
-    outcome = await recovery.recover(options.id, options.target, show, sudo=options.sudo, criu=options.criu)
-    show.recovered(options.id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
+    outcome = await recovery.recover(options.id or "", options.target, show, sudo=options.sudo, criu=options.criu)
+    show.recovered(options.id or "", outcome.course.value, outcome.host, outcome.pid, outcome.text)
     return errors.EXIT_MIGRATED
 
 

@@ -241,7 +241,7 @@ class Bars(Lines):
     def _show_phase(self) -> None:
         if self._phase is not None:
             label = "" if self._labelled else self._phase.value
-            self._show(f"{label:<{LABEL_COLUMNS}}{self._pending or '…'}", 0, 0.0, "")
+            self._show(f"{label:<{LABEL_COLUMNS}}{self._pending or '...'}", 0, 0.0, "")
 
     def _line(self, label: str, text: str) -> None:
         room = self._columns() - LABEL_COLUMNS
