@@ -1,0 +1,193 @@
+"""What the files of a tree need on the target: there already and the same, to be copied, or in the way. Pure.
+
+criu opens every path anew on the target and compares type, permissions, size (of regular files) and build id (of ELF
+files) with what it saw (criu/files-reg.c, open_path and validate_file). What it would refuse then, frozen, is said here
+before anything is touched. It never compares content: so a file that the tree writes to is never taken for the same.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shlex
+from collections.abc import Iterator, Sequence
+
+from agent.protocol import FileFacts, TreeFacts
+from migrator.obstacle import Obstacle, reconnects
+from migrator.words import bytes_text
+
+_RUN = {"exe", "exec"}
+_COPY = "give --copy-files to take it along"
+
+
+def questions(tree: TreeFacts) -> tuple[FileFacts, ...]:
+    """Every path that the target must be asked about; those of the tree's own making, or without a name, left out."""
+    own = {str(task.pid) for task in tree.tasks}
+    asked = [file for file in tree.files if _matters(file, own)]
+    parents = [file.path for file in asked if file.kind == "regular" and not _runs(file)]
+    for one in tree.peculiarities:
+        if one.kind == "unix-path":
+            asked.append(_question(one.object, "socket", "bind"))
+            parents.append(one.object)
+        elif reconnects(one):
+            asked.append(_question(one.object, "socket", "connect"))
+    directories = dict.fromkeys(posixpath.dirname(path) for path in parents)
+    return (*asked, *(_question(path, "directory", "parent") for path in directories))
+
+
+def _matters(file: FileFacts, own: set[str]) -> bool:
+    if file.deleted or file.kind in ("missing", "socket") or file.path.startswith("/dev/pts/"):
+        return False
+    parts = file.path.split("/")
+    return not (parts[1:2] == ["proc"] and parts[2:3] and parts[2] in own)
+
+
+def _question(path: str, kind: str, use: str) -> FileFacts:
+    return FileFacts(path, kind, 0, 0, 0, 0, 0, 0, (use,))
+
+
+def _runs(file: FileFacts) -> bool:
+    return bool(file.build_id) or not _RUN.isdisjoint(file.uses)
+
+
+def _of_kernel(file: FileFacts) -> bool:
+    """Whether the kernel makes it up: such files exist or not, but never travel."""
+    return file.path.startswith(("/proc/", "/sys/"))
+
+
+def _written(file: FileFacts) -> bool:
+    return file.kind == "regular" and "write" in file.uses and not _of_kernel(file)
+
+
+def _numbers(file: FileFacts) -> str:
+    return f"{os.major(file.rdev)}:{os.minor(file.rdev)}"
+
+
+def judge(
+    here: str, there: str, tree: TreeFacts, answers: Sequence[FileFacts], *, copy_files: bool
+) -> tuple[list[Obstacle], tuple[str, ...]]:
+    """Obstacles, and the paths to copy. `here` and `there` name the hosts; `answers` are those to `questions(tree)`.
+
+    Raises ValueError when they are not.
+    """
+    asked = questions(tree)
+    if [file.path for file in asked] != [file.path for file in answers]:
+        raise ValueError("the target answered other questions than it was asked")
+    elsewhere = {one.object for one in tree.peculiarities if one.kind == "network-file"}
+    directories = {
+        file.path: answer.kind == "directory"
+        for file, answer in zip(asked, answers, strict=True)
+        if file.uses == ("parent",)
+    }
+    judged = _Files(here, there, copy_files, elsewhere, directories)
+    for file, answer in zip(asked, answers, strict=True):
+        judged.look(file, answer)
+    return judged.obstacles, tuple(judged.copies)
+
+
+class _Files:
+    def __init__(self, here: str, there: str, copy: bool, elsewhere: set[str], directories: dict[str, bool]) -> None:
+        self._here = here
+        self._there = there
+        self._copy = copy
+        self._elsewhere = elsewhere
+        self._directories = directories
+        self.obstacles: list[Obstacle] = []
+        self.copies: list[str] = []
+
+    @property
+    def _alike(self) -> str:
+        return f"make it what it is on {self._here}"
+
+    def _shell(self, command: str, file: FileFacts) -> str:
+        return f"there: {command} {file.mode:o} {shlex.quote(file.path)}"
+
+    def _say(self, name: str, path: str, problem: str, remedy: str) -> None:
+        self.obstacles.append(Obstacle(name, self._there, path, problem, remedy))
+
+    def look(self, file: FileFacts, answer: FileFacts) -> None:
+        """One file of the tree, and what the target has at its path."""
+        if file.uses == ("parent",):
+            return
+        if file.uses == ("bind",):
+            self._bound(file, answer)
+        elif file.uses == ("connect",):
+            if answer.kind != "socket":
+                self._say("socket-missing", file.path, "the tree sends to it", "start the service there that makes it")
+        elif answer.kind == "missing":
+            self._missing(file)
+        elif answer.kind != file.kind:
+            self._say("file-kind", file.path, f"is a {answer.kind} there, not a {file.kind}", self._alike)
+        elif _written(file) and file.path not in self._elsewhere:
+            self._take_along(file, answer)
+        else:
+            self.obstacles += self._compared(file, answer)
+
+    def _bound(self, file: FileFacts, answer: FileFacts) -> None:
+        if "bound" in answer.uses or answer.kind not in ("missing", "socket"):
+            what = "a process there uses this socket" if "bound" in answer.uses else f"a {answer.kind} is there"
+            self._say(
+                "socket-taken", file.path, f"{what}, and criu would remove it", "end that service, or move it away"
+            )
+        elif not self._directories.get(posixpath.dirname(file.path), False):
+            self._no_directory(posixpath.dirname(file.path), "a socket of the tree is bound in it")
+
+    def _no_directory(self, path: str, why: str) -> None:
+        remedy = f"there: mkdir -p {shlex.quote(path)}"
+        obstacle = Obstacle("directory-missing", self._there, path, f"not there, and {why}", remedy)
+        if obstacle not in self.obstacles:
+            self.obstacles.append(obstacle)
+
+    def _missing(self, file: FileFacts) -> None:
+        if file.path in self._elsewhere:
+            self._say("file-missing", file.path, "not there", "mount that network file system there as well")
+        elif file.kind == "directory":
+            self._say("file-missing", file.path, "directory not there", self._shell("mkdir -p -m", file))
+        elif file.kind != "regular" or _of_kernel(file):
+            self._say("file-missing", file.path, f"{file.kind} not there", self._alike)
+        elif _runs(file):
+            self._say("file-missing", file.path, "executable or library not there", "install the same package there")
+        elif not self._copy:
+            self._say("file-written" if _written(file) else "file-missing", file.path, "not there", _COPY)
+        elif not self._directories.get(posixpath.dirname(file.path), False):
+            self._no_directory(posixpath.dirname(file.path), "a file is to be copied into it")
+        else:
+            self.copies.append(file.path)
+
+    def _take_along(self, file: FileFacts, answer: FileFacts) -> None:
+        same = (file.size, file.mtime_ns) == (answer.size, answer.mtime_ns)
+        if _runs(file):
+            self._say(
+                "file-written", file.path, "the tree runs this file and has it open for writing",
+                "such a file is never copied: let the program close it",
+            )  # fmt: skip
+        elif not self._copy:
+            away = "" if same else "; move away the different file that is there"
+            self._say(
+                "file-written", file.path, "the tree has it open for writing, so it must come along", _COPY + away
+            )
+        elif not same:
+            self._say(
+                "file-differs", file.path,
+                f"is there already and differs ({bytes_text(answer.size)}, here {bytes_text(file.size)})",
+                "move it away if it is not needed: a file that is not ours is never written over",
+            )  # fmt: skip
+        else:
+            self.copies.append(file.path)
+
+    def _compared(self, file: FileFacts, answer: FileFacts) -> Iterator[Obstacle]:
+        remedy = "install the same version of its package on both hosts" if _runs(file) else self._alike
+        if file.kind in ("char", "block") and file.rdev != answer.rdev:
+            problem = f"is device {_numbers(answer)}, not {_numbers(file)}"
+            yield Obstacle("file-kind", self._there, file.path, problem, remedy)
+        if file.kind == "regular" and file.path not in self._elsewhere:
+            if file.build_id and file.build_id != answer.build_id:
+                yield Obstacle("library-build", self._there, file.path, "is another build", remedy)
+            elif file.size != answer.size:
+                sizes = f"has {answer.size} bytes, not {file.size}"
+                yield Obstacle("file-size", self._there, file.path, sizes, remedy)
+        if file.mode != answer.mode:
+            yield Obstacle(
+                "file-mode", self._there, file.path, f"has mode {answer.mode:04o}, not {file.mode:04o}",
+                self._shell("chmod", file),
+            )  # fmt: skip

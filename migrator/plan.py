@@ -1,0 +1,269 @@
+"""Facts of both hosts in, a plan and every obstacle out. Pure: asks nobody, touches nothing.
+
+`questions` says what the target must be asked about a tree; `make_plan` reads the answers. What a tree has in itself
+that criu can't carry is `obstacle.py`'s; what its files need on the target is `fileplan.py`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from agent.protocol import Check, CriuOptions, HostFacts, TargetCheck, TaskFacts, TreeFacts
+from migrator import fileplan
+from migrator.obstacle import UNTOUCHABLE, Obstacle, of_oddities, reconnects
+from migrator.words import bytes_text
+
+__all__ = ["Obstacle", "Plan", "Wishes", "make_plan", "questions"]
+
+OLDEST_CRIU = (3, 17)
+"""Carries what glibc ≥ 2.35 registers in every thread (rseq): an older criu breaks programs of today. Also what Debian
+12 has, and the oldest that was read for the page server, its `--ps-socket`, and how a failing hook thaws the tree."""
+
+_SOCKETS_CRIU, _SOCKETS_KERNEL = (4, 2), (6, 16)
+_PIDFD_CRIU = (4, 1)
+
+_MIB = 1 << 20
+_GROWTH = 8
+"""Images may take an eighth more than the memory that was seen: the tree goes on allocating."""
+_SLACK = 32 * _MIB
+_PER_TASK = _MIB
+_RESERVE = 64 * _MIB
+"""What is left to the target besides."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What the operator asked for."""
+
+    copy_files: bool = False
+    require_precopy: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a tree will be moved."""
+
+    tree: TreeFacts
+    precopy: bool
+    criu: CriuOptions
+    copy_files: tuple[str, ...]
+    on_disk: bool  # images go to disk on the target, for want of memory
+    memory: int  # bytes that the images may take
+    notes: tuple[str, ...]  # a line each, for the operator
+
+
+def questions(tree: TreeFacts) -> Check:
+    """What the target must be asked: every file of the tree, and every id that must be free there."""
+    ids = {number for task in tree.tasks for number in (task.pid, *task.tids, task.pgid, task.sid)}
+    root = tree.tasks[0]
+    # a root that leads neither its session nor its group gets those of the criu that restores it (criu/pstree.c)
+    outer = {number for number in (root.sid, root.pgid) if number != root.pid}
+    return Check(fileplan.questions(tree), tuple(sorted(ids - outer - {0})))
+
+
+def make_plan(
+    source: HostFacts, target: HostFacts, tree: TreeFacts, check: TargetCheck, wishes: Wishes
+) -> tuple[Plan, tuple[Obstacle, ...]]:
+    """The plan, and everything that stands in its way, at once. `check` answers `questions(tree)`.
+
+    Raises ValueError when it does not.
+    """
+    here, there = _names(source, target)
+    obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
+    obstacles += of_oddities(here, tree.peculiarities)
+    copies: tuple[str, ...] = ()
+    memory, on_disk = _image_room(tree), False
+    if not any(one.kind in UNTOUCHABLE for one in tree.peculiarities):
+        obstacles += _of_tree(here, source, there, target, tree)
+        obstacles += _of_ids(there, tree, check)
+        in_files, copies = fileplan.judge(here, there, tree, check.files, copy_files=wishes.copy_files)
+        obstacles += in_files
+        on_disk, in_room = _room(there, tree, memory, check)
+        obstacles += in_room
+    notes = [f"{one.host}: {one.problem}; {one.remedy}" for one in obstacles if not one.stops]
+    notes += _notes(here, there, source, tree, on_disk)
+    plan = Plan(tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes))
+    return plan, tuple(dict.fromkeys(obstacles))
+
+
+def _names(source: HostFacts, target: HostFacts) -> tuple[str, str]:
+    here, there = source.hostname or "source", target.hostname or "target"
+    return (f"{here} (source)", f"{there} (target)") if here == there else (here, there)
+
+
+# --- hosts -----------------------------------------------------------------------------------------------------------
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 4.1.1, 6.12.43+deb13-amd64."""
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _of_host(name: str, host: HostFacts) -> Iterator[Obstacle]:
+    if host.uid != 0:
+        yield Obstacle("no-root", name, f"uid {host.uid}", "criu needs root", "run as root, or allow `sudo -n`")
+    if not host.criu_version:
+        yield Obstacle("criu-missing", name, "criu", "is not installed", "install it, e.g. `apt install criu`")
+        return
+    if _version(host.criu_version) < OLDEST_CRIU:
+        yield Obstacle(
+            "criu-old", name, f"criu {host.criu_version}", "is too old", f"install criu {_dotted(OLDEST_CRIU)} or newer"
+        )
+    if host.criu_check and host.uid == 0:  # without root criu's check fails for that reason alone
+        yield Obstacle(
+            "criu-check", name, f"criu {host.criu_version}", f"`criu check` says: {host.criu_check}",
+            "run `criu check` there; often the kernel lacks an option, or criu is too old for this kernel",
+        )  # fmt: skip
+
+
+def _of_pair(here: str, source: HostFacts, there: str, target: HostFacts, wishes: Wishes) -> Iterator[Obstacle]:
+    if source.machine != target.machine:
+        remedy = "choose a target of the same architecture"
+        yield Obstacle("architecture", there, target.machine, f"{here} is {source.machine}", remedy)
+    elif target.cpu_check:
+        yield Obstacle(
+            "cpu", there, "CPU", f"lacks what programs on {here} may use: {target.cpu_check}",
+            "choose a target with the same CPU or a newer one of its line; for virtual machines set the same CPU model",
+        )  # fmt: skip
+    if source.page_size != target.page_size:
+        yield Obstacle(
+            "page-size", there, f"{target.page_size} B pages", f"{here} has pages of {source.page_size} B",
+            "boot a kernel with the same page size",
+        )  # fmt: skip
+    older = _version(target.criu_version) < _version(source.criu_version)
+    if source.criu_version and target.criu_version and older:
+        yield Obstacle(
+            "criu-older", there, f"criu {target.criu_version}", f"criu is older than on {here} ({source.criu_version})",
+            "if the restore fails, install the same version there", stops=False,
+        )  # fmt: skip
+    if source.criu_version and not source.dirty_tracking:
+        yield Obstacle(
+            "no-dirty-tracking", here, f"kernel {source.kernel}",
+            "this kernel does not track dirty memory (soft-dirty), so all memory travels while the process is frozen",
+            "boot a kernel with CONFIG_MEM_SOFT_DIRTY to shorten that", stops=wishes.require_precopy,
+        )  # fmt: skip
+
+
+# --- the tree on both hosts ------------------------------------------------------------------------------------------
+
+
+def _of_tree(here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obstacle]:
+    kinds = {one.kind for one in tree.peculiarities}
+    root = tree.tasks[0]
+    if root.state == "Z" and len(root.tids) == 1:
+        yield Obstacle(
+            "zombie", here, f"pid {root.pid}", f"{root.name} has ended already", "nothing is left to be moved"
+        )
+    criu, kernel = _version(source.criu_version), _version(source.kernel)
+    if "inet-socket" in kinds and criu and criu < _SOCKETS_CRIU and kernel >= _SOCKETS_KERNEL:
+        yield Obstacle(
+            "criu-kernel-sockets", here, f"criu {source.criu_version}",
+            f"can't dump IP sockets on kernel {_dotted(_SOCKETS_KERNEL)} and newer (here {source.kernel})",
+            f"install criu {_dotted(_SOCKETS_CRIU)} or newer",
+        )  # fmt: skip
+    for name, host in ((here, source), (there, target)):
+        if "pidfd" in kinds and host.criu_version and _version(host.criu_version) < _PIDFD_CRIU:
+            yield Obstacle(
+                "pidfd", name, f"criu {host.criu_version}", "can't carry pidfds, and the tree holds some",
+                f"install criu {_dotted(_PIDFD_CRIU)} or newer",
+            )  # fmt: skip
+    highest = max(max(task.pid, *task.tids, 0) for task in tree.tasks)
+    if highest >= target.pid_max:
+        yield Obstacle(
+            "pid-range", there, f"pid {highest}", f"PIDs end at {target.pid_max - 1} there",
+            f"there: `sysctl kernel.pid_max={source.pid_max}`",
+        )  # fmt: skip
+
+
+def _of_ids(there: str, tree: TreeFacts, check: TargetCheck) -> Iterator[Obstacle]:
+    wanted = set(questions(tree).ids)
+    for task in check.taken:
+        for number, what in sorted(_holds(task).items()):
+            if number in wanted:
+                yield Obstacle(
+                    "pid-taken", there, f"pid {number}", f"is {what} {task.name} (pid {task.pid})",
+                    "a tree keeps its PIDs: end that process, or restart it so that it gets another one",
+                )  # fmt: skip
+
+
+def _holds(task: TaskFacts) -> dict[int, str]:
+    """The numbers that a process keeps from being given out, and as what."""
+    return {
+        task.sid: "the session of", task.pgid: "the process group of",
+        **dict.fromkeys(task.tids, "a thread of"), task.pid: "taken by",
+    }  # fmt: skip
+
+
+def _ghosts(tree: TreeFacts) -> list[int]:
+    return [int(one.detail or 0) for one in tree.peculiarities if one.kind == "ghost"]
+
+
+def _image_room(tree: TreeFacts) -> int:
+    return tree.memory + tree.memory // _GROWTH + sum(_ghosts(tree)) + _SLACK + _PER_TASK * len(tree.tasks)
+
+
+def _room(there: str, tree: TreeFacts, images: int, check: TargetCheck) -> tuple[bool, list[Obstacle]]:
+    """Whether the images must go to disk, and what is short then. Restored eagerly, both stand at once."""
+    memory, disk = check.memory_available, check.disk_available
+    if memory >= images + tree.memory + _RESERVE:
+        return False, []
+    short = []
+    if memory < tree.memory + _RESERVE:
+        problem = f"{bytes_text(memory)} are available, and the tree alone takes {bytes_text(tree.memory)}"
+        remedy = f"free {bytes_text(tree.memory + _RESERVE - memory)} of memory there"
+        short.append(Obstacle("no-room", there, "memory", problem, remedy))
+    if disk < images + _RESERVE:
+        problem = f"{bytes_text(images)} of images fit neither in memory nor on disk ({bytes_text(disk)} free)"
+        remedy = (
+            f"free {bytes_text(images + tree.memory + _RESERVE - memory)} of memory there, "
+            f"or {bytes_text(images + _RESERVE - disk)} of disk"
+        )
+        short.append(Obstacle("no-room", there, "images", problem, remedy))
+    return not short, short
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def _options(tree: TreeFacts) -> CriuOptions:
+    kinds = {one.kind for one in tree.peculiarities}
+    ghosts = _ghosts(tree)
+    return CriuOptions(
+        shell_job="shell-job" in kinds,
+        # criu's limit guards against surprises; this one still does, but a temporary file may double meanwhile
+        ghost_limit=2 * max(ghosts) + 16 * _MIB if ghosts else 0,
+        file_locks="file-lock" in kinds,
+        extra=("--ext-unix-sk",) if any(reconnects(one) for one in tree.peculiarities) else (),
+    )
+
+
+def _notes(here: str, there: str, source: HostFacts, tree: TreeFacts, on_disk: bool) -> Iterator[str]:
+    if source.criu_version and not source.cpuinfo:
+        yield f"criu can't describe the CPU of {here} ({source.machine}), so it was not compared with that of {there}"
+    if on_disk:
+        yield f"{there} has too little free memory for the images, so they go to disk; that is slower"
+    for one in tree.peculiarities:
+        if one.kind == "shell-job":
+            yield (
+                f"pid {one.pid} does not lead its session (pid {one.object} does): moved as a shell job, "
+                f"it gets a session of its own on {there}"
+            )
+        elif one.kind == "chroot":
+            yield f"pid {one.pid} is confined to {one.object}: {there} needs the same files, also those it opens later"
+        elif one.kind == "hugetlb":
+            yield f"pid {one.pid} has {bytes_text(int(one.detail or 0))} in huge pages: {there} needs as many free ones"
+        elif one.kind == "listen" and not _everywhere(one.object):
+            yield f"pid {one.pid} listens on {one.object}: that address must be on {there}"
+        elif reconnects(one):
+            yield f"pid {one.pid} sends to {one.object}: on {there} it is connected to the socket of that name"
+
+
+def _everywhere(address: str) -> bool:
+    return address.startswith(("0.0.0.0:", "[::]:", "127.", "[::1]:"))
