@@ -126,9 +126,7 @@ class _Files:
     def _bound(self, file: FileFacts, answer: FileFacts) -> None:
         if "bound" in answer.uses or answer.kind not in ("missing", "socket"):
             what = "a process there uses this socket" if "bound" in answer.uses else f"a {answer.kind} is there"
-            self._say(
-                "socket-taken", file.path, f"{what}, and criu would remove it", "end that service, or move it away"
-            )
+            self._say("socket-taken", file.path, f"{what}; criu would remove it", "end that service, or move the file")
         elif not self._directories.get(posixpath.dirname(file.path), False):
             self._no_directory(posixpath.dirname(file.path), "a socket of the tree is bound in it")
 

@@ -252,7 +252,7 @@ def _notes(here: str, there: str, source: HostFacts, tree: TreeFacts, on_disk: b
     for one in tree.peculiarities:
         if one.kind == "shell-job":
             yield (
-                f"pid {one.pid} does not lead its session (pid {one.object} does): moved as a shell job, "
+                f"pid {one.pid} does not lead its session ({one.detail} does): moved as a shell job, "
                 f"it gets a session of its own on {there}"
             )
         elif one.kind == "chroot":
