@@ -144,12 +144,14 @@ class LabHost:
     def snapshot(self) -> dict[str, set[str]]:
         """What "nothing behind" compares (DESIGN): taken before and after, the two must be equal."""
         script = r"""
-        echo '== processes'; ps -eo comm= | grep -vE '^(ps|sh|bash|sort|sshd.*|grep|cat|kworker.*|systemd-timedat.*)$' | sort
+        echo '== processes'
+        ps -eo comm= | grep -vE '^(ps|sh|bash|sort|sshd.*|grep|cat|sudo|kworker.*|systemd-timedat.*)$' | sort
         echo '== mounts'; awk '{print $1, $2, $3}' /proc/self/mounts | sort
         echo '== cgroups'; find /sys/fs/cgroup -mindepth 1 -type d 2>/dev/null | grep -v 'session-\|user-\|run-' | sort
         echo '== rules'; nft list ruleset 2>/dev/null; iptables-save 2>/dev/null | grep -v '^#' | sed 's/\[.*//'
         echo '== addresses'; ip -o address | awk '{print $2, $4}'
-        echo '== images'; ls -A /run/migrate 2>/dev/null; find /var/lib/migrate \( -name '*.img' -o -type p -o -name hold \) 2>/dev/null
+        echo '== images'; ls -A /run/migrate 2>/dev/null
+        find /var/lib/migrate \( -name '*.img' -o -type p -o -name hold \) 2>/dev/null
         echo '== remaps'; find / -xdev -name 'link_remap.*' 2>/dev/null
         echo '== sockets'; awk 'NR > 1 && $8 ~ /^\// {print $8}' /proc/net/unix | sort -u
         echo '== litter'; ls -d /tmp/.criu* 2>/dev/null; true

@@ -1,0 +1,145 @@
+"""`migrate`, broken on cue: runs the real command line on the source and does one harm when a phase begins.
+
+    saboteur.py --at PHASE [--delay SECONDS] --act ACT -- migrate arguments…
+
+Runs with the interpreter that `migrate` is installed in. The phase's own first act waits until the harm is done, unless
+`--delay` puts it that much later, into the middle of the phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from migrator import cli, migration
+from migrator.phases import Phase
+
+
+def children() -> list[int]:
+    """Processes that are ours."""
+    own = os.getpid()
+    return [int(pid) for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
+
+
+def source_agents() -> list[int]:
+    """The local agent: a child of ours that runs `agent serve`."""
+    return [pid for pid in children() if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+
+
+def on_target(script: str) -> None:
+    """Run a script on beta."""
+    done = subprocess.run(["ssh", "-n", "beta", script], capture_output=True, text=True, check=False)
+    print(f"saboteur: {script!r} -> {done.returncode} {done.stdout}{done.stderr}", file=sys.stderr)
+
+
+def kill_source_agent() -> None:
+    for pid in source_agents():
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_source_criu() -> None:
+    subprocess.run(["pkill", "-KILL", "-x", "criu"], check=True)
+
+
+def kill_target_agent() -> None:
+    # [s]erve: the shell that runs this has the pattern in its own arguments
+    on_target("pkill -KILL -f 'agent-.*[s]erve'")
+
+
+def cut_link() -> None:
+    """Shut the TCP connection to beta's sshd down."""
+    for name in os.listdir("/proc/self/fd"):
+        if not os.path.exists(f"/proc/self/fd/{name}") or not os.readlink(f"/proc/self/fd/{name}").startswith(
+            "socket:"
+        ):
+            continue
+        duplicate = socket.socket(fileno=os.dup(int(name)))
+        try:
+            if duplicate.family in (socket.AF_INET, socket.AF_INET6) and duplicate.getpeername()[1] == 22:
+                duplicate.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            continue
+        finally:
+            duplicate.close()
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupt_twice() -> None:
+    interrupt()
+    asyncio.get_running_loop().call_later(0.02, interrupt)
+
+
+def fill_images() -> None:
+    on_target("for d in /run/migrate/*/; do cat /dev/zero >$d/fill; done 2>/dev/null; df /run/migrate/*/ | tail -1")
+
+
+def kill_restoring_criu() -> None:
+    """Kill the next criu that appears on the target."""
+    waiter = "for i in $(seq 100000); do pkill -KILL -x criu && echo killed && break; done"
+    process = subprocess.Popen(["ssh", "-n", "beta", f"echo ready; {waiter}"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+
+
+def take_pid() -> None:
+    """Start a process on the target with the root's PID."""
+    pid = int(sys.argv[-2])
+    on_target(f"echo {pid - 1} >/proc/sys/kernel/ns_last_pid; sleep 300 >/dev/null 2>&1 </dev/null & echo $!")
+
+
+ACTS = {act.__name__.replace("_", "-"): act for act in (
+    kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
+    kill_restoring_criu, take_pid,
+)}  # fmt: skip
+
+
+class Saboteur:
+    """An observer that passes everything on, and does its harm when its phase comes."""
+
+    def __init__(self, observer: Any, at: Phase, act: str, delay: float) -> None:
+        self._observer = observer
+        self._at = at
+        self._act = act
+        self._delay = delay
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._observer, name)
+
+    async def phase(self, phase: Phase) -> None:
+        await self._observer.phase(phase)
+        if phase is self._at:
+            if self._delay:
+                asyncio.get_running_loop().call_later(self._delay, ACTS[self._act])
+            else:
+                ACTS[self._act]()
+                await asyncio.sleep(0)
+
+
+def main() -> int:
+    split = sys.argv.index("--")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--at", type=Phase, required=True)
+    parser.add_argument("--act", choices=sorted(ACTS), required=True)
+    parser.add_argument("--delay", type=float, default=0.0)
+    options = parser.parse_args(sys.argv[1:split])
+    honest = migration.migrate
+
+    async def sabotaged(order: migration.Order, observer: Any) -> Any:
+        return await honest(order, Saboteur(observer, options.at, options.act, options.delay))
+
+    migration.migrate = sabotaged
+    return cli.main(sys.argv[split + 1 :])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

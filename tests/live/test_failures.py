@@ -1,0 +1,182 @@
+"""Failures before COMMIT: the process runs on the source, its memory right, nothing behind on either host."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import Run, Started
+from tests.live.lab_host import LabHost
+from tests.live.test_witness import LOG, gap, wait_for_log, wait_for_sweeps
+
+BEFORE_COMMIT = ("preflight", "pre-copy", "freeze", "restore", "commit")
+"""Each phase's begin; the begin of commit is the end of restore, with the tree held on the target."""
+
+
+@pytest.fixture
+def witness(nothing_behind: None, lab: tuple[LabHost, LabHost], started: Started) -> int:
+    """A witness at work on alpha."""
+    for host in lab:
+        host.run(f"rm -f {LOG}")
+    pid = started.launch("python3", "/root/programs/witness.py", "--mib", "16", "--log", LOG)
+    wait_for_log(lab[0], lines=20)
+    return pid
+
+
+@pytest.fixture
+def sabotage(alpha: LabHost) -> Callable[..., Run]:
+    """`migrate`, broken on cue."""
+
+    def run(pid: int, at: str, act: str, delay: float = 0.0, options: str = "--copy-files") -> Run:
+        words = f"--at {at} --act {act} --delay {delay} -- --json {options} {pid} beta"
+        return Run(alpha.run(f"/opt/migrate/bin/python /root/programs/saboteur.py {words}", check=False))
+
+    return run
+
+
+def still_right(alpha: LabHost, beta: LabHost, pid: int) -> None:
+    """The witness works on here, was not harmed, and is not there."""
+    lines = wait_for_sweeps(alpha, 2)
+    assert alpha.state(pid) in ("S", "R", "D")
+    assert [line[0] for line in lines] == list(range(len(lines)))
+    assert {line[3] for line in lines} == {0}, "bad pages"
+    assert {line[4] for line in lines} == {0}, "the child answered wrongly"
+    assert not beta.alive(pid)
+    assert not beta.run(f"ls {LOG}", check=False).out, "the log that was copied is still on the target"
+
+
+def undone(run: Run, codes: tuple[int, ...] = tuple(range(30, 50))) -> None:
+    """It said so, with the right exit code, and without a traceback."""
+    assert run.status in codes, run.explain()
+    assert "Traceback" not in run.err, run.explain()
+    assert run.report["outcome"] == "undone", run.explain()
+
+
+@pytest.mark.parametrize("phase", BEFORE_COMMIT)
+def test_source_agent_killed(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
+    run = sabotage(witness, phase, "kill-source-agent")
+    undone(run, codes=(10, 16) if phase == "preflight" else tuple(range(30, 50)))
+    still_right(alpha, beta, witness)
+
+
+@pytest.mark.parametrize("phase", BEFORE_COMMIT)
+def test_target_agent_killed(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
+    if phase == "commit":
+        # the tree is held there and its agent is gone: the images are kept, and the migration goes forward
+        run = sabotage(witness, phase, "kill-target-agent")
+        assert run.status == 0, run.explain()
+        assert beta.alive(witness)
+        assert not alpha.alive(witness)
+        return
+    undone(sabotage(witness, phase, "kill-target-agent"))
+    still_right(alpha, beta, witness)
+
+
+@pytest.mark.parametrize("phase", BEFORE_COMMIT)
+def test_connection_cut(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
+    if phase == "commit":
+        run = sabotage(witness, phase, "cut-link")
+        assert run.status == 0, run.explain()
+        assert beta.alive(witness)
+        assert not alpha.alive(witness)
+        return
+    undone(sabotage(witness, phase, "cut-link"))
+    still_right(alpha, beta, witness)
+
+
+@pytest.mark.parametrize("phase", ("connect", *BEFORE_COMMIT))
+def test_interrupted(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
+    run = sabotage(witness, phase, "interrupt")
+    undone(run, codes=(130,))
+    still_right(alpha, beta, witness)
+
+
+@pytest.mark.parametrize("phase", ("pre-copy", "freeze", "restore"))
+def test_interrupted_in_the_middle(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
+    """A little later, and a second Ctrl-C while it is being undone. It may have come too late: then it has moved."""
+    run = sabotage(witness, phase, "interrupt-twice", delay=0.03)
+    if run.status == 0:
+        assert beta.alive(witness)
+        assert not alpha.alive(witness)
+        return
+    undone(run, codes=(130,))
+    still_right(alpha, beta, witness)
+
+
+@pytest.mark.parametrize("phase", ("resume", "clean"))
+def test_interrupted_after_commit_finishes(
+    alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str
+) -> None:
+    run = sabotage(witness, phase, "interrupt")
+    assert run.status == 0, run.explain()
+    assert beta.alive(witness)
+    assert not alpha.alive(witness)
+
+
+def test_source_criu_killed_in_its_hold(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
+    undone(sabotage(witness, "restore", "kill-source-criu"))
+    still_right(alpha, beta, witness)
+
+
+def test_criu_killed_in_restore(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
+    undone(sabotage(witness, "restore", "kill-restoring-criu"), codes=(33,))
+    still_right(alpha, beta, witness)
+
+
+def test_images_full_in_the_final_dump(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
+    undone(sabotage(witness, "freeze", "fill-images"), codes=(31,))
+    still_right(alpha, beta, witness)
+
+
+@pytest.mark.backends("vm")
+def test_images_full_in_round_1(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
+    undone(sabotage(witness, "pre-copy", "fill-images"), codes=(31,))
+    still_right(alpha, beta, witness)
+
+
+def test_target_pid_taken(alpha: LabHost, beta: LabHost, witness: int, migrate: Any) -> None:
+    """Found by preflight: by name, with the process that has it."""
+    beta.run(f"echo {witness - 1} >/proc/sys/kernel/ns_last_pid; sleep 300 >/dev/null 2>&1 </dev/null & echo $!")
+    assert beta.run(f"cat /proc/{witness}/comm").out.strip() == "sleep"
+    run = migrate("--copy-files", str(witness), "beta")
+    beta.run(f"kill {witness}")
+    assert run.status == 20, run.explain()
+    taken = [obstacle for obstacle in run.of("obstacle") if obstacle["id"] == "pid-taken"]
+    assert taken, run.explain()
+    assert "sleep" in taken[0]["problem"]
+    still_right(alpha, beta, witness)
+
+
+def test_target_pid_taken_behind_our_back(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
+    """Taken between preflight and restore: criu finds it, and everything is undone."""
+    run = sabotage(witness, "freeze", "take-pid")
+    beta.run(f"kill {witness}")
+    undone(run, codes=(33,))
+    still_right(alpha, beta, witness)
+
+
+def test_library_missing_on_the_target(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    library = alpha.run("ldconfig -p | awk '/libm.so.6/ {print $NF; exit}'").out.strip()
+    alpha.run(f"mkdir -p /opt/only && cp {library} /opt/only/libodd.so")
+    pid = started.launch("python3", "-c", "import ctypes,time; ctypes.CDLL('/opt/only/libodd.so'); time.sleep(10**6)")
+    time.sleep(0.5)
+    run = migrate(str(pid), "beta")
+    assert run.status == 20, run.explain()
+    assert any(obstacle["object"] == "/opt/only/libodd.so" for obstacle in run.of("obstacle")), run.explain()
+    copied = migrate("--copy-files", str(pid), "beta")
+    assert copied.status == 20, "a library is never copied: " + copied.explain()
+    assert alpha.state(pid) == "S"
+    alpha.run("rm -r /opt/only")
+
+
+def test_failure_is_no_long_pause(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
+    """A restore that fails costs a pause, no more."""
+    undone(sabotage(witness, "restore", "kill-restoring-criu"), codes=(33,))
+    lines = wait_for_sweeps(alpha, 1)
+    assert gap(lines) < 60, json.dumps(gap(lines))
