@@ -276,7 +276,7 @@ async def _check(options: argparse.Namespace, show: Progress) -> int:
     from migrator import migration
 
     chosen, obstacles = await migration.check(_order(options), show)
-    for note in chosen.notes if chosen is not None else ():
+    for note in chosen.notes:
         show.note(note)
     show.checked(options.pid, options.host, obstacles)
     stops = sum(obstacle.stops for obstacle in obstacles)

@@ -29,12 +29,10 @@ Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug w
 
 from __future__ import annotations
 
-from typing import Any
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from migrator.plan import Obstacle
+    from migrator.obstacle import Obstacle
 
 EXIT_MIGRATED = 0
 EXIT_LEFTOVERS = 3
@@ -116,14 +114,13 @@ class NotRoot(ConnectError):
 
 
 class PreflightError(_Untouched):
-    """There are obstacles; all of them are in `obstacles` (plan.Obstacle)."""
+    """There are obstacles; all of them are in `obstacles`."""
 
     exit_code = 20
 
-    def __init__(self, message: str, *, hint: str = "", log: str = "", obstacles: tuple[Any, ...] = ()) -> None:
+    def __init__(self, message: str, *, hint: str = "", log: str = "", obstacles: tuple[Obstacle, ...] = ()) -> None:
         super().__init__(message, hint=hint, log=log)
         self.obstacles = obstacles
-    obstacles: tuple[Obstacle, ...] = ()
 
 
 class NoProcess(PreflightError):

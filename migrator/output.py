@@ -35,7 +35,7 @@ from migrator.phases import Phase, Report, Round
 
 if TYPE_CHECKING:
     from migrator.errors import MigrateError
-    from migrator.plan import Obstacle
+    from migrator.obstacle import Obstacle
 
 
 class Printer:

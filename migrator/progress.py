@@ -22,7 +22,7 @@ from migrator.words import bytes_text, escape, round_label, seconds_text
 
 if TYPE_CHECKING:
     from migrator.errors import MigrateError
-    from migrator.plan import Obstacle
+    from migrator.obstacle import Obstacle
 
 LABEL_COLUMNS = 12
 BAR_COLUMNS = 22

@@ -13,7 +13,7 @@ from migrator.errors import MigrateError, UsageError
 from migrator.phases import Report
 
 if TYPE_CHECKING:
-    from migrator.plan import Obstacle
+    from migrator.obstacle import Obstacle
 
 WIDEST_CELL = 44
 """Table cells longer than this do not push the columns of the other rows apart."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,30 @@ def test_every_public_function_says_what_it_does(path: Path) -> None:
         and not ast.get_docstring(node)
     ]
     assert bare == []
+
+
+def obstacle_ids() -> set[str]:
+    """Every id of an obstacle: first arguments of those that make one, and the table of what is refused."""
+    found: set[str] = set()
+    for room in ("obstacle", "plan", "fileplan"):
+        for node in ast.walk(ast.parse((ROOT / "migrator" / f"{room}.py").read_text())):
+            ids: list[ast.expr] = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Obstacle", "self._say"):
+                ids = [node.args[0]]
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_REFUSED":
+                assert isinstance(node.value, ast.Dict)
+                ids = [value.elts[0] for value in node.value.values if isinstance(value, ast.Tuple)]
+            for each in ids:
+                branches = [each.body, each.orelse] if isinstance(each, ast.IfExp) else [each]
+                found |= {str(one.value) for one in branches if isinstance(one, ast.Constant)}
+    return found
+
+
+def test_the_readme_names_every_check() -> None:
+    tables = (ROOT / "README.md").read_text().split("## What migrates")[1].split("\n## ")[0]
+    named = {word for row in re.findall(r"\| ((?:`[a-z-]+` ?)+)\|\n", tables) for word in re.findall(r"`(.+?)`", row)}
+    assert named == obstacle_ids()
+    assert len(named) > 30
 
 
 def test_no_work_is_left_for_later() -> None:

@@ -13,7 +13,9 @@ import os
 import sys
 from pathlib import Path
 
+from agent import protocol
 from migrator import cli, errors, migration, plan, recovery
+from migrator.obstacle import Obstacle
 from migrator.phases import Observer, Phase, Report, Round
 
 MIB = 1024 * 1024
@@ -28,12 +30,12 @@ WAIT = 0.5
 """Seconds in the phase that a scenario `wait-PHASE` names: time for a signal to come."""
 
 
-def obstacles() -> tuple[plan.Obstacle, ...]:
+def obstacles() -> tuple[Obstacle, ...]:
     """Two that stop, one that does not, and a path with bytes that are no text."""
     return (
-        plan.Obstacle("pid-taken", "db2", "4711", "in use by sshd", "stop it there, or wait", True),
-        plan.Obstacle("file-missing", "db2", "/srv/a\udcff\x1b[31m\nb", "not there", "--copy-files brings it", True),
-        plan.Obstacle("kernel-older", "db2", "6.1", "older than the source's 6.12", "try it, but test first", False),
+        Obstacle("pid-taken", "db2", "4711", "in use by sshd", "stop it there, or wait", True),
+        Obstacle("file-missing", "db2", "/srv/a\udcff\x1b[31m\nb", "not there", "--copy-files brings it", True),
+        Obstacle("kernel-older", "db2", "6.1", "older than the source's 6.12", "try it, but test first", False),
     )
 
 
@@ -94,9 +96,7 @@ class Engine:
         observer.note("db2: kernel 6.12, criu 4.1.1, 14 files, 3 libraries, pid free")
         await asyncio.sleep(PACE)
         if self.scenario == "obstacles":
-            error = errors.PreflightError("pid 4711 cannot be moved to db2: 2 obstacles")
-            error.obstacles = obstacles()
-            raise error
+            raise errors.PreflightError("pid 4711 cannot be moved to db2: 2 obstacles", obstacles=obstacles())
         await self._phase(Phase.PRECOPY, observer)
         observer.detail("criu pre-dump --tree 4711 --track-mem --images-dir /run/migrate/x/1")
         for number, done in enumerate(ROUNDS[:-1], 1):
@@ -131,19 +131,21 @@ class Engine:
             observer.transferred(done.wire_bytes * step // steps)
         observer.round_done(number, done, final)
 
-    async def check(
-        self, order: migration.Order, observer: Observer
-    ) -> tuple[plan.Plan | None, tuple[plan.Obstacle, ...]]:
+    async def check(self, order: migration.Order, observer: Observer) -> tuple[plan.Plan, tuple[Obstacle, ...]]:
         """Preflight alone."""
         await self._phase(Phase.CONNECT, observer)
         await self._phase(Phase.PREFLIGHT, observer)
         if self.scenario == "no-process":
             raise errors.NoProcess(f"db1: there is no process {order.pid}")
+        chosen = plan.Plan(
+            tree=protocol.TreeFacts(order.pid, (), (), (), 0), precopy=True, criu=protocol.CriuOptions(),
+            copy_files=(), memory=0, on_disk=False, notes=("moved as a shell job",),
+        )  # fmt: skip
         found = obstacles()
-        return None, found if self.scenario == "obstacles" else found[2:]
+        return chosen, found if self.scenario == "obstacles" else found[2:]
 
     async def recover(
-        self, migration_id: str, target: str, observer: Observer, *, sudo: bool = False, criu: str = ""
+        self, migration: str, target: str, observer: Observer, *, sudo: bool = False, criu: str = ""
     ) -> recovery.Outcome:
         """As if the process had run on."""
         observer.note(f"asking {target or 'the target'}")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrator import errors, words
-from migrator.plan import Obstacle
+from migrator.obstacle import Obstacle
 from tests.migrator import fake_engine
 
 
