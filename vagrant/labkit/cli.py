@@ -5,27 +5,47 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from types import FrameType
 
-from labkit import cache, image, netns, packages, record, ssh, tree, vm
-from labkit.run import LabError, say
+from labkit import cache, checks, demo, image, netns, packages, project, record, ssh, tree, vm
+from labkit.run import LabError, say, step
+
+PLACE = f"""
+Everything that is built is kept in ${cache.PLACE_VARIABLE}, by default ~/.cache/migrate-lab, and made again when its
+recipe changes. Several labs can run side by side; --name tells them apart.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="vagrant/lab", description="Two hosts, alpha and beta, to migrate between.")
+    top = argparse.ArgumentParser(
+        prog="vagrant/lab", description="Two hosts, alpha and beta, to migrate between.", epilog=PLACE
+    )
     commands = top.add_subparsers(dest="command", required=True)
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--name", default=record.DEFAULT_NAME, help="which lab (default: %(default)s)")
+    backend = argparse.ArgumentParser(add_help=False)
+    backend.add_argument("--backend", choices=("vm", "netns"), default="vm", help="default: %(default)s")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default=record.DEFAULT_NAME, help="which lab (default: %(default)s)")
+    keep = argparse.ArgumentParser(add_help=False)
+    keep.add_argument("--keep", action="store_true", help="leave the hosts up afterwards")
 
-    up = commands.add_parser("up", parents=[shared], help="build what is missing, and start both hosts")
-    up.add_argument("--backend", choices=("vm", "netns"), default="vm", help="default: %(default)s")
-    commands.add_parser("down", parents=[shared], help="stop both hosts and remove what they left")
-    status = commands.add_parser("status", parents=[shared], help="where the hosts are")
+    show = commands.add_parser(
+        "demo", parents=[backend, keep], help="from nothing: migrate a busy process, show it alive"
+    )
+    show.add_argument("--name", default="demo", help="which lab (default: %(default)s)")
+    test = commands.add_parser("test", help="from nothing: all checks and tests; other arguments go to pytest")
+    test.add_argument("--all", action="store_true", dest="everything", help="also what is too long for CI")
+    test.add_argument("--backend", choices=checks.BACKENDS, help="live tests on this kind of lab only")
+    commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
+    commands.add_parser("down", parents=[named], help="stop both hosts and remove what they left")
+    status = commands.add_parser("status", parents=[named], help="where the hosts are")
     status.add_argument("--json", action="store_true", help="for programs")
-    remote = commands.add_parser("ssh", parents=[shared], help="a shell, or a command, on a host")
+    commands.add_parser("install", parents=[named], help="put the working tree's state of the project on alpha")
+    remote = commands.add_parser("ssh", parents=[named], help="a shell, or a command, on a host")
     remote.add_argument("--user", default="root", choices=("root", "admin"))
     remote.add_argument("host", choices=record.HOSTS)
     remote.add_argument("words", nargs=argparse.REMAINDER, metavar="CMD")
@@ -37,6 +57,7 @@ def up(name: str, backend: str) -> record.Lab:
     there = record.load(name)
     if there is not None and there.state == "up" and there.backend == backend:
         say(f"lab '{name}' is up already")
+        install(there)
         return there
     if there is not None:
         say(f"clearing what is left of lab '{name}'")
@@ -57,6 +78,8 @@ def up(name: str, backend: str) -> record.Lab:
         began = time.monotonic()
         vm.start(lab, images, boot)
         ssh.wait_ready(lab, vm.READY_TIMEOUT)
+    lab.project = images.project
+    lab.save()
     say(f"lab '{name}' ({backend}) is ready after {time.monotonic() - began:.1f} s")
     return lab
 
@@ -64,12 +87,26 @@ def up(name: str, backend: str) -> record.Lab:
 def down(name: str) -> None:
     """Nothing of the lab is left afterwards."""
     lab = record.load(name)
-    if lab is None:
-        say(f"lab '{name}' is down")
-        return
-    (netns if lab.backend == "netns" else vm).stop(lab)
-    lab.forget()
+    if lab is not None:
+        (netns if lab.backend == "netns" else vm).stop(lab)
+        lab.forget()
     say(f"lab '{name}' is down")
+
+
+def install(lab: record.Lab) -> None:
+    """The project as it is now, on alpha, by pip; quick if nothing changed."""
+    with cache.lock("build"):
+        digest = project.source_digest()
+        if digest == lab.project:
+            return
+        wheel = project.wheel()
+        content = wheel.read_bytes()
+    place = f"/tmp/{wheel.name}"
+    with step("installing the project on alpha"):
+        ssh.run_on(lab, "alpha", [f"cat > {place}"], stdin=content)
+        ssh.run_on(lab, "alpha", [*project.PIP_ON_HOST, "--no-deps", "--force-reinstall", place, "&& rm", place])
+    lab.project = digest
+    lab.save()
 
 
 def print_status(name: str, as_json: bool) -> int:
@@ -87,28 +124,86 @@ def print_status(name: str, as_json: bool) -> int:
     return 0 if lab is not None and lab.state == "up" else 1
 
 
-def main() -> int:
-    """Runs the command; a LabError becomes a message and status 1."""
-    arguments = parser().parse_args()
-    os.environ["PATH"] += os.pathsep + packages.SBIN
+def run_demo(name: str, backend: str, keep: bool) -> int:
+    """Up, the demonstration, down."""
     try:
+        demo.play(up(name, backend))
+    finally:
+        if keep:
+            say(f"the hosts stay up: vagrant/lab ssh --name {name} beta; vagrant/lab down --name {name}")
+        else:
+            down(name)
+    return 0
+
+
+def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> int:
+    """All checks and tests; or, with arguments, pytest with these."""
+    with cache.lock("build"):
+        python = project.developer_python()
+    done = checks.Run()
+    backends = (backend,) if backend else checks.BACKENDS
+    if arguments and not checks.needs_lab(arguments):
+        done.command("tests", checks.pytest_command(python, arguments))
+        return done.report()
+    if not arguments:
+        for words in checks.static_checks(python):
+            done.command(" ".join(words[2:]), words)
+        done.command("fast tests", checks.pytest_command(python, ["tests"]))
+    for kind in backends:
+        # The number keeps two runs on one machine apart.
+        name = f"test-{kind}-{os.getpid()}"
+        chosen = checks.live_arguments(kind, name, everything)
+        if arguments:
+            chosen = [*checks.lab_arguments(kind, name), *arguments]
+        words = checks.pytest_command(python, chosen)
+        done.on_lab(kind, lambda: up(name, kind), lambda: down(name), words)  # noqa: B023  # called at once
+    return done.report()
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """One command."""
+    if arguments.command == "test":
+        return run_tests(arguments.everything, arguments.backend, rest)
+    if arguments.command == "demo":
+        return run_demo(arguments.name, arguments.backend, arguments.keep)
+    if arguments.command == "status":
+        return print_status(arguments.name, arguments.json)
+    if arguments.command == "ssh":
+        lab = record.must_run(arguments.name)
+        words = ssh.command(lab, arguments.host, arguments.words, user=arguments.user)
+        return subprocess.run(words, check=False).returncode
+    with cache.lock(f"lab-{arguments.name}"):
         if arguments.command == "up":
             up(arguments.name, arguments.backend)
         elif arguments.command == "down":
             down(arguments.name)
-        elif arguments.command == "status":
-            return print_status(arguments.name, arguments.json)
-        elif arguments.command == "ssh":
-            lab = record.must_run(arguments.name)
-            return subprocess.run(
-                ssh.command(lab, arguments.host, arguments.words, user=arguments.user), check=False
-            ).returncode
+        else:
+            install(record.must_run(arguments.name))
+    return 0
+
+
+def end(number: int, _frame: FrameType | None) -> None:
+    """A signal ends us in order, so that a lab that was brought up for one command goes with it."""
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Runs the command; a LabError becomes a message and status 1."""
+    arguments, rest = parser().parse_known_args()
+    if rest and arguments.command != "test":
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    os.environ["PATH"] += os.pathsep + packages.SBIN
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    try:
+        return run(arguments, rest)
     except LabError as error:
         say(str(error))
         if error.hint:
             say(f"hint: {error.hint}")
         return 1
-    return 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

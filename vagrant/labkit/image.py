@@ -21,6 +21,7 @@ class Images:
 
     alpha: Path
     beta: Path
+    project: str  # digest of the source that alpha's holds
 
     def of(self, host: str) -> Path:
         """The image for the host with this name; every other one has what beta has."""
@@ -32,12 +33,13 @@ def built(recipe: tree.Recipe) -> Images:
     packages.need(packages.FOR_TREES)
     folder = cache.place() / "images"
     folder.mkdir(exist_ok=True)
-    images = Images(folder / f"{recipe.name}-alpha.img", folder / f"{recipe.name}-beta.img")
+    source = project.source_digest()
+    images = Images(folder / f"{recipe.name}-alpha.img", folder / f"{recipe.name}-beta.img", source)
     root = tree.built(recipe)
     beta_key = cache.digest(recipe.key(), SIZE)
     if not cache.is_fresh(images.beta, beta_key):
         _make(root, images.beta, beta_key)
-    alpha_key = cache.digest(beta_key, *project.dependencies(), project.source_digest())
+    alpha_key = cache.digest(beta_key, *project.dependencies(), source)
     if not cache.is_fresh(images.alpha, alpha_key):
         with step(f"installing the project for {recipe.name}"), project.installed(recipe):
             _make(root, images.alpha, alpha_key)

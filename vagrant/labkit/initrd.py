@@ -79,9 +79,7 @@ def cpio(files: dict[str, tuple[int, bytes]]) -> bytes:
 def build(tree: Path) -> bytes:
     """The initrd for this tree's kernel."""
     modules = kernel_modules(tree)
-    files: dict[str, tuple[int, bytes]] = {
-        folder: (0o040755, b"") for folder in ("bin", "dev", "modules", "proc", "root", "sys")
-    }
+    files: dict[str, tuple[int, bytes]] = dict.fromkeys(("bin", "dev", "modules", "proc", "root", "sys"), (16877, b""))
     files["bin/busybox"] = (0o100755, (tree / "usr/bin/busybox").read_bytes())
     files["init"] = (0o100755, INIT.encode())
     for number, file in enumerate(needed_modules((modules / "modules.dep").read_text(), MODULES)):

@@ -49,7 +49,9 @@ def install(packages: list[str], *options: str) -> None:
     with step(f"apt-get install {' '.join(packages)}"):
         environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
         run(as_root([*environment, "apt-get", "-q", "update", *options]))
-        run(as_root([*environment, "apt-get", "-q", "install", "--yes", "--no-install-recommends", *options, *packages]))
+        run(
+            as_root([*environment, "apt-get", "-q", "install", "--yes", "--no-install-recommends", *options, *packages])
+        )
 
 
 def parse_index_targets(text: str) -> str | None:

@@ -11,15 +11,17 @@ import contextlib
 import os
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 from labkit import cache, packages, tree
 from labkit.run import LabError, as_root, run, step
 
 VENV_ON_HOST = "/opt/migrate"
+PIP_ON_HOST = (f"{VENV_ON_HOST}/bin/pip", "--disable-pip-version-check", "install", "--quiet", "--no-index")
 COMMAND_ON_HOST = "/usr/local/sbin/migrate"
 # Wheels may be built for any glibc up to the trees'.
 PLATFORMS = ("manylinux_2_17", "manylinux_2_28", "manylinux_2_34", "manylinux2014", "linux")
@@ -70,7 +72,7 @@ def developer_python() -> Path:
 
 def _has_ensurepip() -> bool:
     try:
-        import ensurepip  # noqa: F401, PLC0415
+        import ensurepip  # noqa: F401
     except ImportError:
         return False
     return True
@@ -82,7 +84,7 @@ def wheelhouse(python: str) -> Path:
     wanted = dependencies()
     key = cache.digest(*wanted)
     if not cache.is_fresh(folder, key):
-        pip = [developer_python(), "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+        pip: list[str | Path] = [developer_python(), "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
         pip += ["--python-version", python, "--implementation", "cp", "--dest", folder]
         for abi in (f"cp{python.replace('.', '')}", "abi3", "none"):
             pip += ["--abi", abi]
@@ -104,7 +106,7 @@ def wheel() -> Path:
         python = developer_python()
         cache.mark_stale(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        pip = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+        pip: list[str | Path] = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
         with step("building the project's wheel"):
             run([*pip, "--wheel-dir", folder, cache.REPOSITORY])
         cache.mark_fresh(folder, key)
@@ -154,8 +156,7 @@ def installed(recipe: tree.Recipe) -> Iterator[Path]:
 
 def pip_command(root: Path, wheels: str) -> list[str | Path]:
     """pip inside the tree, which takes everything from the folder of wheels."""
-    pip = ["chroot", root, f"{VENV_ON_HOST}/bin/pip"]
-    return [*pip, "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-cache-dir", "--find-links", wheels]
+    return ["chroot", root, *PIP_ON_HOST, "--no-cache-dir", "--find-links", wheels]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ PRIVATE_NETWORK = "10.77.0.0/24"
 # Each lab's private network is its own, so all of them can use the same addresses.
 PRIVATE_ADDRESSES = {"alpha": "10.77.0.1", "beta": "10.77.0.2"}
 CONTROL_ADDRESS = "127.0.0.1"
-DEFAULT_NAME = "lab"
+DEFAULT_NAME = "default"
 
 
 @dataclasses.dataclass
@@ -45,6 +45,7 @@ class Lab:
     backend: str
     hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
     accelerator: str = ""
+    project: str = ""  # digest of the source that is installed on alpha
 
     @property
     def folder(self) -> Path:
@@ -122,7 +123,7 @@ def load(name: str) -> Lab | None:
     for key, host in said["hosts"].items():
         process = processes.Identity(**host["process"]) if host["process"] else None
         hosts[key] = Host(host["name"], host["control_port"], process)
-    return Lab(said["name"], said["backend"], hosts, said["accelerator"])
+    return Lab(said["name"], said["backend"], hosts, said["accelerator"], said["project"])
 
 
 def must_run(name: str) -> Lab:

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 TAIL_LINES = 25
@@ -52,20 +52,16 @@ def step(message: str) -> Iterator[None]:
 def run(
     args: Sequence[str | Path],
     *,
-    stdin: bytes | None = None,
+    stdin: bytes = b"",
     cwd: Path | None = None,
-    extra_env: Mapping[str, str] | None = None,
-    pass_fds: Sequence[int] = (),
 ) -> str:
     """Runs a program to its end, and returns its standard output."""
     words = [str(arg) for arg in args]
-    env = {**os.environ, **extra_env} if extra_env else None
-    source = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     try:
-        done = subprocess.run(words, capture_output=True, cwd=cwd, env=env, pass_fds=pass_fds, check=False, **source)  # type: ignore[call-overload]
+        done = subprocess.run(words, input=stdin, capture_output=True, cwd=cwd, check=False)
     except FileNotFoundError as error:
         raise LabError(f"{words[0]}: no such program", hint="`vagrant/lab up` installs what it needs") from error
-    stdout: str = done.stdout.decode(errors="replace")
+    stdout = done.stdout.decode(errors="replace")
     if done.returncode != 0:
         raise CommandFailed(words, done.returncode, stdout + done.stderr.decode(errors="replace"))
     return stdout

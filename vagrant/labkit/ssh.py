@@ -30,7 +30,7 @@ def command(lab: record.Lab, host: str, remote: Sequence[str] = (), *, user: str
     return [*words, f"{user}@{record.CONTROL_ADDRESS}", *remote]
 
 
-def run_on(lab: record.Lab, host: str, remote: Sequence[str], *, stdin: bytes | None = None) -> str:
+def run_on(lab: record.Lab, host: str, remote: Sequence[str], *, stdin: bytes = b"") -> str:
     """Runs a command on the host to its end; remote words are joined by spaces, as ssh does."""
     return run(command(lab, host, remote), stdin=stdin)
 

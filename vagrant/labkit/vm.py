@@ -53,7 +53,7 @@ def boot_files(recipe: tree.Recipe) -> Boot:
 
 
 def accelerator(boot: Boot) -> str:
-    """"kvm" if a kernel boots with it, else "tcg". /dev/kvm can be there and not run one: so try, and remember."""
+    """ "kvm" if a kernel boots with it, else "tcg". /dev/kvm can be there and not run one: so try, and remember."""
     device = Path("/dev/kvm")
     if not os.access(device, os.R_OK | os.W_OK):
         return "tcg"
@@ -69,7 +69,9 @@ def accelerator(boot: Boot) -> str:
 def _boots(boot: Boot, name: str) -> bool:
     command = [QEMU, *machine_arguments(name, boot, "lab.probe"), "-serial", "stdio", "-no-reboot"]
     try:
-        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT, check=False)
+        said = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired:
         return False
     return initrd.PROBE_ANSWER in said.stdout.decode(errors="replace")
@@ -77,7 +79,11 @@ def _boots(boot: Boot, name: str) -> bool:
 
 def machine_arguments(accelerator_name: str, boot: Boot, kernel_words: str) -> list[str]:
     """What every machine of the lab has."""
-    accel = ["-accel", "kvm", "-cpu", "host"] if accelerator_name == "kvm" else ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    accel = (
+        ["-accel", "kvm", "-cpu", "host"]
+        if accelerator_name == "kvm"
+        else ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    )
     words = f"console=ttyS0 quiet loglevel=4 net.ifnames=0 {kernel_words}"
     return [
         *("-nodefaults", "-display", "none", "-machine", "q35", *accel, "-smp", "1", "-m", MEMORY),
@@ -119,7 +125,7 @@ def start(lab: record.Lab, images: Images, boot: Boot) -> None:
     lab.save()
     seed.write_all(lab)
     for name, host in lab.hosts.items():
-        base = ["-b", images.of(name), "-F", "raw"]
+        base: list[str | Path] = ["-b", images.of(name), "-F", "raw"]
         run(["qemu-img", "create", "-q", "-f", "qcow2", *base, lab.folder / f"{name}.qcow2"])
         command = [QEMU, "-name", marker(lab, name), *host_arguments(name, host.control_port)]
         command += machine_arguments(lab.accelerator, boot, kernel_words(lab.name, name))

@@ -1,0 +1,88 @@
+"""`vagrant/lab test`: everything that must hold before a change may land, from nothing to one exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from labkit import cache
+from labkit.record import Lab
+from labkit.run import say
+
+BACKENDS = ("netns", "vm")  # the quick one first
+LIVE = "tests/live"
+
+
+@dataclasses.dataclass
+class Outcome:
+    """One check, how it ended, and how long it took."""
+
+    name: str
+    status: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"  {'ok    ' if self.status == 0 else 'FAILED'} {self.seconds:7.1f} s  {self.name}"
+
+
+def static_checks(python: Path) -> list[list[str]]:
+    """Lint, format and types, as pyproject.toml sets them."""
+    run_module = [str(python), "-m"]
+    return [
+        [*run_module, "ruff", "check"],
+        [*run_module, "ruff", "format", "--check"],
+        [*run_module, "mypy"],
+    ]
+
+
+def pytest_command(python: Path, arguments: Iterable[str]) -> list[str]:
+    """pytest in the developer's venv."""
+    return [str(python), "-m", "pytest", *arguments]
+
+
+def live_arguments(backend: str, lab: str, everything: bool) -> list[str]:
+    """pytest's arguments for the live tests on this lab."""
+    chosen = [] if everything else ["-m", "not long"]
+    return [*lab_arguments(backend, lab), *chosen, LIVE]
+
+
+def lab_arguments(backend: str, lab: str) -> list[str]:
+    """The options that tests/live/conftest.py knows."""
+    return ["--backend", backend, "--lab-name", lab]
+
+
+def needs_lab(arguments: Sequence[str]) -> bool:
+    """Do these pytest arguments name live tests?"""
+    return any(LIVE in argument for argument in arguments)
+
+
+class Run:
+    """The checks done so far. A failed one does not keep the others from running."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def command(self, name: str, words: list[str]) -> None:
+        """Runs one check, its output going where ours goes."""
+        say(f"{name}: {' '.join(words[1:])}")
+        began = time.monotonic()
+        status = subprocess.run(words, cwd=cache.REPOSITORY, stdin=subprocess.DEVNULL, check=False).returncode
+        self.outcomes.append(Outcome(name, status, time.monotonic() - began))
+
+    def on_lab(self, backend: str, up: Callable[[], Lab], down: Callable[[], None], words: list[str]) -> None:
+        """Runs live tests on a lab that is there for them alone."""
+        began = time.monotonic()
+        try:
+            up()
+            self.outcomes.append(Outcome(f"lab up, {backend}", 0, time.monotonic() - began))
+            self.command(f"live tests, {backend}", words)
+        finally:
+            down()
+
+    def report(self) -> int:
+        """Shows how each check ended; 0 if all are good."""
+        say("\n".join(["summary", *map(str, self.outcomes)]))
+        return int(any(outcome.status for outcome in self.outcomes))
