@@ -290,8 +290,13 @@ async def _check(options: argparse.Namespace, show: Progress) -> int:
 async def _recover(options: argparse.Namespace, show: Progress) -> int:
     from migrator import recovery
 
-    outcome = await recovery.recover(options.id or "", options.target, show, sudo=options.sudo, criu=options.criu)
-    show.recovered(options.id or "", outcome.course.value, outcome.host, outcome.pid, outcome.text)
+    migration_id = options.id or ""
+    try:
+        outcome = await recovery.recover(migration_id, options.target, show, sudo=options.sudo, criu=options.criu)
+    except (errors.UsageError, errors.ConnectError, errors.PreflightError) as error:
+        error.where = "nothing was changed"  # only the journals know where the process is
+        raise
+    show.recovered(migration_id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
     return errors.EXIT_MIGRATED
 
 

@@ -24,7 +24,7 @@ ROUNDS = (
     Round(9_728, 38 * MIB, 38 * MIB, 0.12, 0.008),
     Round(282, 282 * 4096, 290 * 4096, 0.05, 0.05),
 )
-PACE = float(os.environ.get("FAKE_ENGINE_PACE", "0.01"))
+PACE = float(os.environ.get("FAKE_ENGINE_PACE", "0.003"))
 """Seconds between two steps."""
 WAIT = 0.5
 """Seconds in the phase that a scenario `wait-PHASE` names: time for a signal to come."""
@@ -149,6 +149,8 @@ class Engine:
     ) -> recovery.Outcome:
         """As if the process had run on."""
         observer.note(f"asking {target or 'the target'}")
+        if self.scenario == "no-journal":
+            raise errors.PreflightError(f"db1 has no journal of a migration {migration} from here")
         if self.scenario == "wait-recover":
             journal("recover")
             await asyncio.sleep(WAIT)

@@ -235,6 +235,12 @@ def test_recover(tmp_path: Path) -> None:
     assert {"course": "undo", "host": "db1", "pid": 4711}.items() <= scripts.events[-1].items()
 
 
+def test_recover_without_a_journal_does_not_say_where_the_process_is(tmp_path: Path) -> None:
+    ended = run(tmp_path, "no-journal", "recover", "x")
+    assert ended.status == 20
+    assert ended.err.splitlines()[-1] == "  nothing was changed"
+
+
 def test_python_m_migrator_is_the_same_command() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "migrator", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
