@@ -91,7 +91,7 @@ try:
             raise
         for name in os.listdir(place):
             other = os.path.join(place, name)
-            if name.startswith("agent-") and other != path and os.stat(other).st_mtime < time.time() - 86400:
+            if name.startswith("agent-") and not other == path and os.stat(other).st_mtime < time.time() - 86400:
                 os.unlink(other)
 except OSError as error:
     say("failed", str(error))

@@ -81,7 +81,7 @@ class ProcessChannel(_Pipe):
         self,
         process: subprocess.Popen[bytes],
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        pipes: Sequence[asyncio.BaseTransport],
+        pipes: tuple[asyncio.BaseTransport, asyncio.BaseTransport, asyncio.BaseTransport],
         tail: Tail,
         patience: float,
     ) -> None:
@@ -135,13 +135,14 @@ class ProcessChannel(_Pipe):
         return await asyncio.shield(self._ended)
 
     async def close(self) -> None:
-        """End its input and give it time to leave; one that stays is left alone."""
-        self._writer.close()
+        """End its input and output and give it time to leave; one that stays is left alone."""
+        given, output, errors = self._pipes
+        given.close()
+        output.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
                 await self.wait()
-        for pipe in self._pipes:
-            pipe.close()
+        errors.close()
 
     def stderr_tail(self) -> str:
         """The last that it wrote to its stderr."""

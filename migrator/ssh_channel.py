@@ -55,6 +55,7 @@ class Session:
         self.chunks: deque[bytes] = deque()
         self.waiting = 0
         self.ended = False
+        self.discarding = False
         self.lost: Exception | None = None
         self.readable = asyncio.Event()
         self.writable = asyncio.Event()
@@ -69,6 +70,8 @@ class Session:
         """Bytes have come."""
         if datatype == STDERR:
             self.tail.feed(data)
+            return
+        if self.discarding:
             return
         self.chunks.append(data)
         self.waiting += len(data)
@@ -93,6 +96,13 @@ class Session:
         if self.waiting <= QUEUE // 2:
             self.chan.resume_reading()
         return data
+
+    def discard(self) -> None:
+        """Drop what waits and what is still to come: nobody reads any more, and the far end shall not wait for it."""
+        self.discarding = True
+        self.chunks.clear()
+        self.waiting = 0
+        self.chan.resume_reading()
 
     def eof_received(self) -> bool:
         """The far end has ended its direction; true: ours stays open."""
@@ -163,6 +173,7 @@ class SshChannel(Channel):
 
     async def close(self) -> None:
         """End its input and give it time to leave, then both directions."""
+        self._session.discard()
         self._chan.write_eof()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
