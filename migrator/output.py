@@ -142,9 +142,10 @@ class Progress:
         self._printer.error(f"migrate: {words.escape(text)}\n")
 
     def obstacles(self, obstacles: Sequence[Obstacle], *, asked: bool) -> None:
-        """All obstacles: on stdout when they were asked for (`migrate check`), else on stderr."""
-        if obstacles:
-            text = words.obstacle_table(obstacles, self._columns())
+        """Those that stop it (the others are notes): on stdout when asked for (`migrate check`), else on stderr."""
+        stopping = [obstacle for obstacle in obstacles if obstacle.stops]
+        if stopping:
+            text = words.obstacle_table(stopping, self._columns())
             (self._printer.write if asked else self._printer.error)(text)
 
     def checked(self, pid: int, target: str, obstacles: Sequence[Obstacle]) -> None:
@@ -212,7 +213,7 @@ class Events(Progress):
         super().warn(text)
 
     def obstacles(self, obstacles: Sequence[Obstacle], *, asked: bool) -> None:
-        """`{"event":"obstacle","at":…,` and the fields of `plan.Obstacle`."""
+        """`{"event":"obstacle","at":…,` and the fields of `Obstacle`; `stops` is false for a warning."""
         for obstacle in obstacles:
             self._event("obstacle", **dataclasses.asdict(obstacle))
 

@@ -79,24 +79,19 @@ def error_text(error: MigrateError) -> str:
 
 
 def obstacle_table(obstacles: Sequence[Obstacle], columns: int = 0) -> str:
-    """All obstacles as an aligned table, each remedy on a line of its own; stacked where that is wider than `columns`.
+    """Obstacles as an aligned table, each remedy on a line of its own; stacked where that is wider than `columns`.
 
-    `columns` 0 means any width. A row: host, id, object, problem. Obstacles that stop nothing say "warning".
+    `columns` 0 means any width. A row: host, id, object, problem.
     """
-    rows = [
-        (escape(item.host), escape(item.id), escape(item.object), ("" if item.stops else "warning: ") + item.problem)
-        for item in obstacles
-    ]
+    rows = [(escape(item.host), escape(item.id), escape(item.object), escape(item.problem)) for item in obstacles]
     widths = [max(min(len(row[index]), WIDEST_CELL) for row in rows) for index in range(3)]
     width = sum(widths) + 6 + max(len(row[3]) for row in rows)
     text = ""
     for (host, name, subject, problem), item in zip(rows, obstacles, strict=True):
         if columns and width > columns:
-            text += f"{host}  {name}  {subject}".rstrip() + f"\n    {escape(problem)}\n"
+            text += f"{host}  {name}  {subject}".rstrip() + f"\n    {problem}\n"
         else:
-            text += (
-                f"{host:<{widths[0]}}  {name:<{widths[1]}}  {subject:<{widths[2]}}  {escape(problem)}".rstrip() + "\n"
-            )
+            text += f"{host:<{widths[0]}}  {name:<{widths[1]}}  {subject:<{widths[2]}}  {problem}".rstrip() + "\n"
         text += f"    {escape(item.remedy)}\n" if item.remedy else ""
     return text
 

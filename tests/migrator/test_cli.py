@@ -192,8 +192,8 @@ def test_leftovers_are_exit_3_and_named(tmp_path: Path) -> None:
 def test_obstacles_are_all_printed(tmp_path: Path) -> None:
     ended = run(tmp_path, "obstacles", "4711", "db2")
     for obstacle in fake_engine.obstacles():
-        assert obstacle.id in ended.err
-        assert obstacle.remedy in ended.err
+        assert (obstacle.id in ended.err) == obstacle.stops
+        assert (obstacle.remedy in ended.err) == obstacle.stops
     assert "\x1b" not in ended.err
 
 

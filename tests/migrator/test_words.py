@@ -100,7 +100,7 @@ def test_obstacles_are_a_table() -> None:
         "    stop it there, or wait",
         "db2  file-missing  /srv/a\\xff\\x1b[31m\\x0ab  not there",
         "    --copy-files brings it",
-        "db2  kernel-older  6.1                      warning: older than the source's 6.12",
+        "db2  kernel-older  6.1                      older than the source's 6.12",
         "    try it, but test first",
     ]
 
