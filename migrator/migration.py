@@ -68,21 +68,18 @@ class RealLinks:
         return await transport.connect(self._order.target, sudo=self._order.sudo, agent_arguments=self._arguments)
 
 
-async def uncancelled(act: Coroutine[Any, Any, T]) -> T:
-    """Run to the end whatever cancels us meanwhile; a cancellation is raised afterwards, unless the act failed."""
+async def uncancelled(act: Coroutine[Any, Any, T], heard: Callable[[], None] = lambda: None) -> T:
+    """Run to the end whatever cancels us meanwhile. A cancellation is told to `heard` and goes no further: what is run
+    so must not look undone to its caller when it was done."""
     task = asyncio.ensure_future(act)
-    cancelled = False
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            cancelled = True
+            heard()
         except Exception:
             break
-    result = task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-    return result
+    return task.result()
 
 
 async def both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
@@ -156,7 +153,8 @@ class Migration:
                     held = await self._freeze(number)
                     restored = await self._restore(number)
                     await self._observer.phase(Phase.COMMIT)
-                    killed = await uncancelled(self._commit())
+                    await asyncio.sleep(0)  # a signal that came before is heard here, while there is a way back
+                    killed = await uncancelled(self._commit(), self._too_late)
                     undo.pop_all()
             except PeerFault as fault:
                 error = error_of(fault)
@@ -166,18 +164,10 @@ class Migration:
             except PeerLost as lost:
                 raise errors.LinkLost(str(lost), hint="the connection or an agent was lost before COMMIT") from lost
             # from here on there is no way back, and nothing may interrupt
-            return await self._forward(held, restored, killed)
+            return await uncancelled(self._finish(held, restored, killed), self._too_late)
 
-    async def _forward(self, held: protocol.Held, restored: protocol.Restored, killed: protocol.Killed) -> Report:
-        task = asyncio.ensure_future(self._finish(held, restored, killed))
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                self._observer.note("past the point of no return: finishing")
-            except Exception:
-                break
-        return task.result()
+    def _too_late(self) -> None:
+        self._observer.note("past the point of no return: finishing")
 
     async def _connect(self) -> None:
         await self._observer.phase(Phase.CONNECT)
@@ -339,15 +329,14 @@ class Migration:
         except (PeerFault, PeerLost) as error:
             # the journal is beside us: ask it, and let it decide
             await self._settle_source(error)
-            settled = await self._source.journal(protocol.ReadJournal(self.id))
-            if "COMMIT" not in settled.records:
+            if self._source_aborted:
                 raise
             return protocol.Killed(max(1, len(self._plan.tree.tasks)), 0.0)
 
     async def _settle_source(self, error: Exception) -> None:
-        """After a commit that failed half-way: a new local agent carries out what the journal says."""
+        """After a commit that failed half-way: a new local agent carries out what the journal says. Raises InDoubt."""
         try:
-            self._source = await self._agent(self._source_link, "source")
+            await self._renew_source()
             state = await self._source.journal(protocol.ReadJournal(self.id))
             verdict = protocol.Verdict.KILL if "COMMIT" in state.records else protocol.Verdict.ABORT
             await self._source.settle(protocol.Settle(self.id, verdict))
@@ -360,8 +349,8 @@ class Migration:
         pid = await self._resume(killed)
         downtime = time.monotonic() - self._frozen_at
         await self._observer.phase(Phase.CLEAN)
-        for peer in (self._target, self._source):
-            await self._clean(peer)
+        await self._clean(self._target, self._reconnect)
+        await self._clean(self._source, self._renew_source)
         report = self._report("migrated", held, restored, pid, downtime)
         self._observer.report(report)
         return report
@@ -381,14 +370,18 @@ class Migration:
         except (PeerFault, PeerLost, errors.MigrateError) as error:
             raise errors.InDoubt(f"at RESUME: {error}", hint=f"migrate recover {self.id}") from error
 
-    async def _clean(self, peer: Peer) -> None:
+    async def _clean(self, peer: Peer, renew: Callable[[], Awaitable[Peer]]) -> None:
+        """An agent that does not know this migration, or is gone, leaves it to one that reads the journal."""
+        settle = protocol.Settle(self.id, protocol.Verdict.CLEAN)
         try:
             try:
                 left = (await peer.finish()).items
             except PeerFault:
-                left = (await peer.settle(protocol.Settle(self.id, protocol.Verdict.CLEAN))).leftovers
+                left = (await peer.settle(settle)).leftovers
+            except PeerLost:
+                left = (await (await renew()).settle(settle)).leftovers
             self._leftovers += [f"{peer.host}: {item}" for item in left]
-        except (PeerFault, PeerLost) as error:
+        except (PeerFault, PeerLost, errors.MigrateError) as error:
             self._leftovers.append(f"{peer.host}: not cleaned up: {error} (migrate recover {self.id})")
 
     # --- undoing -----------------------------------------------------------------------------------------------------
@@ -401,7 +394,7 @@ class Migration:
             left = (await self._source.abort(protocol.Abort("undone"))).items
         except (PeerFault, PeerLost):
             try:
-                self._source = await self._agent(self._source_link, "source")
+                await self._renew_source()
                 state = await self._source.journal(protocol.ReadJournal(self.id))
                 if not state.role:  # it never began
                     self._source_aborted = True
@@ -419,7 +412,11 @@ class Migration:
         """Nothing stays there. Runs after the source's ABORT, without which a held tree may not be discarded."""
         try:
             left = (await self._target.abort(protocol.Abort("undone", source_aborted=self._source_aborted))).items
-        except (PeerFault, PeerLost):
+        except (PeerFault, PeerLost) as refused:
+            if not self._source_aborted:
+                # COMMIT may be in the source's journal, and then this is the only copy: nobody may settle it but recover
+                self._observer.note(f"{refused}; left as it is: migrate recover {self.id}")
+                return
             try:
                 await self._reconnect()
                 state = await self._target.journal(protocol.ReadJournal(self.id))
@@ -432,17 +429,25 @@ class Migration:
         for item in self._leftovers:
             self._observer.note(f"left behind: {item}")
 
-    async def _reconnect(self) -> None:
+    async def _renew_source(self) -> Peer:
+        """Another agent here, in place of one that is gone or refuses. Raises ConnectError, PeerLost."""
+        self._source = await self._agent(self._source_link, "source")
+        return self._source
+
+    async def _reconnect(self) -> Peer:
+        """Another connection and agent there. Raises MigrateError, PeerLost."""
         for attempt in range(RECONNECT_ATTEMPTS):
             try:
                 self._target_link = await self._links.target()
                 self._resources.push_async_callback(self._target_link.close)
                 self._target = await self._agent(self._target_link, "target")
-                return
             except (errors.MigrateError, PeerLost):
                 if attempt == RECONNECT_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(RECONNECT_PAUSE)
+            else:
+                break
+        return self._target
 
     def _report(
         self, outcome: str, held: protocol.Held, restored: protocol.Restored, pid: int, downtime: float
@@ -485,8 +490,7 @@ def uncancelled_callback(act: Callable[[], Coroutine[Any, Any, None]]) -> Callab
     """An undo that a second Ctrl-C does not break."""
 
     async def run() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await uncancelled(act())
+        await uncancelled(act())
 
     return run
 

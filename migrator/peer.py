@@ -73,6 +73,7 @@ class Peer:
         self.host = host
         self._channel = channel
         self._waiting: dict[int, asyncio.Future[wire.Reply]] = {}
+        self._given_up: set[int] = set()  # a late answer to one of these is no surprise
         self._next = 0
         self._reader: asyncio.Task[None] | None = None
         self._lost: PeerLost | None = None
@@ -118,10 +119,11 @@ class Peer:
                     break
                 reply = wire.decode_reply(line)
                 waiting = self._waiting.pop(reply.id, None)
-                if waiting is None:
-                    raise wire.WireError(f"an answer to no question: {reply.id}")
-                if not waiting.done():
+                if waiting is not None and not waiting.done():
                     waiting.set_result(reply)
+                elif waiting is None and reply.id not in self._given_up:
+                    raise wire.WireError(f"an answer to no question: {reply.id}")
+                self._given_up.discard(reply.id)
         except (OSError, wire.WireError, ValueError) as error:
             message = f"{message}: {error}"
         except errors.MigrateError as error:
@@ -153,9 +155,8 @@ class Peer:
         except OSError as error:
             raise PeerLost(self.host, f"the connection to its agent was lost: {error}") from error
         finally:
-            if waiting.cancelled() or not waiting.done():
-                # a later answer to it is no surprise
-                self._waiting[number] = asyncio.get_running_loop().create_future()
+            if self._waiting.pop(number, None) is not None:
+                self._given_up.add(number)
         if reply.fault is not None:
             raise PeerFault(self.host, name, reply.fault)
         try:

@@ -68,11 +68,11 @@ class Log:
     """criu's log, in its format."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "w", buffering=1) if path else sys.stdout
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) if path else 1
         self._started = time.monotonic()
 
     def write(self, text: str) -> None:
-        self._file.write(f"({time.monotonic() - self._started:09.6f}) {text}\n")
+        os.write(self._descriptor, f"({time.monotonic() - self._started:09.6f}) {text}\n".encode())
 
     def error(self, text: str, source: str = "criu/fake.c:1") -> None:
         self.write(f"Error ({source}): {text}")

@@ -49,15 +49,15 @@ def _die_at(when: str, record: str) -> None:
 
     write = Journal.write
 
-    def dying(self: Journal, decision: Record, **details: object) -> None:
+    def dying(journal: Journal, decision: Record, **details: object) -> None:
         if decision.value != record:
-            write(self, decision, **details)
+            write(journal, decision, **details)
             return
         if when == "after":
-            write(self, decision, **details)
+            write(journal, decision, **details)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Journal.write = dying  # type: ignore[method-assign]
+    setattr(Journal, "write", dying)  # noqa: B010 - mypy is right that nobody should, elsewhere
 
 
 def _become_agent(request: dict[str, Any], streams: Sequence[int]) -> None:

@@ -1,0 +1,313 @@
+"""The grid: every way to break a migration at every phase. Exactly one copy of the process, and nothing behind.
+
+Each test says the phases that are seen, the error and its exit code, and where the process lives then. The hosts are
+fake (`tests.fake_hosts`), the agents are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from agent.protocol import CriuOptions, HostFacts, TargetCheck, TreeFacts
+from migrator import errors, migration, plan, precopy, recovery, transport
+from migrator.peer import Peer
+from migrator.phases import Phase, Report, Round
+from tests.fake_hosts import Pair, Victim, soon
+
+PHASES = list(Phase)
+Cue = Callable[[], Awaitable[None] | None]
+
+
+def up_to(phase: Phase) -> list[Phase]:
+    """What an observer has seen of a migration that ended in this phase."""
+    return PHASES[: PHASES.index(phase) + 1]
+
+
+class Watcher:
+    """An observer that breaks things on cue."""
+
+    def __init__(self, cues: dict[Phase, Cue]) -> None:
+        self._cues = cues
+        self.phases: list[Phase] = []
+        self.notes: list[str] = []
+        self.rounds: list[Round] = []
+        self.reported: Report | None = None
+
+    async def phase(self, phase: Phase) -> None:
+        """Written down, then the cue."""
+        self.phases.append(phase)
+        if phase in self._cues:
+            waiting = self._cues[phase]()
+            if waiting is not None:
+                await waiting
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def detail(self, text: str) -> None:
+        pass
+
+    def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
+        pass
+
+    def transferred(self, wire_bytes: int) -> None:
+        pass
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        self.rounds.append(result)
+
+    def report(self, report: Report) -> None:
+        self.reported = report
+
+
+@dataclasses.dataclass
+class Attempt:
+    """One migration that was tried, and how it ended."""
+
+    pair: Pair
+    victim: Victim
+    watcher: Watcher
+    id: str
+    report: Report | None
+    error: BaseException | None
+
+    def failed(self, phase: Phase, kind: type[BaseException], exit_code: int | None = None) -> None:
+        """It ended in this phase, with exactly this class of error."""
+        assert self.watcher.phases == up_to(phase)
+        assert type(self.error) is kind, repr(self.error)
+        if exit_code is not None:
+            assert isinstance(self.error, errors.MigrateError)
+            assert self.error.exit_code == exit_code
+
+    def succeeded(self) -> Report:
+        """It went through all phases and reported."""
+        assert self.error is None, repr(self.error)
+        assert self.watcher.phases == PHASES
+        assert self.report is not None
+        assert self.report == self.watcher.reported
+        assert self.report.outcome == "migrated"
+        return self.report
+
+    def lives_on_source(self) -> None:
+        """One copy: the original, running. No trace of the attempt on either host but finished journals."""
+        assert self.victim.living == self.victim.pids
+        assert self.victim.runs, "the original is alive but does not run"
+        assert self.pair.target.restored() == []
+        assert self.pair.target.ever_ran() == set(), "two copies ran"
+        self._nothing_behind()
+        assert self.pair.source.journal(self.id)[-2:] in ([], ["ABORT", "DONE"])
+        assert self.pair.target.journal(self.id)[-2:] in ([], ["ABORT", "DONE"])
+
+    def lives_on_target(self) -> None:
+        """One copy: the restored one, running. No trace of the migration on either host but finished journals."""
+        self.only_copy_runs_on_target()
+        self._nothing_behind()
+        assert self.pair.source.journal(self.id) == ["BEGIN", "FROZEN", "COMMIT", "KILLED", "DONE"]
+        assert self.pair.target.journal(self.id)[-3:] == ["RESUMING", "RESUMED", "DONE"]
+
+    def only_copy_runs_on_target(self) -> None:
+        """The original is dead, and each of its tasks has one successor, which runs."""
+        assert self.victim.living == []
+        assert len(self.pair.target.restored()) == len(self.victim.pids)
+        assert self.pair.target.running() == self.pair.target.restored()
+
+    def lives_nowhere(self) -> None:
+        """The original is dead, nothing of it ever ran elsewhere: its images are all that is left, on the target."""
+        assert self.victim.living == []
+        assert self.pair.target.running() == []
+        assert self.pair.target.ever_ran() == set()
+        assert list(self.pair.directory.glob(f"beta/*/{self.id}/**/pages-1.img")), "the images are gone"
+
+    def _nothing_behind(self) -> None:
+        assert self.pair.source.settle_down() == []
+        assert self.pair.target.settle_down() == []
+        assert (self.pair.directory / "extra").read_text() == "comes along"
+        assert list(self.pair.directory.glob(".migrate-*")) == []
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "RECONNECT_PAUSE", 0.01)
+
+
+class Lab:
+    """What a test tries migrations with."""
+
+    def __init__(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pair = pair
+        self.source, self.target, self.links = pair.source, pair.target, pair.links
+        self.monkeypatch = monkeypatch
+        self.precopy = True
+        self.survey = False
+        self._extra = pair.directory / "extra"
+        self._extra.write_text("comes along")
+
+    def _plan(self, tree: TreeFacts) -> plan.Plan:
+        on_disk = os.geteuid() != 0  # a tmpfs of one's own takes root
+        return plan.Plan(tree, self.precopy, CriuOptions(), (str(self._extra),), on_disk, 16 << 20, ())
+
+    async def migrate(self, cues: dict[Phase, Cue] | None = None, children: int = 0) -> Attempt:
+        """Try it, with these things happening when a phase is about to begin."""
+        victim = self.pair.victim(children)
+        watcher = Watcher(cues or {})
+        order = migration.Order(victim.pid, transport.Target("beta"), plan.Wishes(copy_files=True), precopy.Limits())
+        trial = migration.Migration(order, watcher, self.links)
+
+        def make_plan(
+            source: HostFacts, target: HostFacts, tree: TreeFacts, check: TargetCheck, wishes: plan.Wishes
+        ) -> tuple[plan.Plan, tuple[plan.Obstacle, ...]]:
+            # both hosts have the same PIDs, so the real plan would find all of them taken
+            return self._plan(tree), ()
+
+        def decide(rounds: Sequence[Round], *rest: object) -> precopy.Decision:
+            action = precopy.Action.FREEZE if len(rounds) == 2 else precopy.Action.AGAIN
+            return precopy.Decision(action, "two rounds will do", 0.1, 12288, True)
+
+        self.monkeypatch.setattr(plan, "make_plan", make_plan)
+        self.monkeypatch.setattr(precopy, "decide", decide)
+        attempt = Attempt(self.pair, victim, watcher, trial.id, None, None)
+        self.task = asyncio.ensure_future(trial.run())
+        try:
+            attempt.report = await self.task
+        except (errors.MigrateError, asyncio.CancelledError) as error:
+            attempt.error = error
+        return attempt
+
+    # --- ways to break it ---
+
+    def source_agent_dies(self) -> None:
+        self.source.kill_agent()
+
+    def target_agent_dies(self) -> None:
+        self.target.kill_agent()
+
+    def link_drops(self) -> None:
+        self.links.cut("target")
+
+    def signal(self) -> None:
+        self.task.cancel()
+
+    def when_criu(self, host: str, command: str, act: Callable[[], None]) -> Cue:
+        """A cue that waits, in the background, until this criu is at work, and then breaks something."""
+
+        async def wait() -> None:
+            fake = getattr(self, host)
+            await soon(lambda: any(call.alive for call in fake.calls(command)), f"criu {command} is at work")
+            await asyncio.sleep(0.03)
+            act()
+
+        def start() -> None:
+            self.background = asyncio.ensure_future(wait())
+
+        return start
+
+
+@pytest.fixture
+def lab(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(pair, monkeypatch)
+
+
+BEFORE_COMMIT = [Phase.PREFLIGHT, Phase.PRECOPY, Phase.FREEZE, Phase.RESTORE, Phase.COMMIT]
+FROM_COMMIT = [Phase.COMMIT, Phase.RESUME, Phase.CLEAN]
+
+
+# --- it works --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("children", [0, 2])
+async def test_a_migration(lab: Lab, children: int) -> None:
+    attempt = await lab.migrate(children=children)
+    report = attempt.succeeded()
+    assert report.leftovers == ()
+    assert report.target_pid in lab.target.restored()
+    assert [done.pages for done in report.rounds] == [3, 3, 2]
+    assert 0 < report.freeze_seconds < report.downtime_seconds < report.total_seconds
+    attempt.lives_on_target()
+    assert lab.target.journal(attempt.id) == ["PREPARED", "HELD", "RESUMING", "RESUMED", "DONE"]
+
+
+async def test_without_precopy_all_goes_in_the_freeze(lab: Lab) -> None:
+    lab.precopy = False
+    attempt = await lab.migrate()
+    assert [done.pages for done in attempt.succeeded().rounds] == [2]
+    assert "--track-mem" not in lab.source.calls("dump")[0].argv
+    attempt.lives_on_target()
+
+
+# --- an agent dies, the link drops, a signal comes, as a phase is about to begin ----------------------------------------
+
+
+@pytest.mark.parametrize("phase", BEFORE_COMMIT)
+async def test_the_sources_agent_dies_before_commit(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.source_agent_dies})
+    # while the target restores nobody talks to the source: it is missed at COMMIT
+    attempt.failed(Phase.COMMIT if phase is Phase.RESTORE else phase, errors.LinkLost, 34)
+    attempt.lives_on_source()
+
+
+@pytest.mark.parametrize("phase", [Phase.RESUME, Phase.CLEAN])
+async def test_the_sources_agent_dies_after_commit(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.source_agent_dies})
+    assert attempt.succeeded().leftovers == ()
+    attempt.lives_on_target()
+
+
+@pytest.mark.parametrize("phase", [Phase.PREFLIGHT, Phase.PRECOPY, Phase.FREEZE, Phase.RESTORE])
+async def test_the_targets_agent_dies_before_it_holds_the_tree(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.target_agent_dies})
+    attempt.failed(phase, errors.LinkLost, 34)
+    attempt.lives_on_source()
+
+
+@pytest.mark.parametrize("phase", FROM_COMMIT)
+async def test_the_targets_agent_dies_when_it_holds_the_tree(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.target_agent_dies})
+    assert attempt.succeeded().leftovers == ()
+    attempt.lives_on_target()
+
+
+@pytest.mark.parametrize("phase", [Phase.PREFLIGHT, Phase.PRECOPY, Phase.FREEZE, Phase.RESTORE])
+async def test_the_link_drops_before_the_target_holds_the_tree(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.link_drops})
+    attempt.failed(phase, errors.LinkLost, 34)
+    attempt.lives_on_source()
+
+
+@pytest.mark.parametrize("phase", FROM_COMMIT)
+async def test_the_link_drops_when_the_target_holds_the_tree(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.link_drops})
+    assert attempt.succeeded().leftovers == ()
+    attempt.lives_on_target()
+
+
+@pytest.mark.parametrize("phase", [Phase.CONNECT, *BEFORE_COMMIT])
+async def test_a_signal_before_commit(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.signal})
+    attempt.failed(phase, asyncio.CancelledError)
+    attempt.lives_on_source()
+
+
+@pytest.mark.parametrize("phase", [Phase.RESUME, Phase.CLEAN])
+async def test_a_signal_after_commit_changes_nothing(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.signal})
+    attempt.succeeded()
+    attempt.lives_on_target()
+
+
+async def test_a_signal_at_the_very_commit_changes_nothing(lab: Lab) -> None:
+    commit = Peer.commit
+
+    async def commit_and_signal(peer: Peer) -> Any:
+        lab.signal()
+        return await commit(peer)
+
+    lab.monkeypatch.setattr(Peer, "commit", commit_and_signal)
+    attempt = await lab.migrate()
+    attempt.succeeded()
+    attempt.lives_on_target()
