@@ -193,7 +193,7 @@ class Bars(Lines):
         label, expected, start = self._round
         rate = f"{bytes_text(wire_bytes / (now - start))}/s" if wire_bytes and now > start else ""
         of = f"  of {bytes_text(expected)}" if expected else ""
-        self._draw_round(label, wire_bytes, max(expected, wire_bytes), f"{rate:>10}", of)
+        self._draw_round(label, wire_bytes, expected and max(expected, wire_bytes), f"{rate:>10}", of)
 
     def warn(self, text: str) -> None:
         """Above the live line."""
@@ -209,7 +209,7 @@ class Bars(Lines):
         self._clear()
 
     def _draw_round(self, label: str, done: int, total: int, rate: str, more: str) -> None:
-        """One line, narrowed to the terminal: first the bar gives way, then what follows the rate."""
+        """One line, narrowed to the terminal: first the bar gives way, then what follows the rate. Total 0: unknown."""
         left = f"{label:<{LABEL_COLUMNS}}{bytes_text(done):>9}  "
         room = self._columns() - 1 - len(left) - RATE_COLUMNS - 2
         if room < MORE_COLUMNS + NARROWEST_BAR:

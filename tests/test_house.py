@@ -25,7 +25,7 @@ DOORS = {
 """Third-party package -> the one module that may import it."""
 SHARED = {"agent", "agent.protocol", "agent.wire"}
 """What the migrator may import of the agent."""
-PRINTERS = {"migrator/cli.py", "migrator/output.py"}
+PRINTERS = {"migrator/cli.py"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "manager", "base", "misc", "lib", "tools"}
 
 

@@ -200,6 +200,20 @@ async def test_bars_grow() -> None:
     assert any("of 1.02 GiB" in piece and 0 < piece.count("█") < progress.BAR_COLUMNS for piece in first)
 
 
+async def test_a_round_of_unknown_size_fills_no_bar_before_it_is_done() -> None:
+    stage = Stage(progress.Bars, columns=lambda: 100)
+    await stage.show.phase(Phase.FREEZE)
+    stage.show.round_started(1, 0, True)
+    stage.clock.now += 1
+    stage.show.transferred(38 << 20)
+    stage.show.round_done(1, fake_engine.ROUNDS[1], True)
+    stage.show.finish()
+    *running, done = [piece for piece in stage.out.getvalue().split("\r") if piece.startswith("freeze  ")]
+    assert "    38 MiB  " in running[-1]
+    assert "█" not in "".join(running[:-1])
+    assert "█" * progress.BAR_COLUMNS in done
+
+
 @pytest.mark.parametrize("columns", [12, 20, 40, 43, 60, 80, 100])
 async def test_live_lines_never_wrap(columns: int) -> None:
     stage = Stage(progress.Bars, columns=lambda: columns)
