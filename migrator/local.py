@@ -27,12 +27,17 @@ log = logging.getLogger(__name__)
 
 
 class _Pipe(Channel):
-    """A reader and a writer of asyncio as a channel."""
+    """A connected socket, or any reader and writer of asyncio, as a channel."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__()
         self._reader = reader
         self._writer = writer
+
+    @classmethod
+    async def of(cls, sock: socket.socket) -> _Pipe:
+        """A stream socket that is connected."""
+        return cls(*await asyncio.open_connection(sock=sock, limit=CHUNK))
 
     async def _receive(self, size: int) -> bytes:
         return await self._reader.read(size)
@@ -171,9 +176,13 @@ class LocalLink:
             raise LinkLost(f"{self.name}: stream {name} could not be opened: {error}") from error
 
     async def close(self) -> None:
-        """Close what is open; agents get the end of their input."""
+        """Close what is open and see the children off; agents get the end of their input."""
         for channel in self._channels:
             await channel.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                for channel in self._channels:
+                    await channel.wait()
         self._channels.clear()
 
     async def _run(self, *arguments: str, patience: float = 0.0) -> ProcessChannel:
