@@ -6,6 +6,7 @@ import contextlib
 import time
 from pathlib import Path
 
+from labkit import cache, record
 from labkit.run import LabError
 
 TOP = "migrate-lab"
@@ -20,12 +21,12 @@ def mount_point(mounts: str) -> Path:
     raise LabError("no cgroup v2 on this machine", hint="mount -t cgroup2 none /sys/fs/cgroup")
 
 
-def lab_folder(lab: str) -> Path:
-    """The group that holds the groups of this lab's hosts."""
-    return mount_point(Path("/proc/mounts").read_text()) / TOP / lab
+def lab_folder(lab: record.Lab) -> Path:
+    """The group that holds the groups of this lab's hosts; labs of another cache can have the same name."""
+    return mount_point(Path("/proc/mounts").read_text()) / TOP / f"{lab.name}-{cache.digest(str(lab.folder))}"
 
 
-def create(lab: str, host: str) -> Path:
+def create(lab: record.Lab, host: str) -> Path:
     """Makes the host's group, with the controllers that the machine can hand down."""
     folder = lab_folder(lab) / host
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,7 @@ def create(lab: str, host: str) -> Path:
     return folder
 
 
-def clear(lab: str, timeout: float = 10.0) -> None:
+def clear(lab: record.Lab, timeout: float = 10.0) -> None:
     """Ends whatever runs in the lab's groups, and removes them."""
     folder = lab_folder(lab)
     if not folder.exists():
@@ -46,7 +47,7 @@ def clear(lab: str, timeout: float = 10.0) -> None:
     deadline = time.monotonic() + timeout
     while "populated 1" in (folder / "cgroup.events").read_text():
         if time.monotonic() > deadline:
-            raise LabError(f"processes of lab '{lab}' do not end", hint=f"see {folder}")
+            raise LabError(f"processes of lab '{lab.name}' do not end", hint=f"see {folder}")
         time.sleep(0.01)
     for inner in sorted(folder.rglob("*"), reverse=True):
         if inner.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labkit import cache
 from labkit.record import Lab
-from labkit.run import say
+from labkit.run import LabError, say
 
 BACKENDS = ("netns", "vm")  # the quick one first
 LIVE = "tests/live"
@@ -76,7 +76,12 @@ class Run:
         """Runs live tests on a lab that is there for them alone."""
         began = time.monotonic()
         try:
-            up()
+            try:
+                up()
+            except LabError as error:
+                error.tell()
+                self.outcomes.append(Outcome(f"lab up, {backend}", 1, time.monotonic() - began))
+                return
             self.outcomes.append(Outcome(f"lab up, {backend}", 0, time.monotonic() - began))
             self.command(f"live tests, {backend}", words)
         finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
-from labkit import cache, checks, demo, image, netns, packages, project, record, ssh, tree, vm
+from labkit import cache, checks, demo, image, netns, packages, project, record, seed, ssh, tree, vm
 from labkit.run import LabError, say, step
 
 PLACE = f"""
@@ -45,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[named], help="where the hosts are")
     status.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser("install", parents=[named], help="put the working tree's state of the project on alpha")
+    keys = commands.add_parser("keys", help="keys and names for two hosts, for the Vagrantfile")
+    keys.add_argument("folder", type=Path)
     remote = commands.add_parser("ssh", parents=[named], help="a shell, or a command, on a host")
     remote.add_argument("--user", default="root", choices=("root", "admin"))
     remote.add_argument("host", choices=record.HOSTS)
@@ -61,7 +65,7 @@ def up(name: str, backend: str) -> record.Lab:
         return there
     if there is not None:
         say(f"clearing what is left of lab '{name}'")
-        down(name)
+    down(name)
     lab = record.Lab(name, backend)
     if backend == "netns":
         netns.require()
@@ -89,8 +93,7 @@ def down(name: str) -> None:
     lab = record.load(name)
     if lab is not None:
         (netns if lab.backend == "netns" else vm).stop(lab)
-        lab.forget()
-    say(f"lab '{name}' is down")
+    shutil.rmtree(record.folder_of(name), ignore_errors=True)
 
 
 def install(lab: record.Lab) -> None:
@@ -133,6 +136,7 @@ def run_demo(name: str, backend: str, keep: bool) -> int:
             say(f"the hosts stay up: vagrant/lab ssh --name {name} beta; vagrant/lab down --name {name}")
         else:
             down(name)
+            say(f"lab '{name}' is down")
     return 0
 
 
@@ -148,6 +152,7 @@ def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> in
     if not arguments:
         for words in checks.static_checks(python):
             done.command(" ".join(words[2:]), words)
+        packages.need(packages.FOR_VAGRANTFILE)
         done.command("fast tests", checks.pytest_command(python, ["tests"]))
     for kind in backends:
         # The number keeps two runs on one machine apart.
@@ -172,11 +177,16 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         lab = record.must_run(arguments.name)
         words = ssh.command(lab, arguments.host, arguments.words, user=arguments.user)
         return subprocess.run(words, check=False).returncode
+    if arguments.command == "keys":
+        arguments.folder.mkdir(parents=True)
+        seed.write_all(arguments.folder, record.HOSTS)
+        return 0
     with cache.lock(f"lab-{arguments.name}"):
         if arguments.command == "up":
             up(arguments.name, arguments.backend)
         elif arguments.command == "down":
             down(arguments.name)
+            say(f"lab '{arguments.name}' is down")
         else:
             install(record.must_run(arguments.name))
     return 0
@@ -198,9 +208,7 @@ def main() -> int:
     try:
         return run(arguments, rest)
     except LabError as error:
-        say(str(error))
-        if error.hint:
-            say(f"hint: {error.hint}")
+        error.tell()
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

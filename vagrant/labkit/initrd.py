@@ -39,6 +39,8 @@ for nic in /sys/class/net/eth*; do
     esac
 done
 mount -t ext4 -o noatime /dev/vda /root || exec sh
+mkdir /dev/net
+mknod /dev/net/tun c 10 200
 mount --move /dev /root/dev
 chroot /root tar -C / -xf /dev/vdb
 umount /proc /sys

@@ -36,7 +36,7 @@ def start(lab: record.Lab, images: Images) -> None:
         for name, listener in control.items():
             lab.hosts[name] = record.Host(name, listener.getsockname()[1])
         lab.save()
-        seed.write_all(lab)
+        seed.write_for(lab)
         for name, listener in control.items():
             _start_host(lab, name, images.of(name), listener)
             lab.save()
@@ -59,7 +59,7 @@ def _start_host(lab: record.Lab, name: str, image: Path, listener: socket.socket
         "image": str(disk),
         "seed": str(lab.folder / f"{name}.seed"),
         "mount_point": str(mount_point),
-        "cgroup": str(cgroup.create(lab.name, name)),
+        "cgroup": str(cgroup.create(lab, name)),
         "hostname": name,
         "init": str(HERE / "namespace_init.py"),
         "control": listener.fileno(),
@@ -95,7 +95,7 @@ def stop(lab: record.Lab) -> None:
     for host in lab.hosts.values():
         if host.process is not None and not processes.kill(host.process):
             raise LabError(f"{host.name} does not end (process {host.process.pid})")
-    cgroup.clear(lab.name)
+    cgroup.clear(lab)
     deadline = time.monotonic() + 10
     while left := loop_devices(lab.folder):
         if time.monotonic() > deadline:

@@ -15,10 +15,10 @@ from pathlib import Path
 from labkit import cache
 from labkit.run import LabError, as_root, run, say, step
 
-# program -> package. What is found on PATH (or in sbin) is not installed again.
+# program -> packages. What is found on PATH (or in sbin) is not installed again.
 FOR_TREES = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client"}
 FOR_NETNS = {"ip": "iproute2", "nsenter": "util-linux", "losetup": "mount"}
-FOR_VM = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "cpio": "cpio"}
+FOR_VAGRANTFILE = {"vagrant": "vagrant vagrant-libvirt"}  # `vagrant validate`, in the fast tests
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -37,7 +37,9 @@ def find_program(name: str) -> str | None:
 
 def need(programs: dict[str, str]) -> None:
     """Installs the packages of the programs that are missing."""
-    missing = sorted({package for program, package in programs.items() if find_program(program) is None})
+    missing = sorted(
+        {package for program in programs if not find_program(program) for package in programs[program].split()}
+    )
     if missing:
         install(missing)
 
@@ -93,7 +95,6 @@ def need_qemu() -> None:
     Where the machine's own release has an older one it comes from that release's backports, by a source
     list of our own that apt reads only for this one command: the machine's configuration stays as it is.
     """
-    need({"cpio": "cpio"})
     if _qemu_major() >= 10 and find_program("qemu-img"):
         return
     packages = ["qemu-system-x86", "qemu-utils"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from labkit import cache, processes
 from labkit.run import LabError
 
 HOSTS = ("alpha", "beta")
-PRIVATE_NETWORK = "10.77.0.0/24"
-# Each lab's private network is its own, so all of them can use the same addresses.
-PRIVATE_ADDRESSES = {"alpha": "10.77.0.1", "beta": "10.77.0.2"}
+# Each lab's private network is its own, so all of them can use the same addresses. Not .1: Vagrant gives that to
+# the machine.
+PRIVATE_ADDRESSES = {"alpha": "10.77.0.11", "beta": "10.77.0.12"}
 CONTROL_ADDRESS = "127.0.0.1"
 DEFAULT_NAME = "default"
 
@@ -77,10 +76,6 @@ class Lab:
         new.write_text(json.dumps(dataclasses.asdict(self), indent=1))
         new.replace(self.folder / "lab.json")
 
-    def forget(self) -> None:
-        """Removes the folder, the last thing of a lab."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def status(self) -> dict[str, Any]:
         """What `vagrant/lab status --json` prints; the live tests read it."""
         return {
@@ -120,10 +115,10 @@ def load(name: str) -> Lab | None:
         return None
     said = json.loads(file.read_text())
     hosts = {}
-    for key, host in said["hosts"].items():
+    for key, host in said.pop("hosts").items():
         process = processes.Identity(**host["process"]) if host["process"] else None
         hosts[key] = Host(host["name"], host["control_port"], process)
-    return Lab(said["name"], said["backend"], hosts, said["accelerator"], said["project"])
+    return Lab(hosts=hosts, **said)
 
 
 def must_run(name: str) -> Lab:

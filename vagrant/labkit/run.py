@@ -25,6 +25,12 @@ class LabError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    def tell(self) -> None:
+        """Says it to the person at the terminal."""
+        say(str(self))
+        if self.hint:
+            say(f"hint: {self.hint}")
+
 
 class CommandFailed(LabError):
     """A program ended with another status than 0."""

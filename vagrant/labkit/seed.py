@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from labkit import record
@@ -23,41 +24,48 @@ def make_key(path: Path, comment: str) -> str:
     return path.with_name(path.name + ".pub").read_text().strip()
 
 
-def write_all(lab: record.Lab) -> None:
-    """Makes the lab's keys, the archive of each host (NAME.seed) and this machine's known_hosts."""
-    lab_line = make_key(lab.private_key, f"lab {lab.name}")
-    user_lines = {host: make_key(lab.folder / f"{host}.user_key", f"root@{host}") for host in lab.hosts}
-    host_lines = {host: make_key(lab.folder / f"{host}.host_key", host) for host in lab.hosts}
+def write_all(folder: Path, hosts: Iterable[str]) -> dict[str, str]:
+    """Makes the keys, and the archive of each host (HOST.seed); returns the hosts' public keys.
+
+    `id_lab` lets this machine in; each host's users have a key that lets them in on the other.
+    """
+    lab_line = make_key(folder / "id_lab", "lab")
+    user_lines = {host: make_key(folder / f"{host}.user_key", f"root@{host}") for host in hosts}
+    host_lines = {host: make_key(folder / f"{host}.host_key", host) for host in hosts}
     authorized = "".join(line + "\n" for line in (lab_line, *user_lines.values()))
     known = "".join(
-        f"{host},{record.PRIVATE_ADDRESSES[host]} {_without_comment(line)}\n" for host, line in host_lines.items()
+        f"{host},{record.PRIVATE_ADDRESSES[host]} {without_comment(line)}\n" for host, line in host_lines.items()
     )
-    for host in lab.hosts:
+    for host in hosts:
         files = {
             "etc/hostname": (0o644, host + "\n"),
-            "etc/hosts": (0o644, hosts_file(host)),
-            "etc/ssh/ssh_host_ed25519_key": (0o600, (lab.folder / f"{host}.host_key").read_text()),
+            "etc/hosts": (0o644, hosts_file()),
+            "etc/ssh/ssh_host_ed25519_key": (0o600, (folder / f"{host}.host_key").read_text()),
             "etc/ssh/ssh_host_ed25519_key.pub": (0o644, host_lines[host] + "\n"),
         }
         for home, _ in ROOT_AND_ADMIN:
             files[f"{home}/.ssh/authorized_keys"] = (0o600, authorized)
             files[f"{home}/.ssh/known_hosts"] = (0o600, known)
-            files[f"{home}/.ssh/id_ed25519"] = (0o600, (lab.folder / f"{host}.user_key").read_text())
+            files[f"{home}/.ssh/id_ed25519"] = (0o600, (folder / f"{host}.user_key").read_text())
             files[f"{home}/.ssh/id_ed25519.pub"] = (0o644, user_lines[host] + "\n")
-        (lab.folder / f"{host}.seed").write_bytes(archive(files))
-    lab.known_hosts.write_text(
-        "".join(
-            f"[{record.CONTROL_ADDRESS}]:{host.control_port} {_without_comment(host_lines[name])}\n"
-            for name, host in lab.hosts.items()
-        )
-    )
+        (folder / f"{host}.seed").write_bytes(archive(files))
+    return host_lines
 
 
-def hosts_file(own: str) -> str:
-    """/etc/hosts of this host."""
+def write_for(lab: record.Lab) -> None:
+    """Keys and archives of a lab, and this machine's known_hosts for its control ports."""
+    host_lines = write_all(lab.folder, record.HOSTS)
+    lines = [
+        f"[{record.CONTROL_ADDRESS}]:{host.control_port} {without_comment(host_lines[name])}\n"
+        for name, host in lab.hosts.items()
+    ]
+    lab.known_hosts.write_text("".join(lines))
+
+
+def hosts_file() -> str:
+    """/etc/hosts, the same on both."""
     lines = ["127.0.0.1 localhost"]
     lines += [f"{address} {host}" for host, address in record.PRIVATE_ADDRESSES.items()]
-    assert own in record.PRIVATE_ADDRESSES
     return "\n".join(lines) + "\n"
 
 
@@ -78,5 +86,6 @@ def archive(files: dict[str, tuple[int, str]]) -> bytes:
     return output.getvalue()
 
 
-def _without_comment(public_line: str) -> str:
+def without_comment(public_line: str) -> str:
+    """The key's type and the key."""
     return " ".join(public_line.split()[:2])

@@ -34,6 +34,8 @@ class Boot:
 
 def require() -> None:
     """What must be true before anything is built."""
+    if os.uname().machine != "x86_64":
+        raise LabError("the vm backend knows x86_64 only", hint="use --backend netns")
     packages.need_qemu()
 
 
@@ -123,7 +125,7 @@ def start(lab: record.Lab, images: Images, boot: Boot) -> None:
     for name, port in zip(record.HOSTS, _free_ports(len(record.HOSTS))):
         lab.hosts[name] = record.Host(name, port)
     lab.save()
-    seed.write_all(lab)
+    seed.write_for(lab)
     for name, host in lab.hosts.items():
         base: list[str | Path] = ["-b", images.of(name), "-F", "raw"]
         run(["qemu-img", "create", "-q", "-f", "qcow2", *base, lab.folder / f"{name}.qcow2"])
