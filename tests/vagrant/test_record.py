@@ -14,7 +14,8 @@ from labkit.run import LabError
 
 def a_lab(name: str = "one", process: processes.Identity | None = None) -> record.Lab:
     """A lab of which this very process plays the hosts."""
-    return record.Lab(name, "netns", {host: record.Host(host, 1234, process) for host in record.HOSTS})
+    hosts = {host: record.Host(host, 1234, process) for host in record.HOSTS}
+    return record.Lab(name, "netns", hosts, is_ready=True)
 
 
 def test_a_record_comes_back_as_it_was_saved() -> None:
@@ -35,6 +36,12 @@ def test_the_state_follows_the_processes() -> None:
     assert lab.state == "down"
     lab.save()
     assert lab.state == "partial"  # something is left to clear
+
+
+def test_a_lab_whose_start_was_cut_short_is_not_up() -> None:
+    lab = a_lab(process=processes.identity(os.getpid()))
+    lab.is_ready = False
+    assert lab.state == "partial"
 
 
 def test_status_says_all_that_a_test_needs_to_get_in(capsys: pytest.CaptureFixture[str]) -> None:

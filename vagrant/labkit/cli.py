@@ -83,6 +83,7 @@ def up(name: str, backend: str) -> record.Lab:
         vm.start(lab, images, boot)
         ssh.wait_ready(lab, vm.READY_TIMEOUT)
     lab.project = images.project
+    lab.is_ready = True
     lab.save()
     say(f"lab '{name}' ({backend}) is ready after {time.monotonic() - began:.1f} s")
     return lab
@@ -120,10 +121,11 @@ def print_status(name: str, as_json: bool) -> int:
     elif lab is None:
         print(f"{name}: down")
     else:
-        print(f"{name}: {lab.state} ({lab.backend})")
+        lines = [f"{name}: {lab.state} ({lab.backend})"]
         for host_name, host in lab.hosts.items():
             state = "up" if host.is_running else "down"
-            print(f"  {host_name}: {state}, {record.PRIVATE_ADDRESSES[host_name]}, control port {host.control_port}")
+            lines.append(f"  {host_name}: {state}, {record.PRIVATE_ADDRESSES[host_name]}, port {host.control_port}")
+        sys.stdout.write("\n".join([*lines, ""]))
     return 0 if lab is not None and lab.state == "up" else 1
 
 

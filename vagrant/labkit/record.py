@@ -45,6 +45,7 @@ class Lab:
     hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
     accelerator: str = ""
     project: str = ""  # digest of the source that is installed on alpha
+    is_ready: bool = False  # the start came to its end
 
     @property
     def folder(self) -> Path:
@@ -65,7 +66,7 @@ class Lab:
     def state(self) -> str:
         """up, down, or partial (a host died, or a start was cut short)."""
         running = [host.is_running for host in self.hosts.values()]
-        if len(running) == len(HOSTS) and all(running):
+        if self.is_ready and all(running):
             return "up"
         return "partial" if any(running) or self.folder.exists() else "down"
 

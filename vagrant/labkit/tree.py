@@ -6,7 +6,6 @@ A tree holds only what Debian has. It is never booted itself: images are made fr
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 from labkit import cache, packages
@@ -73,7 +72,7 @@ def built(recipe: Recipe) -> Path:
         packages.need(packages.FOR_TREES)
         cache.mark_stale(recipe.folder)
         recipe.folder.parent.mkdir(exist_ok=True)
-        _remove(recipe.folder)
+        run(as_root(["rm", "-rf", "--one-file-system", recipe.folder]))
         with step(f"building a Debian {recipe.suite} tree ({recipe.role})"):
             run(as_root(mmdebstrap_command(recipe, recipe.folder, packages.mirror())))
         cache.mark_fresh(recipe.folder, key)
@@ -86,11 +85,3 @@ def python_version(tree: Path) -> str:
     if not found:
         raise LabError(f"no python3 in {tree}")
     return found[-1].removeprefix("python")
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        if packages.is_root():
-            shutil.rmtree(folder)
-        else:
-            run(as_root(["rm", "-rf", "--one-file-system", folder]))
