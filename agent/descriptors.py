@@ -123,7 +123,8 @@ def mapped(pid: int, *, written_only: bool = False) -> Iterator[Mapped]:
         return
     groups: dict[tuple[bytes, int, bytes], list[Line]] = {}
     for line in lines:
-        if line.inode and line.path:
+        # the first System V segment has inode 0: its number is that of the segment
+        if line.path.startswith(b"/") or (line.inode and line.path):
             groups.setdefault((line.device, line.inode, line.path), []).append(line)
     for group in groups.values():
         writing = any("w" in line.permissions and "s" in line.permissions for line in group)
@@ -223,7 +224,7 @@ class Holdings:
         self.opened: list[Opened] = []
         self.mapped: list[Mapped] = []
         self.memory = 0
-        self._segments: dict[tuple[int, int], int] = {}
+        self._segments: dict[tuple[str, int, int], int] = {}
         self._entries: dict[tuple[str, bool], _Entry] = {}
         self._fates: dict[tuple[str, int, int], tuple[str, str]] = {}
 
@@ -239,7 +240,7 @@ class Holdings:
         for mapping in mapped(pid):
             self.mapped.append(mapping)
             if is_memory(mapping.link, mapping.status):
-                self._segment(mapping.status)
+                self._segment(mapping.link, mapping.status)
                 continue
             uses = {"map"} | ({"exec"} if mapping.executable else set()) | ({"write"} if mapping.writing else set())
             self._note(pid, mapping.link, mapping.status, uses, root)
@@ -248,16 +249,17 @@ class Holdings:
             if not one.link.startswith("/"):
                 continue
             if is_memory(one.link, one.status):
-                self._segment(one.status)
+                self._segment(one.link, one.status)
                 continue
             self._note(pid, one.link, one.status, {"open"} | ({"write"} if one.writing else set()), root)
         self.memory += private_memory(pid)
 
-    def _segment(self, status: os.stat_result) -> None:
+    def _segment(self, link: str, status: os.stat_result) -> None:
         # blocks count what is allocated, swapped pages too; criu dumps a segment once, however many processes map it
         blocks = status.st_blocks * 512
-        self.memory += blocks - self._segments.get((status.st_dev, status.st_ino), 0)
-        self._segments[(status.st_dev, status.st_ino)] = blocks
+        key = (link, status.st_dev, status.st_ino)  # the number of a System V segment may be another one's inode too
+        self.memory += blocks - self._segments.get(key, 0)
+        self._segments[key] = blocks
 
     def _note(self, pid: int, link: str, status: os.stat_result, uses: set[str], root: str) -> None:
         key = (root + link, status.st_dev, status.st_ino)

@@ -12,6 +12,7 @@ number of members before it, without which an archive is not whole.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import tarfile
@@ -117,9 +118,9 @@ def send(paths: Iterable[str], out: BinaryIO, already: dict[str, tuple[int, int]
     """
     first = not already
     mapped: Optional[set[tuple[int, int]]] = None
-    archive = tarfile.open(  # noqa: SIM115  closed below, but not when `out` is broken: closing writes
-        fileobj=out, mode="w|", bufsize=_CHUNK, format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape",
-    )  # fmt: skip
+    archive = tarfile.TarFile(
+        fileobj=_Forward(out), mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
+    )
     members = files = size = 0
     for path in paths:
         for _ in range(_ATTEMPTS):
@@ -145,6 +146,22 @@ def send(paths: Iterable[str], out: BinaryIO, already: dict[str, tuple[int, int]
     archive.close()
     out.flush()
     return Moved(files, size)
+
+
+class _Forward(io.RawIOBase):
+    """A stream that is only ever written. tarfile's own stream mode would write once more when it is thrown away."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        super().__init__()
+        self._out = out
+        self._position = 0
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self._position += len(data)
+        return self._out.write(data)
+
+    def tell(self) -> int:
+        return self._position
 
 
 class _Sent:

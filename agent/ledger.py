@@ -45,6 +45,7 @@ class Ledger:
                 ledger._temporary.add(act["name"])
             elif act["act"] == "place":
                 ledger._entries[act["path"]] = _Entry(act["saved"], (act["device"], act["inode"]))
+                ledger._temporary.discard(act["saved"])
             elif act["act"] == "forget":
                 ledger._entries.pop(act["path"], None)
         return ledger
@@ -96,9 +97,11 @@ class Ledger:
             return ""
         there = _identity(path)
         try:
-            if there not in (entry.identity, None):
+            if entry.saved and there is not None and there == _identity(entry.saved):
+                os.unlink(entry.saved)  # it never came to the rename
+            elif there not in (entry.identity, None):
                 return _put_aside(path, entry.saved)
-            if entry.saved and os.path.lexists(entry.saved):
+            elif entry.saved and os.path.lexists(entry.saved):
                 os.replace(entry.saved, path)
             elif there is not None and not entry.saved:
                 os.unlink(path)

@@ -295,20 +295,23 @@ def _of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
     if not held:
         return
     known = sockets.unix()
-    outside = {known[inode].peer for inode in held if inode in known} - set(held) - {0}
+    # one that waits to be accepted has no peer yet: the listening socket knows it
+    peers = {inode: listening.inode for listening in known.values() for inode in listening.waiting}
+    peers.update((inode, known[inode].peer) for inode in held if inode in known and known[inode].peer)
+    outside = {peers[inode] for inode in held if inode in peers} - set(held)
     holding = sockets.holders({f"socket:[{peer}]" for peer in outside}, {one.pid for one in holdings.opened})
     for inode, one in held.items():
-        this = known.get(inode)
-        if this is None:
+        if inode not in known:
             continue
-        if this.peer in outside:
-            peer = known.get(this.peer)
-            whose = _names_of(holding.get(f"socket:[{this.peer}]", []))
-            kind = "dgram" if this.type == socket.SOCK_DGRAM else "stream"
-            yield Peculiarity("external-unix", one.pid, (peer.name if peer else "") or whose or f"socket {inode}", kind)
-        # what was accepted on a bound socket carries its name too; the path is that of the one that listens
-        elif this.name.startswith("/") and this.peer == 0:
-            yield Peculiarity("unix-path", one.pid, this.name)
+        peer = peers.get(inode, 0)
+        if peer in outside:
+            name = known[peer].name if peer in known else ""
+            kind = "dgram" if known[inode].type == socket.SOCK_DGRAM else "stream"
+            whose = _names_of(holding.get(f"socket:[{peer}]", []))
+            yield Peculiarity("external-unix", one.pid, name or whose or f"socket {inode}", kind)
+        # what was accepted on a bound socket carries its name too; the path is that of the one without a peer
+        elif known[inode].name.startswith("/") and not peer:
+            yield Peculiarity("unix-path", one.pid, known[inode].name)
 
 
 def _of_pipes(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:

@@ -23,8 +23,9 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _ERROR, _DONE = 2, 3
-_SHOW_NAME, _SHOW_PEER = 1, 4
-_ATTRIBUTE_NAME, _ATTRIBUTE_PEER = 0, 2
+_ANY = 0xFFFFFFFF
+_SHOW_NAME, _SHOW_PEER, _SHOW_ICONS = 1, 4, 8
+_ATTRIBUTE_NAME, _ATTRIBUTE_PEER, _ATTRIBUTE_ICONS = 0, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Unix:
     state: int  # of TCP_STATES
     peer: int  # inode; 0 where it is not connected
     name: str  # path, @abstract, or ""
+    waiting: tuple[int, ...] = ()  # of one that listens: inodes of those that wait to be accepted
 
 
 def _address(text: bytes) -> str:
@@ -99,9 +101,8 @@ def unix() -> dict[int, Unix]:
     found: dict[int, Unix] = {}
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
-            body = struct.pack(
-                "=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME | _SHOW_PEER, 0xFFFFFFFF, 0xFFFFFFFF
-            )
+            show = _SHOW_NAME | _SHOW_PEER | _SHOW_ICONS
+            body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY, 0, show, _ANY, _ANY)
             asking.settimeout(5)
             asking.send(struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
             while True:
@@ -127,7 +128,9 @@ def parse_unix(data: bytes) -> tuple[bool, list[Unix]]:
             attributes = dict(_attributes(message[16:]))
             peer = attributes.get(_ATTRIBUTE_PEER, b"")
             number = int.from_bytes(peer[:4], sys.byteorder) if len(peer) >= 4 else 0
-            found.append(Unix(inode, type_, state, number, _unix_name(attributes.get(_ATTRIBUTE_NAME, b""))))
+            icons = attributes.get(_ATTRIBUTE_ICONS, b"")
+            waiting = struct.unpack(f"={len(icons) // 4}I", icons[: len(icons) // 4 * 4])
+            found.append(Unix(inode, type_, state, number, _unix_name(attributes.get(_ATTRIBUTE_NAME, b"")), waiting))
         position += (length + 3) & ~3
     return position > 0, found
 

@@ -1,0 +1,362 @@
+"""agent/peculiar.py: each oddity of a real process once, and texts of systemd and the kernel that are not at hand."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from agent import peculiar, process
+from agent.descriptors import Holdings, Opened
+from agent.protocol import Peculiarity
+from tests.children import child
+
+
+def oddities(pid: int) -> dict[str, Peculiarity]:
+    """By kind; of several of a kind the first."""
+    found: dict[str, Peculiarity] = {}
+    for one in process.inspect(pid).peculiarities:
+        found.setdefault(one.kind, one)
+    return found
+
+
+def of(source: str, directory: Path, *, session: bool = True) -> dict[str, Peculiarity]:
+    """Oddities of a process that runs this."""
+    with child(source, directory, session=session) as pid:
+        return oddities(pid)
+
+
+def test_a_plain_process_has_none(tmp_path: Path) -> None:
+    assert of("ready()", tmp_path) == {}
+
+
+def test_one_that_leads_no_session_is_a_shell_job(tmp_path: Path) -> None:
+    found = of("ready()", tmp_path, session=False)["shell-job"]
+    assert found.object == str(os.getsid(0))
+
+
+def test_pipes_inside_are_nothing_odd(tmp_path: Path) -> None:
+    source = """
+reading, writing = os.pipe()
+if os.fork() == 0:
+    time.sleep(600)
+ready()
+"""
+    assert of(source, tmp_path) == {}
+
+
+def test_a_pipe_to_somebody_else_is_named_with_its_holder(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    try:
+        source = f"held = open('/proc/{os.getpid()}/fd/{writing}', 'wb')\nready()"
+        found = of(source, tmp_path)["external-pipe"]
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert found.object.startswith("pipe:[")
+    assert f"(pid {os.getpid()})" in found.detail
+
+
+def test_a_fifo_is_a_pipe_too(tmp_path: Path) -> None:
+    source = "held = open('fifo', 'r+b', buffering=0)\nready()"
+    os.mkfifo(tmp_path / "fifo")
+    ours = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        assert of(source, tmp_path)["external-pipe"].object == str(tmp_path / "fifo")
+    finally:
+        os.close(ours)
+    assert of(source, tmp_path) == {}
+
+
+def test_ghosts_carry_their_size(tmp_path: Path) -> None:
+    source = "held = open('log', 'w'); held.write('x' * 1234); held.flush(); os.unlink('log')\nready()"
+    found = of(source, tmp_path)
+    assert set(found) == {"ghost"}
+    assert (found["ghost"].object, found["ghost"].detail) == (str(tmp_path / "log"), "1234")
+
+
+def test_a_name_that_is_gone_while_others_stay_is_a_link_remap(tmp_path: Path) -> None:
+    source = "held = open('log', 'w'); os.link('log', 'other'); os.unlink('log')\nready()"
+    assert of(source, tmp_path)["link-remap"].object == str(tmp_path / "log")
+
+
+@pytest.mark.parametrize(("call", "kind"), [("fcntl.flock(held, fcntl.LOCK_EX)", "FLOCK WRITE"),
+                                            ("fcntl.lockf(held, fcntl.LOCK_EX)", "POSIX WRITE")])  # fmt: skip
+def test_locks_are_found(tmp_path: Path, call: str, kind: str) -> None:
+    found = of(f"import fcntl\nheld = open('log', 'w'); {call}\nready()", tmp_path)["file-lock"]
+    assert (found.object, found.detail) == (str(tmp_path / "log"), kind)
+
+
+def test_ip_sockets_listening_connected_and_neither(tmp_path: Path) -> None:
+    source = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(server.getsockname())
+nothing = socket.socket()
+udp = socket.socket(type=socket.SOCK_DGRAM)
+open("port", "w").write(str(server.getsockname()[1]))
+ready()
+"""
+    found = of(source, tmp_path)
+    port = (tmp_path / "port").read_text()
+    assert found["inet-socket"].detail == "4"
+    assert found["listen"].object == f"127.0.0.1:{port}"
+    assert found["tcp-established"].object.endswith(f" -> 127.0.0.1:{port}")
+    assert found["tcp-established"].detail == "established"
+    assert set(found) == {"inet-socket", "listen", "tcp-established"}
+
+
+def test_a_socket_that_is_neither_bound_nor_connected_counts(tmp_path: Path) -> None:
+    assert of("import socket\nheld = socket.socket()\nready()", tmp_path)["inet-socket"].detail == "1"
+
+
+def test_a_kind_of_socket_that_criu_refuses(tmp_path: Path) -> None:
+    source = """
+import socket
+try:
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+except OSError:
+    open("none", "w").close()
+ready()
+"""
+    found = of(source, tmp_path)
+    if (tmp_path / "none").exists():
+        pytest.skip("this kernel has no MPTCP")
+    assert found["socket-kind"].object == "MPTCP"
+
+
+def test_unix_sockets_inside_are_nothing_odd_but_for_their_path(tmp_path: Path) -> None:
+    source = """
+import socket
+server = socket.socket(socket.AF_UNIX); server.bind(os.getcwd() + "/sock"); server.listen()
+client = socket.socket(socket.AF_UNIX); client.connect("sock")
+accepted, _ = server.accept()
+pair = socket.socketpair()
+if os.fork() == 0:
+    time.sleep(600)
+ready()
+"""
+    found = of(source, tmp_path)
+    assert set(found) == {"unix-path"}
+    assert found["unix-path"].object == str(tmp_path / "sock")
+
+
+def test_a_unix_connection_to_somebody_else_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "sock")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        source = f"import socket\nheld = socket.socket(socket.AF_UNIX); held.connect({path!r})\nready()"
+        found = of(source, tmp_path)["external-unix"]
+    assert (found.object, found.detail) == (path, "stream")
+
+
+def test_datagrams_to_a_path_are_told_by_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(path)
+        source = (
+            f"import socket\nheld = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); held.connect({path!r})\nready()"
+        )
+        found = of(source, tmp_path)["external-unix"]
+    assert (found.object, found.detail) == (path, "dgram")
+
+
+def test_a_pair_whose_other_end_is_ours_is_named_by_its_holder(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        source = f"""
+import socket
+pidfd = os.pidfd_open({os.getpid()})
+import ctypes
+held = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, {theirs.fileno()}, 0)
+os.close(pidfd)
+assert held >= 0
+ready()
+"""
+        if os.uname().machine != "x86_64":
+            pytest.skip("the number of pidfd_getfd is known for x86_64 only")
+        found = of(source, tmp_path)["external-unix"]
+    assert f"(pid {os.getpid()})" in found.object
+
+
+def test_descriptors_that_criu_refuses(tmp_path: Path) -> None:
+    source = """
+import select
+poll = select.epoll()
+pidfd = os.pidfd_open(os.getpid())
+ready()
+"""
+    assert set(of(source, tmp_path)) == {"pidfd"}
+
+
+@pytest.mark.parametrize(("link", "kind", "name"), [
+    ("anon_inode:[io_uring]", "io-uring", "io_uring"), ("anon_inode:[perf_event]", "anon-inode", "[perf_event]"),
+    ("anon_inode:bpf-prog", "anon-inode", "bpf-prog"), ("anon_inode:[userfaultfd]", "anon-inode", "[userfaultfd]"),
+    ("anon_inode:[eventpoll]", "", ""), ("anon_inode:inotify", "", ""), ("anon_inode:[timerfd]", "", ""),
+    ("/srv/anon_inode:[io_uring]", "", ""),
+])  # fmt: skip
+def test_kinds_of_anonymous_descriptors(tmp_path: Path, link: str, kind: str, name: str) -> None:
+    holdings = Holdings()
+    status = tmp_path.stat()
+    holdings.opened.append(Opened(7, 3, link, status, False, (), None))
+    assert [(one.kind, one.object) for one in peculiar._of_anonymous(holdings)] == ([(kind, name)] if kind else [])
+
+
+def device(major: int, minor: int, kind: int = stat.S_IFCHR) -> os.stat_result:
+    """The status of a device."""
+    return os.stat_result((kind | 0o600, 1, 2, 1, 0, 0, 0, 0, 0, 0), {"st_rdev": os.makedev(major, minor)})
+
+
+@pytest.mark.parametrize(("link", "status", "kind"), [
+    ("/dev/null", device(1, 3), ""), ("/dev/urandom", device(1, 9), ""), ("/dev/mem", device(1, 1), "device"),
+    ("/dev/fuse", device(10, 229), "device"), ("/dev/dri/card0", device(226, 0), "device"),
+    ("/dev/sda", device(8, 0, stat.S_IFBLK), "device"), ("/dev/ptmx", device(5, 2), ""),
+    ("/dev/tty1", device(4, 1), "terminal"), ("/dev/console", device(5, 1), "terminal"),
+    ("/dev/tty", device(5, 0), "terminal"), ("/dev/pts/3", device(136, 3), "terminal"),
+    ("/dev/pts/300", device(137, 44), "terminal"), ("/dev/ttyS0", device(4, 64), "device"),
+])  # fmt: skip
+def test_devices(link: str, status: os.stat_result, kind: str) -> None:
+    holdings = Holdings()
+    holdings.opened.append(Opened(7, 0, link, status, False, (), None))
+    found = [(one.kind, one.object) for one in peculiar._of_devices(holdings)]
+    assert found == ([(kind, link)] if kind else [])
+
+
+def test_a_pty_whose_master_is_in_the_tree_is_no_foreign_terminal(tmp_path: Path) -> None:
+    assert of("import pty\nheld = pty.openpty()\nready()", tmp_path) == {}
+
+
+def test_a_pty_whose_master_is_ours_is_a_terminal(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    try:
+        path = os.ttyname(slave)
+        found = of(f"held = os.open({path!r}, os.O_RDWR | os.O_NOCTTY)\nready()", tmp_path)["terminal"]
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert found.object == path
+
+
+def test_a_traced_task_names_its_tracer(tmp_path: Path) -> None:
+    source = """
+import ctypes
+if os.fork() == 0:
+    ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+    open("traced", "w").close()
+    time.sleep(600)
+while not os.path.exists("traced"):
+    time.sleep(0.001)
+ready()
+"""
+    with child(source, tmp_path) as pid:
+        found = oddities(pid)["tracer"]
+        assert found.object == str(pid)
+        assert found.pid != pid
+
+
+def test_a_first_thread_that_ended_is_odd(tmp_path: Path) -> None:
+    source = """
+import ctypes, threading
+threading.Thread(target=ready).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    assert "zombie-leader" in of(source, tmp_path)
+
+
+def test_another_namespace_and_another_root_are_named(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    if os.getuid() != 0:
+        pytest.skip("needs root to make a namespace and to change the root")
+    source = """
+import ctypes
+flag = os.open(".", os.O_RDONLY)
+assert ctypes.CDLL(None).unshare(0x04000000) == 0  # CLONE_NEWUTS
+os.chroot("root")
+os.close(os.open("ready", os.O_CREAT | os.O_WRONLY, dir_fd=flag))
+os.close(flag)
+time.sleep(600)
+"""
+    found = of(source, tmp_path)
+    assert found["namespace"].object == "uts"
+    assert found["chroot"].object == str(tmp_path / "root")
+
+
+def test_sysv_shared_memory_is_found(tmp_path: Path) -> None:
+    source = """
+import ctypes
+libc = ctypes.CDLL(None)
+segment = libc.shmget(0, 4096, 0o600)
+libc.shmat.restype = ctypes.c_void_p
+libc.shmat(segment, None, 0)
+libc.shmctl(segment, 0, None)
+ready()
+"""
+    assert of(source, tmp_path)["sysv-shm"].object.startswith("/SYSV")
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "unit"), [
+    ("0::/system.slice/redis-server.service\n", "redis-server.service"),
+    ("12:pids:/system.slice/a.service\n1:name=systemd:/system.slice/b.service\n", "b.service"),
+    ("0::/system.slice/docker.service/init.scope\n", "docker.service"),
+    ("0::/user.slice/user-0.slice/session-3.scope\n", ""),
+    ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n", "user@1000.service"),
+    ("0::/\n", ""), ("", ""), ("nonsense", ""),
+])  # fmt: skip
+def test_the_unit_of_a_cgroup(text: str, unit: str) -> None:
+    assert peculiar.unit_of_cgroup(text) == unit
+
+
+def test_main_pids_of_several_units() -> None:
+    output = "Id=a.service\nMainPID=71\n\nMainPID=0\nId=b.service\n\nId=c.service\n"
+    assert peculiar.main_pids(output) == {"a.service": 71, "b.service": 0}
+    assert peculiar.main_pids("") == {}
+
+
+def with_systemctl(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A systemctl of our own, on a host that looks like one with systemd, with every task in x.service."""
+    (directory / "bin").mkdir()
+    (directory / "bin/systemctl").write_text(f"#!/bin/sh\n{script}\n")
+    (directory / "bin/systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(peculiar, "SYSTEMD", directory)
+    monkeypatch.setattr(peculiar, "unit_of_cgroup", lambda text: "x.service")
+
+
+@pytest.mark.parametrize(("script", "found"), [
+    ('echo "Id=x.service"; echo "MainPID=$(cat "$MAIN")"', True),
+    ('echo "$@" >&2; echo "Id=x.service"; echo "MainPID=1"', False),
+    ("exit 1", True),  # systemd does not answer: a root in a service is taken for its main process
+])  # fmt: skip
+def test_the_main_process_of_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: bool) -> None:
+    with child("ready()", tmp_path) as pid:
+        (tmp_path / "main").write_text(str(pid))
+        monkeypatch.setenv("MAIN", str(tmp_path / "main"))
+        with_systemctl(tmp_path, monkeypatch, script)
+        units = [one.object for one in process.inspect(pid).peculiarities if one.kind == "unit"]
+        assert units == (["x.service"] if found else [])
+
+
+def test_network_mounts_are_known_by_device() -> None:
+    mountinfo = (
+        "36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
+        "37 35 0:51 / /srv/a\\040b rw - nfs4 server:/x rw\n"
+        "38 35 0:52 / /g rw shared:7 - fuse.glusterfs x rw\n39 35 0:53 / /f rw - fuseblk /dev/sdb1 rw\ngarbage\n"
+    )
+    assert peculiar.network_mounts(mountinfo) == {os.makedev(0, 51): "nfs4", os.makedev(0, 52): "fuse.glusterfs"}
+
+
+def test_files_of_a_network_file_system_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = tmp_path.stat().st_dev
+    line = f"1 1 {os.major(number)}:{os.minor(number)} / / rw - nfs4 server:/x rw\n"
+    monkeypatch.setattr(peculiar, "_mountinfo", lambda: line)
+    with child("held = open('log', 'w')\nready()", tmp_path) as pid:
+        found = {one.object: one.detail for one in process.inspect(pid).peculiarities if one.kind == "network-file"}
+        assert found[str(tmp_path / "log")] == "nfs4"
