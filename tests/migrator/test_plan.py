@@ -1,0 +1,473 @@
+"""migrator/plan.py, fileplan.py and obstacle.py: each obstacle provoked once, and a plain tree that has none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.protocol import Check, FileFacts, HostFacts, Peculiarity, TargetCheck, TaskFacts, TreeFacts
+from migrator.plan import Obstacle, Plan, Wishes, make_plan, questions
+
+MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Everything that a plan is made of."""
+
+    source: HostFacts
+    target: HostFacts
+    tree: TreeFacts
+    missing: tuple[str, ...] = ()
+    there: tuple[FileFacts, ...] = ()  # where the target differs
+    taken: tuple[TaskFacts, ...] = ()
+    memory: int = 4096 * MIB
+    disk: int = 100_000 * MIB
+    wishes: Wishes = Wishes()  # noqa: RUF009  frozen
+
+    def with_(self, **changes: object) -> World:
+        """The same world, but for this."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def on_source(self, **changes: object) -> World:
+        """Another source."""
+        return self.with_(source=dataclasses.replace(self.source, **changes))  # type: ignore[arg-type]
+
+    def on_target(self, **changes: object) -> World:
+        """Another target."""
+        return self.with_(target=dataclasses.replace(self.target, **changes))  # type: ignore[arg-type]
+
+    def holding(self, *files: FileFacts) -> World:
+        """The tree uses these as well."""
+        return self.with_(tree=dataclasses.replace(self.tree, files=self.tree.files + files))
+
+    def odd(self, kind: str, object_: str = "x", detail: str = "") -> World:
+        """The tree has such a peculiarity too."""
+        found = (*self.tree.peculiarities, Peculiarity(kind, 100, object_, detail))
+        return self.with_(tree=dataclasses.replace(self.tree, peculiarities=found))
+
+    def checked(self) -> TargetCheck:
+        """A target that has everything as the source has it, but for `missing` and `there`."""
+        different = {file.path: file for file in self.there}
+        answers = []
+        for file in questions(self.tree).files:
+            if file.path in different:
+                answers.append(different[file.path])
+            elif file.path in self.missing or (file.uses == ("bind",)):
+                answers.append(FileFacts(file.path, "missing", 0, 0, 0, 0, 0, 0, file.uses))
+            else:
+                answers.append(file)
+        return TargetCheck(tuple(answers), self.taken, self.memory, self.disk)
+
+    def plan(self) -> tuple[Plan, tuple[Obstacle, ...]]:
+        """What comes of it."""
+        return make_plan(self.source, self.target, self.tree, self.checked(), self.wishes)
+
+    def obstacles(self) -> list[tuple[str, str]]:
+        """id and host of what stops it."""
+        return [(one.id, one.host) for one in self.plan()[1] if one.stops]
+
+
+def host(name: str) -> HostFacts:
+    """A good one."""
+    return HostFacts(
+        hostname=name, boot_id=f"boot of {name}", machine="x86_64", kernel="6.12.43+deb13-amd64", python="3.13.5",
+        uid=0, criu_path="criu", criu_version="4.1.1", criu_check="", dirty_tracking=True, page_size=4096,
+        pid_max=4_194_304, memory_available=4096 * MIB, systemd=True, cpuinfo="aW1hZ2U=", cpu_check="",
+    )  # fmt: skip
+
+
+def task(pid: int, **changes: object) -> TaskFacts:
+    """One that leads its own session."""
+    plain = TaskFacts(
+        pid=pid, ppid=1, pgid=pid, sid=pid, tids=(pid,), name=f"name-{pid}", state="S", start_time=7, uid=0
+    )
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def file(path: str, *uses: str, kind: str = "regular", **changes: object) -> FileFacts:
+    """A file as the source has it."""
+    plain = FileFacts(path, kind, 1000, 0o644, 0, 0, 10**18, 0, tuple(sorted(uses)))
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+EXE = file("/usr/bin/app", "exe", "exec", "map", build_id="aa" * 20, mode=0o755)
+LIBRARY = file("/usr/lib/libx.so.1", "exec", "map", build_id="bb" * 20)
+DATA = file("/srv/data", "open")
+NULL = file("/dev/null", "open", "write", kind="char", size=0, mode=0o666, rdev=os.makedev(1, 3))
+CWD = file("/srv", "cwd", kind="directory", size=4096, mode=0o755)
+ROOT = file("/", "root", kind="directory", size=4096, mode=0o755)
+LOG = file("/var/log/app.log", "open", "write", size=500)
+
+TREE = TreeFacts(
+    root=100,
+    tasks=(task(100, tids=(100, 101)), task(200, ppid=100, pgid=100, sid=100), task(201, ppid=100, state="Z")),
+    files=(EXE, LIBRARY, DATA, NULL, CWD, ROOT),
+    peculiarities=(),
+    memory=256 * MIB,
+)
+PLAIN = World(host("alpha"), host("beta"), TREE)
+
+
+def test_a_plain_tree_has_no_obstacle() -> None:
+    plan, obstacles = PLAIN.plan()
+    assert obstacles == ()
+    assert plan.tree is TREE
+    assert (plan.precopy, plan.on_disk, plan.copy_files, plan.notes) == (True, False, (), ())
+    assert plan.criu == dataclasses.replace(plan.criu, shell_job=False, ghost_limit=0, file_locks=False, extra=())
+    assert TREE.memory < plan.memory < 2 * TREE.memory
+
+
+def connected(world: World) -> World:
+    """With IP sockets."""
+    return world.odd("inet-socket", "IP sockets", "1")
+
+
+# name: (world, id, host); the same name again in ABSENT is the world where it just does not come to that
+PROVOKED: dict[str, tuple[World, str, str]] = {
+    "no root here": (PLAIN.on_source(uid=1000), "no-root", "alpha"),
+    "no root there": (PLAIN.on_target(uid=1000), "no-root", "beta"),
+    "no criu": (PLAIN.on_target(criu_version=""), "criu-missing", "beta"),
+    "no criu here": (PLAIN.on_source(criu_version="", dirty_tracking=False), "criu-missing", "alpha"),
+    "old criu": (PLAIN.on_source(criu_version="3.16.1").on_target(criu_version="4.0"), "criu-old", "alpha"),
+    "criu is not content": (PLAIN.on_target(criu_check="no vdso"), "criu-check", "beta"),
+    "another architecture": (PLAIN.on_target(machine="aarch64"), "architecture", "beta"),
+    "another CPU": (PLAIN.on_target(cpu_check="xsave sizes differ"), "cpu", "beta"),
+    "other pages": (PLAIN.on_target(page_size=65536), "page-size", "beta"),
+    "no tracking": (
+        PLAIN.on_source(dirty_tracking=False).with_(wishes=Wishes(require_precopy=True)), "no-dirty-tracking", "alpha",
+    ),
+    "sockets on a new kernel": (connected(PLAIN).on_source(kernel="6.16.0-1"), "criu-kernel-sockets", "alpha"),
+    "pidfd": (PLAIN.on_target(criu_version="4.0").odd("pidfd", "pidfd"), "pidfd", "beta"),
+    "small PIDs": (PLAIN.on_target(pid_max=201), "pid-range", "beta"),
+    "pid": (PLAIN.with_(taken=(task(200),)), "pid-taken", "beta"),
+    "tid": (PLAIN.with_(taken=(task(7, tids=(7, 101)),)), "pid-taken", "beta"),
+    "group": (PLAIN.with_(taken=(task(7, pgid=100),)), "pid-taken", "beta"),
+    "memory": (PLAIN.with_(memory=300 * MIB), "no-room", "beta"),
+    "disk": (PLAIN.with_(memory=500 * MIB, disk=100 * MIB), "no-room", "beta"),
+    "zombie": (
+        PLAIN.with_(tree=dataclasses.replace(TREE, tasks=(task(100, state="Z"),), files=())), "zombie", "alpha",
+    ),
+    "no executable": (PLAIN.with_(missing=("/usr/bin/app",)), "file-missing", "beta"),
+    "no library": (PLAIN.with_(missing=("/usr/lib/libx.so.1",)), "file-missing", "beta"),
+    "no library, though files are copied": (
+        PLAIN.with_(missing=("/usr/lib/libx.so.1",), wishes=Wishes(copy_files=True)), "file-missing", "beta",
+    ),
+    "no data": (PLAIN.with_(missing=("/srv/data",)), "file-missing", "beta"),
+    "no working directory": (PLAIN.with_(missing=("/srv",)), "file-missing", "beta"),
+    "no device": (PLAIN.with_(missing=("/dev/null",)), "file-missing", "beta"),
+    "another size": (PLAIN.with_(there=(dataclasses.replace(DATA, size=999),)), "file-size", "beta"),
+    "another mode": (PLAIN.with_(there=(dataclasses.replace(DATA, mode=0o600),)), "file-mode", "beta"),
+    "another mode of a directory": (PLAIN.with_(there=(dataclasses.replace(CWD, mode=0o700),)), "file-mode", "beta"),
+    "another kind": (PLAIN.with_(there=(dataclasses.replace(DATA, kind="directory"),)), "file-kind", "beta"),
+    "another device": (PLAIN.with_(there=(dataclasses.replace(NULL, rdev=os.makedev(1, 5)),)), "file-kind", "beta"),
+    "another build": (PLAIN.with_(there=(dataclasses.replace(LIBRARY, build_id="cc" * 20),)), "library-build", "beta"),
+    "another size of a library": (PLAIN.with_(there=(dataclasses.replace(LIBRARY, size=1),)), "file-size", "beta"),
+    "written": (PLAIN.holding(LOG), "file-written", "beta"),
+    "written and missing": (PLAIN.holding(LOG).with_(missing=(LOG.path,)), "file-written", "beta"),
+    "written and run": (
+        PLAIN.holding(file("/x", "exec", "map", "write")).with_(wishes=Wishes(copy_files=True)), "file-written", "beta",
+    ),
+    "written and different": (
+        PLAIN.holding(LOG).with_(there=(dataclasses.replace(LOG, size=3),), wishes=Wishes(copy_files=True)),
+        "file-differs", "beta",
+    ),
+    "written and older": (
+        PLAIN.holding(LOG).with_(there=(dataclasses.replace(LOG, mtime_ns=3),), wishes=Wishes(copy_files=True)),
+        "file-differs", "beta",
+    ),
+    "no directory to copy to": (
+        PLAIN.holding(LOG).with_(missing=(LOG.path, "/var/log"), wishes=Wishes(copy_files=True)),
+        "directory-missing", "beta",
+    ),
+    "kernel's file": (
+        PLAIN.holding(file("/sys/x", "open", "write")).with_(missing=("/sys/x",), wishes=Wishes(copy_files=True)),
+        "file-missing", "beta",
+    ),
+    "network file system": (
+        PLAIN.holding(LOG).odd("network-file", LOG.path, "nfs4").with_(
+            missing=(LOG.path,), wishes=Wishes(copy_files=True)), "file-missing", "beta",
+    ),
+    "used socket": (
+        PLAIN.odd("unix-path", "/run/app/s").with_(there=(file("/run/app/s", "bind", "bound", kind="socket"),)),
+        "socket-taken", "beta",
+    ),
+    "no socket": (
+        PLAIN.odd("unix-path", "/run/app/s").with_(there=(file("/run/app/s", "bind"),)), "socket-taken", "beta",
+    ),
+    "no directory for a socket": (
+        PLAIN.odd("unix-path", "/run/app/s").with_(missing=("/run/app",)), "directory-missing", "beta",
+    ),
+    "no syslog": (
+        PLAIN.odd("external-unix", "/dev/log", "dgram").with_(missing=("/dev/log",)), "socket-missing", "beta",
+    ),
+    "tcp": (connected(PLAIN).odd("tcp-established", "a -> b", "established"), "tcp-established", "alpha"),
+    "dbus": (PLAIN.odd("external-unix", "/run/dbus/system_bus_socket", "stream"), "external-unix", "alpha"),
+    "nameless": (PLAIN.odd("external-unix", "sshd (pid 3)", "dgram"), "external-unix", "alpha"),
+}  # fmt: skip
+
+ABSENT: dict[str, World] = {
+    "criu of Debian 12": PLAIN.on_source(criu_version="3.17.1").on_target(criu_version="3.17"),
+    "sockets on an older kernel": connected(PLAIN).on_source(kernel="6.15.9"),
+    "sockets with a newer criu": connected(PLAIN)
+    .on_source(kernel="6.18", criu_version="4.2")
+    .on_target(criu_version="4.2.1"),
+    "sockets on a new kernel of the target": connected(PLAIN).on_target(kernel="6.18"),
+    "pidfd": PLAIN.odd("pidfd", "pidfd"),
+    "PIDs just fit": PLAIN.on_target(pid_max=202),
+    "others have other numbers": PLAIN.with_(taken=(task(7, tids=(7, 8)),)),
+    "no tracking, and it was not required": PLAIN.on_source(dirty_tracking=False),
+    "older criu there": PLAIN.on_target(criu_version="4.0"),
+    "a directory's size": PLAIN.with_(there=(dataclasses.replace(CWD, size=12288),)),
+    "another owner": PLAIN.with_(there=(dataclasses.replace(DATA, uid=7, gid=7, mtime_ns=1),)),
+    "deleted": PLAIN.holding(file("/tmp/gone", "open", "write", deleted=True)).with_(missing=("/tmp/gone",)),
+    "its own /proc": PLAIN.holding(file("/proc/200/stat", "open")).with_(missing=("/proc/200/stat",)),
+    "a terminal's name": PLAIN.holding(file("/dev/pts/3", "open", kind="char")).with_(missing=("/dev/pts/3",)),
+    "a socket left behind": PLAIN.odd("unix-path", "/run/s").with_(there=(file("/run/s", "bind", kind="socket"),)),
+    "network file system": PLAIN.holding(LOG).odd("network-file", LOG.path, "nfs4"),
+    "kernel's file": PLAIN.holding(file("/proc/sys/x", "open", "write")),
+    "file locks": PLAIN.odd("file-lock", "/srv/data", "FLOCK WRITE"),
+    "syslog": PLAIN.odd("external-unix", "/dev/log", "dgram"),
+}
+
+
+@pytest.mark.parametrize("name", PROVOKED)
+def test_an_obstacle_is_named_alone_and_with_a_remedy(name: str) -> None:
+    world, id_, where = PROVOKED[name]
+    _, obstacles = world.plan()
+    assert [(one.id, one.host) for one in obstacles if one.stops] == [(id_, where)]
+    for one in obstacles:
+        assert one.object
+        assert one.problem
+        assert one.remedy
+        assert "{" not in one.problem + one.remedy
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_what_is_no_obstacle(name: str) -> None:
+    assert ABSENT[name].obstacles() == []
+
+
+REFUSED = [
+    "zombie-leader", "tracer", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm", "io-uring",
+    "anon-inode", "socket-kind", "external-pipe",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_criu_cannot_carry(kind: str) -> None:
+    (found,) = PLAIN.odd(kind, "7", "what it is").plan()[1]
+    assert (found.id, found.host, found.stops) == (kind, "alpha", True)
+    assert "7" in found.object or found.object == "pid 100"
+    assert found.remedy
+    assert "{" not in found.problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "id_"), [("self", "is-self"), ("ancestor", "is-ancestor"), ("init", "is-init"),
+                      ("kernel-thread", "kernel-thread")],
+)  # fmt: skip
+def test_of_what_was_not_looked_into_only_that_is_said(kind: str, id_: str) -> None:
+    tree = TreeFacts(1, (task(1, sid=0, pgid=0),), (), (Peculiarity(kind, 1, "1", "init"),), 0)
+    _, obstacles = PLAIN.with_(tree=tree, taken=(task(1),), memory=0, disk=0).plan()
+    assert [(one.id, one.object) for one in obstacles] == [(id_, "pid 1")]
+
+
+def test_every_obstacle_is_named_at_once() -> None:
+    world = PLAIN.on_target(uid=7, cpu_check="no", pid_max=100).holding(LOG).odd("tracer", "5", "gdb (pid 5)")
+    world = world.with_(missing=("/usr/bin/app", "/srv"), taken=(task(100),), memory=0, disk=0)
+    assert {one for one, _ in world.obstacles()} == {
+        "no-root", "cpu", "pid-range", "file-written", "tracer", "file-missing", "pid-taken", "no-room",
+    }  # fmt: skip
+    assert len([one for one in world.plan()[1] if one.id == "file-missing"]) == 2
+
+
+def test_many_connections_are_one_obstacle() -> None:
+    world = PLAIN
+    for number in range(1000):
+        world = world.odd("tcp-established", f"a -> b:{number}", "established")
+    (found,) = [one for one in world.plan()[1] if one.id == "tcp-established"]
+    assert found.object == "a -> b:0 (and 999 more)"
+
+
+def test_hosts_without_a_name_or_with_the_same_one_are_told_apart() -> None:
+    nameless = PLAIN.on_source(hostname="", uid=1).on_target(hostname="", uid=1)
+    assert nameless.obstacles() == [("no-root", "source"), ("no-root", "target")]
+    twins = PLAIN.on_source(hostname="db", uid=1).on_target(hostname="db", uid=1)
+    assert twins.obstacles() == [("no-root", "db (source)"), ("no-root", "db (target)")]
+
+
+def test_warnings_are_notes_as_well() -> None:
+    plan, obstacles = PLAIN.on_source(dirty_tracking=False).on_target(criu_version="4.0").plan()
+    assert [(one.id, one.stops) for one in obstacles] == [("criu-older", False), ("no-dirty-tracking", False)]
+    assert not plan.precopy
+    assert len(plan.notes) == 2
+    assert "while the process is frozen" in plan.notes[1]
+    assert "\n" not in "".join(plan.notes)
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_the_tree_writes_or_that_are_missing_are_copied() -> None:
+    same = file("/srv/same", "map", "write")
+    world = PLAIN.holding(LOG, same, DATA).with_(missing=(LOG.path, DATA.path), wishes=Wishes(copy_files=True))
+    plan, obstacles = world.plan()
+    assert obstacles == ()
+    assert set(plan.copy_files) == {LOG.path, DATA.path, same.path}
+
+
+def test_without_being_asked_nothing_is_copied_and_the_option_is_named() -> None:
+    plan, obstacles = PLAIN.holding(LOG).with_(missing=(DATA.path,)).plan()
+    assert plan.copy_files == ()
+    assert [one.object for one in obstacles] == [DATA.path, LOG.path]
+    assert all("--copy-files" in one.remedy for one in obstacles)
+
+
+def test_a_copy_is_never_promised_over_what_is_missing_its_directory() -> None:
+    two = (file("/opt/x/1", "open", "write"), file("/opt/x/2", "open", "write"))
+    world = PLAIN.holding(*two).with_(missing=("/opt/x/1", "/opt/x/2", "/opt/x"), wishes=Wishes(copy_files=True))
+    plan, obstacles = world.plan()
+    assert plan.copy_files == ()
+    assert [(one.id, one.object) for one in obstacles] == [("directory-missing", "/opt/x")]
+
+
+def test_options_follow_what_is_odd() -> None:
+    world = (
+        PLAIN.odd("file-lock", "/x", "FLOCK WRITE").odd("ghost", "/tmp/a", str(50 * MIB)).odd("ghost", "/tmp/b", "7")
+    )
+    world = world.odd("external-unix", "/dev/log", "dgram")
+    plan, obstacles = world.plan()
+    assert obstacles == ()
+    assert plan.criu.file_locks
+    assert plan.criu.ghost_limit > 50 * MIB
+    assert plan.criu.extra == ("--ext-unix-sk",)
+    assert plan.memory >= PLAIN.plan()[0].memory + 50 * MIB
+    assert any("/dev/log" in note for note in plan.notes)
+
+
+def test_a_shell_job_is_found_and_said() -> None:
+    tasks = (task(100, sid=50, pgid=60), task(200, ppid=100, sid=50, pgid=60))
+    world = PLAIN.with_(tree=dataclasses.replace(TREE, tasks=tasks)).odd("shell-job", "50", "bash (pid 50)")
+    plan, obstacles = world.with_(taken=(task(7, sid=50, pgid=60),)).plan()
+    assert obstacles == ()  # session and group stay behind, so they may be taken there
+    assert plan.criu.shell_job
+    (note,) = plan.notes
+    assert "bash (pid 50)" in note
+
+
+@pytest.mark.parametrize(("kind", "object_", "detail", "said"), [
+    ("listen", "192.0.2.7:80", "", True), ("listen", "0.0.0.0:80", "", False), ("listen", "[::]:80", "", False),
+    ("listen", "127.0.0.1:80", "", False), ("listen", "[::1]:80", "", False), ("listen", "[2001:db8::1]:80", "", True),
+    ("chroot", "/srv/jail", "app", True), ("hugetlb", "/anon_hugepage", "2097152", True),
+])  # fmt: skip
+def test_what_is_worth_a_note(kind: str, object_: str, detail: str, said: bool) -> None:
+    plan, obstacles = PLAIN.odd(kind, object_, detail).plan()
+    assert obstacles == ()
+    assert len(plan.notes) == said
+
+
+def test_a_cpu_that_criu_cannot_describe_is_worth_a_note() -> None:
+    plan, obstacles = PLAIN.on_source(machine="aarch64", cpuinfo="").on_target(machine="aarch64").plan()
+    assert obstacles == ()
+    assert "CPU" in plan.notes[0]
+
+
+def test_images_go_to_disk_when_memory_does_not_hold_them_and_the_process() -> None:
+    images = PLAIN.plan()[0].memory
+    enough = images + TREE.memory + 64 * MIB
+    assert not PLAIN.with_(memory=enough).plan()[0].on_disk
+    plan, obstacles = PLAIN.with_(memory=enough - 1).plan()
+    assert (plan.on_disk, obstacles) == (True, ())
+    assert any("disk" in note for note in plan.notes)
+    short = PLAIN.with_(memory=enough - 1, disk=images).plan()[1]
+    assert [(one.id, one.object) for one in short] == [("no-room", "images")]
+    none = PLAIN.with_(memory=TREE.memory, disk=0).plan()[1]
+    assert [(one.id, one.object) for one in none] == [("no-room", "memory"), ("no-room", "images")]
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+def test_all_numbers_of_the_tree_must_be_free() -> None:
+    tasks = (task(100, tids=(100, 101)), task(200, sid=150, pgid=160))
+    asked = questions(dataclasses.replace(TREE, tasks=tasks))
+    assert asked.ids == (100, 101, 150, 160, 200)
+
+
+def test_the_session_of_a_shell_stays_behind() -> None:
+    tasks = (task(100, sid=50, pgid=60), task(200, sid=50, pgid=60), task(300, sid=50, pgid=300))
+    assert questions(dataclasses.replace(TREE, tasks=tasks)).ids == (100, 200, 300)
+
+
+def test_what_is_asked_of_files() -> None:
+    world = PLAIN.holding(LOG, file("/tmp/gone", "open", deleted=True), file("/proc/100/maps", "open"))
+    world = world.odd("unix-path", "/run/app/s").odd("external-unix", "/dev/log", "dgram")
+    asked = questions(world.tree)
+    paths = [one.path for one in asked.files]
+    assert {"/usr/bin/app", "/srv/data", "/dev/null", "/srv", LOG.path} <= set(paths)
+    assert not {"/tmp/gone", "/proc/100/maps"} & set(paths)
+    uses = {one.path: one.uses for one in asked.files if one.kind in ("socket", "directory")}
+    assert (uses["/run/app/s"], uses["/dev/log"]) == (("bind",), ("connect",))
+    assert (uses["/run/app"], uses["/var/log"]) == (("parent",), ("parent",))
+    assert "/usr/bin" not in paths  # nothing is ever copied there
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda files: files[1:], lambda files: files[::-1], lambda files: (*files, files[0]), lambda files: (),
+])  # fmt: skip
+def test_answers_to_other_questions_are_refused(
+    spoil: Callable[[tuple[FileFacts, ...]], tuple[FileFacts, ...]],
+) -> None:
+    good = PLAIN.checked()
+    with pytest.raises(ValueError, match="other questions"):
+        make_plan(PLAIN.source, PLAIN.target, TREE, dataclasses.replace(good, files=spoil(good.files)), Wishes())
+
+
+# --- whatever is found -----------------------------------------------------------------------------------------------
+
+text = st.text(max_size=12)
+versions = st.one_of(text, st.sampled_from(["", "4.1.1", "3.17", "v4", "4.2-rc1", "..."]))
+kinds = st.sampled_from([
+    "unit", "namespace", "tcp-established", "external-unix", "external-pipe", "listen", "unix-path", "shell-job",
+    "network-file", "inet-socket", "file-lock", "never heard of", *REFUSED,
+])  # fmt: skip
+paths = st.sampled_from(["/a", "/a/b", "/proc/100/x", "/dev/pts/1", "/sys/a", "/\udcff"])
+found_files = st.builds(
+    FileFacts, paths, st.sampled_from(["regular", "directory", "char", "fifo", "block", "link"]), st.integers(0, 9),
+    st.sampled_from([0o644, 0o755]), st.just(0), st.just(0), st.integers(0, 3), st.integers(0, 3),
+    st.lists(st.sampled_from(["exe", "exec", "map", "open", "write", "cwd"]), unique=True).map(
+        lambda uses: tuple(sorted(uses))),
+    st.booleans(), st.just(1), st.sampled_from(["", "ab"]),
+)  # fmt: skip
+
+
+@given(
+    files=st.lists(found_files, max_size=6, unique_by=lambda one: one.path),
+    oddities=st.lists(st.builds(Peculiarity, kinds, st.just(100), st.one_of(paths, text), text), max_size=6),
+    source=versions, target=versions, kernel=versions, copy=st.booleans(), data=st.data(),
+)  # fmt: skip
+def test_whatever_is_found_there_is_a_plan_and_only_safe_copies(
+    files: list[FileFacts], oddities: list[Peculiarity], source: str, target: str, kernel: str, copy: bool,
+    data: st.DataObject,
+) -> None:  # fmt: skip
+    tree = dataclasses.replace(TREE, files=tuple(files), peculiarities=tuple(oddities))
+    world = PLAIN.with_(tree=tree, wishes=Wishes(copy_files=copy))
+    world = world.on_source(criu_version=source, kernel=kernel).on_target(criu_version=target)
+    asked: Check = questions(tree)
+    answers = []
+    for one in asked.files:
+        answers.append(dataclasses.replace(data.draw(found_files), path=one.path, uses=one.uses))
+    check = TargetCheck(tuple(answers), (), 4096 * MIB, 0)
+    plan, _ = make_plan(world.source, world.target, tree, check, world.wishes)
+    by_path = {one.path: one for one in files}
+    for path in plan.copy_files:
+        assert copy
+        assert by_path[path].kind == "regular"
+        assert not by_path[path].deleted
+        assert not {"exe", "exec"} & set(by_path[path].uses)
