@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from agent.images import fields
-from agent.process import start_time
+from agent.process import alive, start_time
 from agent.protocol import CriuOptions
 
 OLDEST = (3, 17)
@@ -123,14 +123,6 @@ def restore_arguments(*, work: Path, log: Path, options: CriuOptions, script: st
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def identity(pid: int) -> dict[str, int]:
-    """What a journal keeps of a criu, for whoever recovers: PID and start time. One that has ended already has 0."""
-    try:
-        return {"pid": pid, "start": start_time(pid)}
-    except ProcessLookupError:
-        return {"pid": pid, "start": 0}
-
-
 @dataclasses.dataclass
 class Running:
     """A criu at work. It is waited for, and never signalled."""
@@ -138,6 +130,25 @@ class Running:
     process: asyncio.subprocess.Process
     command: str  # as an admin could paste it
     log: Path
+    start: int  # its start time; 0 when it had ended before it could be asked
+
+    @classmethod
+    def of(cls, process: asyncio.subprocess.Process, command: str, log: Path) -> Running:
+        """One that was just started."""
+        try:
+            return cls(process, command, log, start_time(process.pid))
+        except ProcessLookupError:
+            return cls(process, command, log, 0)
+
+    @property
+    def identity(self) -> dict[str, int]:
+        """What a journal keeps of it, for whoever recovers."""
+        return {"pid": self.process.pid, "start": self.start}
+
+    @property
+    def alive(self) -> bool:
+        """Whether it lives at this instant. `process.returncode` is learnt a little later."""
+        return self.process.returncode is None and alive(self.process.pid, self.start)
 
     async def ended(self) -> None:
         """Wait for the end. Raises CriuError unless criu says that it succeeded."""
@@ -156,7 +167,7 @@ async def spawn(
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         pass_fds=descriptors, start_new_session=True,
     )  # fmt: skip
-    return Running(process, shlex.join(command), log)
+    return Running.of(process, shlex.join(command), log)
 
 
 async def spawn_waiting(criu: str, arguments: Sequence[str], log: Path, *, wrapper: Sequence[str] = ()) -> Running:
@@ -167,7 +178,7 @@ async def spawn_waiting(criu: str, arguments: Sequence[str], log: Path, *, wrapp
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    return Running(process, shlex.join([*command, "--images-dir", "…"]), log)
+    return Running.of(process, shlex.join([*command, "--images-dir", "…"]), log)
 
 
 def go(running: Running, images: Path) -> None:

@@ -99,7 +99,7 @@ class Source:
         running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(descriptor,))
         self._tell(f"$ {running.command}")
         self._criu = running
-        self._journal.note("criu", **criu.identity(running.process.pid))
+        self._journal.note("criu", **running.identity)
         return running
 
     def _previous(self, number: int) -> str:
@@ -147,6 +147,10 @@ class Source:
         self._tasks.forget_dead()
         self._tasks.pin(tasks)
         self._protect(directory)
+        if not running.alive:
+            # it may have let the tree run before there was a SIGSTOP: what was dumped is out of date
+            await running.ended()
+            raise criu.CriuError("criu ended in its hold, without an error", str(log))
         # how many pages it took stands in stats-dump only after the hook (CRIU.md): the target counts them
         return protocol.Held(tasks, seconds, images.size(directory))
 
@@ -188,7 +192,7 @@ class Source:
         """The point of no return: COMMIT on disk, criu released, every task proven dead, KILLED on disk."""
         if self._hold is None or not self._hold.held or self._criu is None:
             raise JournalError("there is no held tree to commit")
-        if self._criu.process.returncode is not None:
+        if not self._criu.alive:
             raise criu.CriuError("criu died in its hold", str(self._criu.log))
         if self._tasks.living < len(self._stopped):
             raise TreeChanged("a task of the tree was killed while it was held")

@@ -7,6 +7,7 @@ time-out, no dead hook (DESIGN: the commit, rule 3).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, prune
 from agent.ledger import Ledger
 from agent.settings import Settings
-from agent.tasks import Tasks
+from agent.tasks import Tasks, TreeChanged, adopt_orphans
 
 T = TypeVar("T")
 
@@ -98,10 +99,11 @@ class Target:
         arguments = criu.restore_arguments(
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile
         )
-        wrapper = scope(self._journal.migration) if Path("/run/systemd/system").is_dir() else []
+        wrapper = scope(self._journal.migration) if Path("/run/systemd/system").is_dir() and os.geteuid() == 0 else []
+        adopt_orphans()
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
-        self._journal.note("criu", **criu.identity(running.process.pid))
+        self._journal.note("criu", **running.identity)
         return running, hold
 
     async def _stream(self, name: str) -> socket.socket:
@@ -145,7 +147,8 @@ class Target:
         stream = await self._stream(name)
 
         def run() -> T:
-            with stream.makefile("rb", buffering=256 * 1024) as source:
+            # unbuffered: the archive says where it ends, and behind sudo the end of input may never come
+            with stream.makefile("rb", buffering=0) as source:
                 return act(cast(BinaryIO, source))
 
         return await asyncio.get_running_loop().run_in_executor(None, run)
@@ -225,15 +228,26 @@ class Target:
             raise NotRunning("tasks of the tree are still here, blocked")
 
     async def _clear_held(self) -> bool:
-        """Kill what a dead criu left blocked in its hold: it never ran. True when nothing is left."""
+        """Kill what a dead criu left blocked: it never ran. True when nothing is left."""
         self._tasks.signal(signal.SIGKILL)
         try:
             await asyncio.wait_for(self._tasks.dead(), 10)
         except asyncio.TimeoutError:
             return False
+        self._tasks.reap()
         # a PID is free slightly after its task is gone (CRIU.md)
         await asyncio.sleep(0.1)
         return True
+
+    async def _clear_strays(self) -> None:
+        """Kill what a criu that was killed before its hold has left: no criu of ours lives any more, so whatever else
+        has us as its parent by now is of the tree (or its hook's script)."""
+        self._tasks.close()
+        for pid in process.tree_pids(os.getpid())[1:]:
+            with contextlib.suppress(process.NoSuchProcess, TreeChanged):  # gone by itself
+                self._tasks.pin([process.task_facts(pid)])
+        if len(self._tasks):
+            await self._clear_held()
 
     async def restore_again(self) -> None:
         """Restore from the kept images and let it run: RESUMING is on disk, no task exists. Raises NotRunning."""
@@ -247,6 +261,8 @@ class Target:
         try:
             await running.ended()
         except criu.CriuError as error:
+            if not criu.passed_hold(running.log):
+                await self._clear_strays()
             raise NotRunning(f"restoring once more failed: {error.message}") from error
 
     def _restored_pid(self) -> int:
@@ -285,9 +301,9 @@ class Target:
             if self._restore.process.stdin is not None:
                 self._restore.process.stdin.close()  # one that still waits for its images ends here
             await self._restore.process.wait()
-        await self._clear_held()
         for server in self._servers.values():
             await server.process.wait()
+        await self._clear_strays()
         left = self._clean() + self._ledger.undo()
         self._journal.write(Record.DONE)
         self._journal.close()

@@ -6,6 +6,7 @@ Stops, continues and kills them, and proves their death (DESIGN: the commit, rul
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import os
 import select
@@ -15,6 +16,19 @@ from typing import Optional
 
 from agent import process
 from agent.protocol import TaskFacts
+
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def adopt_orphans() -> None:
+    """From now on we become the parent of every descendant whose parent dies (PR_SET_CHILD_SUBREAPER).
+
+    So what a killed criu leaves of a half-made tree is known to be ours, by descent, and can be cleared away.
+    """
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 class TreeChanged(Exception):
@@ -88,6 +102,14 @@ class Tasks:
         for task in self._pinned.values():
             while not _ended(task.descriptor):
                 await asyncio.sleep(0.001)
+
+    def reap(self) -> None:
+        """Take the dead among our own children off the process table, which frees their PIDs."""
+        for pid in self._pinned:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue  # not our child: its parent does it
 
     @property
     def living(self) -> int:

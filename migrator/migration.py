@@ -414,7 +414,7 @@ class Migration:
             left = (await self._target.abort(protocol.Abort("undone", source_aborted=self._source_aborted))).items
         except (PeerFault, PeerLost) as refused:
             if not self._source_aborted:
-                # COMMIT may be in the source's journal, and then this is the only copy: nobody may settle it but recover
+                # COMMIT may be in the source's journal, and this the only copy: only `recover`, who sees both, may settle it
                 self._observer.note(f"{refused}; left as it is: migrate recover {self.id}")
                 return
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -144,7 +145,7 @@ class Lab:
         self.source, self.target, self.links = pair.source, pair.target, pair.links
         self.monkeypatch = monkeypatch
         self.precopy = True
-        self.survey = False
+        self.rounds = 1
         self._extra = pair.directory / "extra"
         self._extra.write_text("comes along")
 
@@ -166,8 +167,8 @@ class Lab:
             return self._plan(tree), ()
 
         def decide(rounds: Sequence[Round], *rest: object) -> precopy.Decision:
-            action = precopy.Action.FREEZE if len(rounds) == 2 else precopy.Action.AGAIN
-            return precopy.Decision(action, "two rounds will do", 0.1, 12288, True)
+            action = precopy.Action.FREEZE if len(rounds) == self.rounds else precopy.Action.AGAIN
+            return precopy.Decision(action, "so many will do", 0.1, 12288, True)
 
         self.monkeypatch.setattr(plan, "make_plan", make_plan)
         self.monkeypatch.setattr(precopy, "decide", decide)
@@ -222,6 +223,7 @@ FROM_COMMIT = [Phase.COMMIT, Phase.RESUME, Phase.CLEAN]
 
 @pytest.mark.parametrize("children", [0, 2])
 async def test_a_migration(lab: Lab, children: int) -> None:
+    lab.rounds = 2
     attempt = await lab.migrate(children=children)
     report = attempt.succeeded()
     assert report.leftovers == ()
@@ -240,7 +242,7 @@ async def test_without_precopy_all_goes_in_the_freeze(lab: Lab) -> None:
     attempt.lives_on_target()
 
 
-# --- an agent dies, the link drops, a signal comes, as a phase is about to begin ----------------------------------------
+# --- an agent dies, the link drops, a signal comes, as a phase is about to begin -------------------------------------
 
 
 @pytest.mark.parametrize("phase", BEFORE_COMMIT)
@@ -311,3 +313,132 @@ async def test_a_signal_at_the_very_commit_changes_nothing(lab: Lab) -> None:
     attempt = await lab.migrate()
     attempt.succeeded()
     attempt.lives_on_target()
+
+
+# --- criu fails ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "behaviour", "phase", "kind", "words"),
+    [
+        ("source", {"pre_dump": "fail"}, Phase.PRECOPY, errors.DumpError, "criu failed on alpha: Can't dump task"),
+        ("source", {"pre_dump": "no-space"}, Phase.PRECOPY, errors.NoSpace, "alpha: .*No space left on device"),
+        ("source", {"pre_dump": "die"}, Phase.PRECOPY, errors.DumpError, "criu failed on alpha"),
+        ("target", {"page_server": "no-space"}, Phase.PRECOPY, errors.NoSpace, "beta: .*No space left on device"),
+        ("target", {"page_server": "die"}, Phase.PRECOPY, errors.CopyError, "criu failed on beta"),
+        ("target", {"page_server": "die-late"}, Phase.PRECOPY, errors.CopyError, "criu failed on beta"),
+        (
+            "source",
+            {"dump": "fail-before-hold"},
+            Phase.FREEZE,
+            errors.DumpError,
+            "criu failed on alpha: Can't dump task",
+        ),
+        ("source", {"dump": "no-space"}, Phase.FREEZE, errors.NoSpace, "alpha: .*No space left on device"),
+        ("source", {"dump": "die-before-hold"}, Phase.FREEZE, errors.DumpError, "criu failed on alpha"),
+        ("source", {"dump": "end-without-hold"}, Phase.FREEZE, errors.DumpError, "criu ended before its hold"),
+        ("target", {"page_server": ["ok", "no-space"]}, Phase.FREEZE, errors.NoSpace, "No space left on device"),
+        ("target", {"page_server": ["ok", "die-late"]}, Phase.FREEZE, errors.CopyError, "criu failed on beta"),
+        (
+            "target",
+            {"restore": "fail"},
+            Phase.RESTORE,
+            errors.RestoreError,
+            "criu failed on beta: Can't open file usr/lib",
+        ),
+        ("target", {"restore": "no-space"}, Phase.RESTORE, errors.NoSpace, "beta: .*No space left on device"),
+        ("target", {"restore": "die-before-hold"}, Phase.RESTORE, errors.RestoreError, "criu failed on beta"),
+    ],
+)
+async def test_a_criu_that_fails_before_commit(
+    lab: Lab, host: str, behaviour: dict[str, Any], phase: Phase, kind: type[errors.MigrateError], words: str
+) -> None:
+    getattr(lab, host).behave(**behaviour)
+    attempt = await lab.migrate()
+    attempt.failed(phase, kind)
+    assert re.search(words, str(attempt.error))
+    attempt.lives_on_source()
+
+
+@pytest.mark.parametrize("behaviour", ["die-at-hold", "hook-killed"])
+async def test_a_dump_that_is_lost_as_it_reaches_its_hold(lab: Lab, behaviour: str) -> None:
+    """Nobody may have queued a SIGSTOP by then and the tree has run: nothing of this dump may be used."""
+    lab.source.behave(dump=behaviour)
+    attempt = await lab.migrate()
+    # seen at once, or when COMMIT is to be written: a matter of microseconds
+    assert attempt.watcher.phases[-1] in (Phase.FREEZE, Phase.COMMIT)
+    attempt.failed(attempt.watcher.phases[-1], errors.DumpError, 32)
+    attempt.lives_on_source()
+
+
+async def test_a_criu_that_dies_in_its_hold_on_the_source(lab: Lab) -> None:
+    """The queued SIGSTOP keeps the tree from running; undoing takes it back."""
+
+    async def criu_dies() -> None:
+        lab.source.kill_criu("dump")
+        await asyncio.sleep(0.05)
+
+    attempt = await lab.migrate({Phase.COMMIT: criu_dies}, children=1)
+    attempt.failed(Phase.COMMIT, errors.DumpError, 32)
+    attempt.lives_on_source()
+
+
+@pytest.mark.parametrize("phase", [Phase.COMMIT, Phase.RESUME])
+async def test_a_criu_that_dies_in_its_hold_on_the_target(lab: Lab, phase: Phase) -> None:
+    """The tree never ran there: what is left of it is cleared away, and it is restored once more from the images."""
+    attempt = await lab.migrate({phase: lambda: lab.target.kill_criu("restore")}, children=1)
+    attempt.succeeded()
+    attempt.lives_on_target()
+    assert len(lab.target.calls("restore")) == 2
+
+
+@pytest.mark.parametrize("behaviour", ["die-at-hold", "hook-killed"])
+async def test_a_restore_that_is_lost_as_it_reaches_its_hold(lab: Lab, behaviour: str) -> None:
+    lab.target.behave(restore=[behaviour])
+    attempt = await lab.migrate()
+    # whether its end or its hold is seen first is a matter of microseconds
+    if attempt.error is None:
+        attempt.lives_on_target()
+    else:
+        attempt.failed(Phase.RESTORE, errors.RestoreError, 33)
+        attempt.lives_on_source()
+
+
+async def test_a_restore_that_fails_after_the_tree_was_let_go_is_not_tried_again(lab: Lab) -> None:
+    lab.target.behave(restore="fail-after-hold")
+    attempt = await lab.migrate()
+    attempt.failed(Phase.RESUME, errors.NotResumed, 70)
+    attempt.lives_nowhere()
+    assert len(lab.target.calls("restore")) == 1
+
+
+async def test_a_restore_that_fails_again_keeps_the_images(lab: Lab) -> None:
+    lab.target.behave(restore=["ok", "fail"])
+    attempt = await lab.migrate({Phase.RESUME: lambda: lab.target.kill_criu("restore")})
+    attempt.failed(Phase.RESUME, errors.NotResumed, 70)
+    attempt.lives_nowhere()
+
+
+# --- things break while criu is at work ---------------------------------------------------------------------------------
+
+_AT_WORK = [
+    (Phase.PRECOPY, "source", "pre-dump", {"pre_dump": "hang"}),
+    (Phase.FREEZE, "source", "dump", {"dump": "hang"}),
+    (Phase.RESTORE, "target", "restore", {"restore": "slow"}),
+]
+
+
+@pytest.mark.parametrize(("phase", "host", "command", "behaviour"), _AT_WORK, ids=[row[2] for row in _AT_WORK])
+@pytest.mark.parametrize("what", ["source_agent_dies", "target_agent_dies", "link_drops", "signal"])
+async def test_in_the_middle(
+    lab: Lab, phase: Phase, host: str, command: str, behaviour: dict[str, Any], what: str
+) -> None:
+    getattr(lab, host).behave(**behaviour)
+    attempt = await lab.migrate({phase: lab.when_criu(host, command, getattr(lab, what))})
+    if what == "signal":
+        attempt.failed(phase, asyncio.CancelledError)
+    elif (what, phase) == ("source_agent_dies", Phase.RESTORE):
+        attempt.failed(Phase.COMMIT, errors.LinkLost, 34)
+    else:
+        attempt.failed(phase, errors.LinkLost, 34)
+    attempt.lives_on_source()
