@@ -195,7 +195,8 @@ class Server:
             return await self._source.abort(request.reason)
         if self._target is not None:
             return await self._target.abort(request.reason, request.source_aborted)
-        return protocol.Leftovers()
+        # not "nothing to undo": the migration may be one whose agent was lost, and then `settle` undoes it
+        raise BadRequest("this agent has no migration")
 
     async def _finish(self, request: protocol.Finish) -> protocol.Leftovers:
         if self._source is not None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import math
 import os
 import re
@@ -33,7 +34,7 @@ from migrator.output import Progress
 from migrator.phases import Report
 
 if TYPE_CHECKING:
-    from migrator import migration
+    from migrator import hosts
 
 T = TypeVar("T")
 
@@ -229,11 +230,11 @@ def _migration_id(word: str) -> str:
     return word
 
 
-def _order(options: argparse.Namespace) -> migration.Order:
+def _order(options: argparse.Namespace) -> hosts.Order:
     """What the engine is asked for. Raises errors.UsageError for a host that makes no sense."""
-    from migrator import migration, plan, transport  # late: bad input is told at once, without loading SSH
+    from migrator import hosts, plan, transport  # late: bad input is told at once, without loading SSH
 
-    return migration.Order(
+    return hosts.Order(
         pid=options.pid,
         target=transport.parse_target(options.host),
         wishes=plan.Wishes(copy_files=options.copy_files, require_precopy=options.require_precopy),
@@ -246,8 +247,24 @@ def _order(options: argparse.Namespace) -> migration.Order:
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
+class _Details(logging.Handler):
+    """What the agents log, as lines of -v: each criu command as an admin could paste it."""
+
+    def __init__(self, show: Progress) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a line on."""
+        self._show.detail(record.getMessage())
+
+
 async def _run(options: argparse.Namespace, show: Progress) -> int:
     """Run one command to its end; the exit status. Everything is said but for what `finish` says."""
+    if options.verbose:
+        log = logging.getLogger("migrator.agent")
+        log.setLevel(logging.DEBUG)
+        log.addHandler(_Details(show))
     work = {"migrate": _migrate, "check": _check, "recover": _recover}[options.command]
     try:
         return await _guard(work(options, show), show, options.command)

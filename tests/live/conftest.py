@@ -128,7 +128,9 @@ def migrate(alpha: LabHost) -> Any:
     """Run `migrate --json …` on alpha."""
 
     def run(*arguments: str, on: LabHost = alpha, seconds: float = 600) -> Run:
-        return Run(on.run("migrate --json " + " ".join(arguments), check=False, seconds=seconds))
+        words = list(arguments)
+        words.insert(1 if words[0] in ("check", "recover") else 0, "--json")
+        return Run(on.run("migrate " + " ".join(words), check=False, seconds=seconds))
 
     return run
 

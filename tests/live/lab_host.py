@@ -115,7 +115,7 @@ class LabHost:
         starter = (
             "import os,sys\n"
             "pid=os.fork()\n"
-            "if pid: print(pid); os._exit(0)\n"
+            "if pid: print(pid, flush=True); os._exit(0)\n"
             "os.setsid(); os.chdir(sys.argv[1]); os.closerange(3,1024)\n"
             "null=os.open('/dev/null',os.O_RDWR); out=os.open(sys.argv[2],os.O_WRONLY|os.O_CREAT|os.O_APPEND)\n"
             "os.dup2(null,0); os.dup2(out,1); os.dup2(out,2)\n"

@@ -73,11 +73,12 @@ def test_unreachable_agent_without_python(sleeper: int, beta: LabHost, migrate: 
 
 def test_login_shell_that_talks(sleeper: int, beta: LabHost, migrate: Any) -> None:
     """Something else answers in the agent's place."""
-    beta.run("cp -a /root/.bashrc /root/bashrc.kept; sed -i '1i echo Welcome to beta; exit 0' /root/.bashrc")
+    # admin's, not root's: the test itself comes in as root
+    beta.run("cd /home/admin && cp -a .bashrc bashrc.kept && sed -i '1i echo Welcome to beta; exit 0' .bashrc")
     try:
-        run = migrate(str(sleeper), "beta")
+        run = migrate("--sudo", str(sleeper), "admin@beta")
     finally:
-        beta.run("mv /root/bashrc.kept /root/.bashrc")
+        beta.run("cd /home/admin && mv bashrc.kept .bashrc")
     one_clear_line(run, 16)
 
 

@@ -59,7 +59,7 @@ def undone(run: Run, codes: tuple[int, ...] = tuple(range(30, 50))) -> None:
 @pytest.mark.parametrize("phase", BEFORE_COMMIT)
 def test_source_agent_killed(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
     run = sabotage(witness, phase, "kill-source-agent")
-    undone(run, codes=(10, 16) if phase == "preflight" else tuple(range(30, 50)))
+    undone(run)
     still_right(alpha, beta, witness)
 
 
@@ -88,7 +88,7 @@ def test_connection_cut(alpha: LabHost, beta: LabHost, witness: int, sabotage: A
     still_right(alpha, beta, witness)
 
 
-@pytest.mark.parametrize("phase", ("connect", *BEFORE_COMMIT))
+@pytest.mark.parametrize("phase", ("connect", *BEFORE_COMMIT[:-1]))
 def test_interrupted(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
     run = sabotage(witness, phase, "interrupt")
     undone(run, codes=(130,))
@@ -107,7 +107,7 @@ def test_interrupted_in_the_middle(alpha: LabHost, beta: LabHost, witness: int, 
     still_right(alpha, beta, witness)
 
 
-@pytest.mark.parametrize("phase", ("resume", "clean"))
+@pytest.mark.parametrize("phase", ("commit", "resume", "clean"))
 def test_interrupted_after_commit_finishes(
     alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str
 ) -> None:

@@ -124,14 +124,14 @@ def test_zombie_and_stopped_child(
 def test_not_its_session_leader(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
 ) -> None:
-    """`--shell-job` is found by itself, and said."""
+    """It is found by itself that it takes criu's --shell-job, and said."""
     leader = started.launch("sh", "-c", "sleep 100000 & wait")
     until(lambda: alpha.run(f"pgrep -P {leader}", check=False).status == 0, "no child")
     pid = int(alpha.run(f"pgrep -P {leader}").out)
     run = migrate(str(pid), "beta")
     beta.run(f"kill {pid}", check=False)
     assert run.status == 0, run.explain()
-    assert any("--shell-job" in event["text"] for event in run.of("note")), run.explain()
+    assert any("shell job" in event["text"] for event in run.of("note")), run.explain()
 
 
 def test_and_back(nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any) -> None:

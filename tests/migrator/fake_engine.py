@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from agent import protocol
-from migrator import cli, errors, migration, plan, recovery
+from migrator import cli, errors, hosts, migration, plan, recovery
 from migrator.obstacle import Obstacle
 from migrator.phases import Observer, Phase, Report, Round
 
@@ -73,7 +73,7 @@ class Engine:
     def __init__(self, scenario: str) -> None:
         self.scenario = scenario
 
-    async def migrate(self, order: migration.Order, observer: Observer) -> Report:
+    async def migrate(self, order: hosts.Order, observer: Observer) -> Report:
         """All phases in their order; what the scenario names goes wrong on the way."""
         try:
             await self._forth(order, observer)
@@ -88,7 +88,7 @@ class Engine:
         observer.report(report)
         return report
 
-    async def _forth(self, order: migration.Order, observer: Observer) -> None:
+    async def _forth(self, order: hosts.Order, observer: Observer) -> None:
         await self._phase(Phase.CONNECT, observer)
         if self.scenario == "host-key":
             raise errors.HostKeyError("db2: unknown host key", hint="ssh-keyscan db2 >> ~/.ssh/known_hosts")
@@ -131,7 +131,7 @@ class Engine:
             observer.transferred(done.wire_bytes * step // steps)
         observer.round_done(number, done, final)
 
-    async def check(self, order: migration.Order, observer: Observer) -> tuple[plan.Plan, tuple[Obstacle, ...]]:
+    async def check(self, order: hosts.Order, observer: Observer) -> tuple[plan.Plan, tuple[Obstacle, ...]]:
         """Preflight alone."""
         await self._phase(Phase.CONNECT, observer)
         await self._phase(Phase.PREFLIGHT, observer)

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from migrator import cli, migration
+from migrator import cli, hosts, migration
 from migrator.phases import Phase
 
 
@@ -94,7 +94,9 @@ def kill_restoring_criu() -> None:
 def take_pid() -> None:
     """Start a process on the target with the root's PID."""
     pid = int(sys.argv[-2])
-    on_target(f"echo {pid - 1} >/proc/sys/kernel/ns_last_pid; sleep 300 >/dev/null 2>&1 </dev/null & echo $!")
+    # a thread or process that starts there at the same time may get the number instead: then once more
+    once = f"echo {pid - 1} >/proc/sys/kernel/ns_last_pid; sleep 300 >/dev/null 2>&1 </dev/null &"
+    on_target(f"for i in 1 2 3 4 5 6; do {once} [ $! = {pid} ] && echo taken && break; kill $!; done")
 
 
 ACTS = {act.__name__.replace("_", "-"): act for act in (
@@ -134,7 +136,7 @@ def main() -> int:
     options = parser.parse_args(sys.argv[1:split])
     honest = migration.migrate
 
-    async def sabotaged(order: migration.Order, observer: Any) -> Any:
+    async def sabotaged(order: hosts.Order, observer: Any) -> Any:
         return await honest(order, Saboteur(observer, options.at, options.act, options.delay))
 
     migration.migrate = sabotaged
