@@ -154,7 +154,12 @@ class Running:
         """Wait for the end. Raises CriuError unless criu says that it succeeded."""
         status = await self.process.wait()
         if status != 0:
-            raise CriuError(decisive_line(self.log) or f"criu ended with status {status}", str(self.log), status)
+            line = in_words(decisive_line(self.log))
+            raise CriuError(line or _status_in_words(status), str(self.log), status)
+
+
+def _status_in_words(status: int) -> str:
+    return f"criu was killed by signal {-status}" if status < 0 else f"criu ended with status {status}"
 
 
 async def spawn(
@@ -252,6 +257,32 @@ _NOISE = (
 )
 
 
+_WORDS = (
+    (r"Can't fork for (\d+): File exists", r"process ID \1 is taken"),  # cr-restore.c
+    (r"Pid (\d+) do not match expected (\d+)", r"process ID \2 could not be had"),  # cr-restore.c
+    (r"File (\S+) has bad size (\d+) \(expect (\d+)\)", r"\1 has \2 bytes, and \3 on the source"),  # files-reg.c
+    (r"File (\S+) has bad mode (\S+) \(expect (\S+)\)", r"\1 has mode \2, and \3 on the source"),  # files-reg.c
+    (r"Can't dump ghost file (\S+) of (\d+) size", r"the deleted file \1 of \2 bytes is over the limit"),  # files-reg.c
+    (r"External socket is used|Can't dump half of stream unix|name-less external socket",
+     "the other end of a unix socket belongs to a process that stays behind"),  # sk-unix.c
+    (r"Connected TCP socket", "the tree has established TCP connections"),  # sk-inet.c
+    (r"Pid-reuse detection failed", "the round before this one is incomplete"),  # mem.c
+    (r"without the process init", "the tree lives in a PID namespace whose init is not part of it"),  # namespaces.c
+    (r"is not a session leader", "the root does not lead its session"),  # pstree.c
+    (r"No space left on device", "no space left on device for the images"),
+)  # fmt: skip
+"""criu's words for what happens most, and ours, which need none of criu's source at hand."""
+
+
+def in_words(line: str) -> str:
+    """A decisive line as an admin would say it, criu's own words behind it; unchanged where we know none better."""
+    for pattern, words in _WORDS:
+        found = re.search(pattern, line)
+        if found:
+            return f"{found.expand(words)} (criu: {line})"
+    return line
+
+
 def decisive(lines: Sequence[str]) -> str:
     """The error line that says why: the first real one, for what follows it are echoes."""
     last = ""
@@ -284,6 +315,14 @@ def passed_hold(log: Path) -> bool:
         return "Unlock network" in log.read_text(errors="replace")
     except OSError:
         return True  # nobody knows: then nobody may restore once more
+
+
+def finished(log: Path) -> bool:
+    """Whether a restore came to its good end: the tree runs, or did (criu/cr-restore.c says so last)."""
+    try:
+        return "Restore finished successfully" in log.read_text(errors="replace")
+    except OSError:
+        return False
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
