@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
@@ -143,6 +144,26 @@ def task_facts(pid: int) -> TaskFacts:
 def pids() -> list[int]:
     """Every process of this host that /proc shows."""
     return [int(name) for name in os.listdir(PROC) if name.isdigit()]
+
+
+_NEAR = 2000
+
+
+def step_over(ids: Iterable[int]) -> None:
+    """Make sure that the next processes of this host do not take one of these IDs.
+
+    The kernel numbers processes in turn, so an ID just above the last one would soon go, most likely to a process of
+    our own. Where that is near, the numbering is moved past it (what criu does itself to get the PID that it wants).
+    """
+    counter = PROC / "sys/kernel/ns_last_pid"
+    try:
+        last = int(counter.read_text())
+        for number in sorted(ids):
+            if last < number <= last + _NEAR:
+                counter.write_text(str(number))
+                last = number
+    except OSError:
+        return  # no root, or a kernel without it: the restore will tell if an ID was taken
 
 
 def tree_pids(root: int) -> list[int]:

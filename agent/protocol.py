@@ -219,6 +219,7 @@ class Prepare:
     memory: int  # bytes the images may take
     on_disk: bool  # images go to disk instead of a tmpfs
     options: CriuOptions
+    ids: tuple[int, ...] = ()  # every PID and TID that must stay free until the restore
 
 
 @dataclasses.dataclass(frozen=True)

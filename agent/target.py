@@ -70,6 +70,7 @@ class Target:
         try:
             images.make_place(target._images, memory=0 if request.on_disk else request.memory)
             settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+            process.step_over(request.ids)
             target._streams = Streams(settings.socket(request.migration))
             await target._warm()
         except BaseException:
@@ -127,6 +128,7 @@ class Target:
         running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(stream.fileno(),))
         self._tell(f"$ {running.command}")
         self._servers[request.round] = running
+        self._journal.note("criu", **running.identity)
         return protocol.Nothing()
 
     async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:

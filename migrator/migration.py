@@ -133,7 +133,8 @@ class Migration:
         target = str(self._order.target)
         begin = protocol.Begin(self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy)
         here = socket.gethostname()
-        prepare = protocol.Prepare(self.id, root.pid, here, chosen.memory, chosen.on_disk, chosen.criu)
+        ids = tuple(sorted({number for task in tree.tasks for number in (task.pid, *task.tids)}))
+        prepare = protocol.Prepare(self.id, root.pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids)
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undo_target, self._observer.note)
         undo.push_async_callback(uninterrupted, self._undo_source, self._observer.note)
@@ -218,6 +219,7 @@ class Migration:
     async def _commit(self) -> protocol.Killed:
         """COMMIT and proof of death. On return there is no way back; it raises only where there is no COMMIT."""
         await self._observer.phase(Phase.COMMIT)
+        await asyncio.sleep(0)  # a signal that came meanwhile is heard here, while there is a way back
         return await uninterrupted(self._committed(), self._observer.note)
 
     async def _committed(self) -> protocol.Killed:
@@ -229,6 +231,8 @@ class Migration:
                 await self._ends.replace_source()
                 state = await self._ends.source.journal(protocol.ReadJournal(self.id))
                 if "COMMIT" not in state.records:
+                    await self._ends.source.settle(protocol.Settle(self.id, protocol.Verdict.ABORT))
+                    self._source_aborted = True
                     raise
                 await self._ends.source.settle(protocol.Settle(self.id, protocol.Verdict.KILL))
             except _LOST as worse:
@@ -288,6 +292,8 @@ class Migration:
 
     async def _undo_source(self) -> None:
         """The tree runs on here. A lost agent is replaced by a new one, which reads the journal."""
+        if self._source_aborted:
+            return
         try:
             left = (await self._ends.source.abort(protocol.Abort("undone"))).items
         except (PeerFault, PeerLost):
@@ -305,7 +311,11 @@ class Migration:
         abort = protocol.Abort("undone", source_aborted=self._source_aborted)
         try:
             left = (await self._ends.target.abort(abort)).items
-        except (PeerFault, PeerLost):
+        except (PeerFault, PeerLost) as refused:
+            if not self._source_aborted:
+                # COMMIT may be in the source's journal, and this the only copy: that only `recover` can see
+                self._observer.note(f"{refused}; left as it is: {self._recover}")
+                return
             try:
                 await self._ends.replace_target()
                 left = await self._settle_abort("target")

@@ -231,3 +231,14 @@ def test_what_must_not_be_moved_is_named_and_not_looked_into(pid: int, kind: str
     assert tree.peculiarities[0].object == str(pid)
     assert (tree.files, tree.memory) == ((), 0)
     assert len(tree.tasks) == 1
+
+
+def test_step_over_moves_the_numbering_past_ids_that_are_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = tmp_path / "sys/kernel/ns_last_pid"
+    counter.parent.mkdir(parents=True)
+    counter.write_text("1000")
+    monkeypatch.setattr(process, "PROC", tmp_path)
+    process.step_over([1001, 1002, 2900, 900, 100000])
+    assert counter.read_text() == "2900"
+    process.step_over([900, 100000])
+    assert counter.read_text() == "2900"

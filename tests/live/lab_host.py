@@ -125,12 +125,6 @@ class LabHost:
         words = ["python3", "-c", starter, cwd, output, *arguments]
         return int(self.run(shlex.join(words)).out)
 
-    def raise_pids(self, lowest: int) -> None:
-        """The next process gets a number above this: PIDs of the two hosts must not clash by accident."""
-        last = int(self.run("cat /proc/sys/kernel/ns_last_pid").out)
-        if last < lowest:
-            self.run(f"echo {lowest} >/proc/sys/kernel/ns_last_pid")
-
     def seconds_ahead(self) -> float:
         """How far this host's real-time clock is ahead of ours, within some ms."""
         best = (1e9, 0.0)

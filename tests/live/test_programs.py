@@ -11,6 +11,7 @@ import pytest
 
 from tests.live.conftest import Started
 from tests.live.lab_host import LabHost
+from tests.live.test_witness import SIZES
 
 
 def until(true: Callable[[], bool], message: str, seconds: float = 120) -> None:
@@ -148,9 +149,7 @@ def test_precopy_happens(nothing_behind: None, alpha: LabHost, beta: LabHost, st
     """At least two rounds, and the last one is small."""
     alpha.run("rm -f /root/witness.log")
     beta.run("rm -f /root/witness.log")
-    pid = started.launch(
-        "python3", "/root/programs/witness.py", "--mib", "64", "--log", "/root/witness.log", "--rate", "50"
-    )
+    pid = started.launch("python3", "/root/programs/witness.py", *SIZES["vm"], "--log", "/root/witness.log")
     until(lambda: int(alpha.run("wc -l </root/witness.log", check=False).out or 0) > 20, "it does not start")
     run = migrate("--copy-files", str(pid), "beta")
     moved(run, alpha, beta, pid)

@@ -11,6 +11,11 @@ from tests.live.conftest import Started
 from tests.live.lab_host import LabHost, log_lines
 
 LOG = "/root/witness.log"
+SIZES = {
+    "netns": ("--mib", "256"),
+    # an emulated CPU is a tenth of a real one, and it has to run criu and ssh as well
+    "vm": ("--mib", "64", "--rate", "100", "--interval", "0.02", "--rest", "5"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +51,7 @@ def test_witness_moves(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any, backend: str
 ) -> None:
     """Same PIDs, a log without a gap or a repeat, right checksums, an answering child, an honest downtime."""
-    mib = 256 if backend == "netns" else 64
-    pid = started.launch("python3", "/root/programs/witness.py", "--mib", str(mib), "--log", LOG)
+    pid = started.launch("python3", "/root/programs/witness.py", *SIZES[backend], "--log", LOG)
     wait_for_log(alpha)
     child = int(alpha.run(f"pgrep -P {pid}").out)
     ahead = beta.seconds_ahead() - alpha.seconds_ahead()

@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--log", required=True)
     parser.add_argument("--rate", type=int, default=500, help="pages dirtied a second")
     parser.add_argument("--hot", type=int, default=1 << 40, help="pages that are dirtied again and again")
+    parser.add_argument("--rest", type=float, default=0.05, help="seconds between two looks at all of memory")
     parser.add_argument("--interval", type=float, default=0.002, help="seconds between lines of the log")
     options = parser.parse_args()
 
@@ -104,7 +105,7 @@ def main() -> None:
     def sweep() -> None:
         while True:
             memory.verify()
-            time.sleep(0.05)
+            time.sleep(options.rest)
 
     threading.Thread(target=sweep, daemon=True).start()
     sequence = wrong = 0
