@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _SCRIPT = """#!/bin/sh
@@ -36,7 +36,7 @@ if ! read -r answer <&4; then
 fi
 end() {{
     [ -f stopped ] || return 0
-    while read -r pid; do kill "$1" "$pid"; done <stopped
+    while read -r pid start; do kill "$1" "$pid"; done <stopped
 }}
 thaw() {{
     [ -f frozen ] && IFS= read -r cgroup <frozen && echo 0 >"$cgroup/cgroup.freeze"
@@ -95,9 +95,10 @@ class Hold:
         """Wait until criu is in the hook."""
         await self._reached.wait()
 
-    def will_continue(self, pids: Iterable[int]) -> None:
-        """Leave word of the tasks that are about to get a SIGSTOP, for the script to take it back on a veto."""
-        self._stopped.write_text("".join(f"{pid}\n" for pid in pids))
+    def will_continue(self, tasks: Iterable[Sequence[int]]) -> None:
+        """Leave word of the tasks, (PID, start time), that are about to get a SIGSTOP, for the script (or recovery) to
+        take it back."""
+        self._stopped.write_text("".join(f"{pid} {start}\n" for pid, start in tasks))
 
     def go(self) -> None:
         """The hook succeeds. The record that releases it must be in the journal already."""

@@ -114,25 +114,30 @@ class Journal:
             descriptor = os.open(directory / "journal", os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
             raise JournalError(f"this host has no journal of migration {migration} in {state}") from None
-        lines = []
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            whole, _, torn = file.read().rpartition(b"\n")
-        if torn:
-            # the next record must begin a line of its own
-            os.ftruncate(descriptor, len(whole) + 1 if whole else 0)
-        for line in whole.splitlines():
-            lines.append(json.loads(line))
-        if not lines:
-            os.close(descriptor)
+        journal = cls(directory, descriptor, [])
+        journal.reload()
+        if not journal._lines:
+            journal.close()
             raise JournalError(f"the journal of migration {migration} is empty: it never began")
-        return cls(directory, descriptor, lines)
+        return journal
+
+    def reload(self) -> int:
+        """Read what another agent has written since; the number of bytes of a torn last line."""
+        with open(os.dup(self._descriptor), "rb") as file:
+            file.seek(0)
+            whole, _, torn = file.read().rpartition(b"\n")
+        self._lines = [json.loads(line) for line in whole.splitlines()]
+        return len(torn)
 
     def take_over(self) -> None:
-        """Become the owner. Raises JournalError while another agent lives that owns it."""
+        """Become the owner, of what stands there now. Raises JournalError while another agent lives that owns it."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JournalError(f"another agent is still at work on migration {self.migration}") from None
+        if torn := self.reload():
+            # its writer died over it; the next record must begin a line of its own
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - torn)
 
     @property
     def owned_elsewhere(self) -> bool:
@@ -172,6 +177,10 @@ class Journal:
     def facts(self, name: str) -> dict[str, Any]:
         """The newest line of this name, decision or fact; empty when there is none."""
         return next((line for line in reversed(self._lines) if line["record"] == name), {})
+
+    def all_facts(self, name: str) -> list[dict[str, Any]]:
+        """Every line of this name, oldest first."""
+        return [line for line in self._lines if line["record"] == name]
 
     def may(self, record: Record) -> bool:
         """Whether the order of decisions allows this one now."""

@@ -1,18 +1,19 @@
 """Recovery on one host: what a journal says, and finishing or undoing a migration whose agent is gone.
 
-An agent that is still there is killed first: its hook then sees the end of its input and asks the journal, so the
-record written here beforehand is the verdict (DESIGN: the commit, rules 2 to 5).
+An agent that is still there gives way: it is stopped, the verdict is written, and it is killed; its hook then sees the
+end of its input and asks the journal (DESIGN: the commit, rules 2 to 5).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import signal
 from typing import Any, Callable
 
-from agent import freezer, images, process, protocol
+from agent import criu, freezer, images, process, protocol
 from agent.journal import Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
@@ -33,7 +34,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
     except JournalError:
         return protocol.JournalState(migration, "", (), "", 0, True, False, False, 0, False)
     first = journal.facts(journal.records[0].value)
-    same_boot = first["boot"] == process.boot_id()
+    same_boot = _same_boot(journal)
     try:
         return protocol.JournalState(
             migration=journal.migration,
@@ -57,8 +58,8 @@ def _images(settings: Settings, journal: Journal) -> Any:
 
 
 def _criu_alive(journal: Journal) -> bool:
-    line = journal.facts("criu")
-    return bool(line) and process.alive(line["pid"], line["start"])
+    """Whether any criu of this migration lives: dump, page servers, restore."""
+    return any(process.alive(line["pid"], line["start"]) for line in journal.all_facts("criu"))
 
 
 def _living(journal: Journal) -> list[tuple[int, int]]:
@@ -88,16 +89,59 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
         journal.close()
 
 
-async def _depose(journal: Journal) -> None:
-    """End the migration's agent if it lives, and own the journal."""
-    line = journal.facts(journal.records[0].value)
-    if line["boot"] == process.boot_id():
-        for who in (line.get("agent"), journal.facts("owner").get("agent")):
-            if who and who[0] != os.getpid() and process.alive(*who):
-                os.kill(who[0], signal.SIGKILL)
-                await _until(functools.partial(_gone, *who), "the former agent does not die")
-    journal.take_over()
+async def _depose(journal: Journal, decide: Callable[[], None]) -> None:
+    """Take a migration over from its agent, and write what `decide` makes of the journal.
+
+    An agent that lives is stopped first, so that it decides nothing more while we do; then it is killed: its hook sees
+    the end of its input and asks the journal. When `decide` raises, the agent goes on as if nothing had been.
+    """
+    owners = _owners(journal)
+    if not owners:
+        journal.take_over()
+        decide()
+    else:
+        try:
+            for owner in owners:
+                _signal(owner, signal.SIGSTOP)
+                await _until(functools.partial(_stopped, *owner), "the former agent does not stop")
+            journal.reload()
+            decide()
+        except BaseException:
+            for owner in owners:
+                _signal(owner, signal.SIGCONT)
+            raise
+        for owner in owners:
+            _signal(owner, signal.SIGKILL)
+            await _until(functools.partial(_gone, *owner), "the former agent does not die")
+        journal.take_over()
     journal.note("owner", agent=[os.getpid(), process.start_time(os.getpid())])
+
+
+def _owners(journal: Journal) -> list[tuple[int, int]]:
+    """The agents, beside us, that have owned it and live: (PID, start time)."""
+    if not _same_boot(journal):
+        return []
+    agents = [journal.facts(journal.records[0].value).get("agent"), journal.facts("owner").get("agent")]
+    known = {(pid, start) for pid, start in filter(None, agents) if pid != os.getpid()}
+    return [owner for owner in known if process.alive(*owner)]
+
+
+def _same_boot(journal: Journal) -> bool:
+    return bool(journal.facts(journal.records[0].value)["boot"] == process.boot_id())
+
+
+def _signal(who: tuple[int, int], number: int) -> None:
+    """Signal a process, (PID, start time), if it is still there."""
+    if process.alive(*who):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(who[0], number)
+
+
+def _stopped(pid: int, start: int) -> bool:
+    try:
+        return _gone(pid, start) or process.read_stat(pid).state == "T"
+    except process.NoSuchProcess:
+        return True
 
 
 def _gone(pid: int, start: int) -> bool:
@@ -113,26 +157,27 @@ async def _until(done: Callable[[], bool], message: str) -> None:
 
 
 async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
+    def decide() -> None:
+        if journal.has(Record.COMMIT) or journal.has(Record.RESUMING):
+            raise JournalError("past the point of no return: it can only go forward")
+        if not journal.has(Record.ABORT):
+            # on the target this record comes only with the source's ABORT in hand, or an operator's word
+            journal.write(Record.ABORT, reason="settled")
+
+    await _depose(journal, decide)
     if journal.has(Record.DONE):
         return _settled(journal)
-    if journal.has(Record.COMMIT) or journal.has(Record.RESUMING):
-        raise JournalError("past the point of no return: it can only go forward")
-    if not journal.has(Record.ABORT):
-        # on the target this record comes only with the source's ABORT in hand, or an operator's word
-        journal.write(Record.ABORT, reason="settled")
-    await _depose(journal)
-    same_boot = journal.facts(journal.records[0].value)["boot"] == process.boot_id()
-    if same_boot:
+    if _same_boot(journal):
         freezer.thaw(journal.directory)
         # without its agent the hook asks the journal and vetoes; a criu before its hook fails at its closed socket
         await _until(lambda: not _criu_alive(journal), "criu does not end")
-        for pid, _ in _living(journal):
-            if journal.role == "target":
-                os.kill(pid, signal.SIGKILL)
-            elif process.task_facts(pid).state == "T" and pid in _queued(journal):
-                os.kill(pid, signal.SIGCONT)
         if journal.role == "target":
+            for task in _living(journal):
+                _signal(task, signal.SIGKILL)
             await _until(lambda: not _living(journal), "held tasks do not die")
+        else:
+            for task in _queued(journal):
+                _signal(task, signal.SIGCONT)
     left = _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").undo()
@@ -140,25 +185,28 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
     return _settled(journal, left)
 
 
-def _queued(journal: Journal) -> set[int]:
-    """The tasks that got a SIGSTOP from us."""
+def _queued(journal: Journal) -> list[tuple[int, int]]:
+    """The tasks that got a SIGSTOP from us in the hold, children born after BEGIN too; others were stopped before."""
     try:
-        return {int(line) for line in (journal.directory / "stopped").read_text().split()}
+        lines = (journal.directory / "stopped").read_text().splitlines()
     except FileNotFoundError:
-        return set()
+        return []
+    return [(int(pid), int(start)) for pid, start in (line.split() for line in lines)]
 
 
 async def _kill(settings: Settings, journal: Journal) -> protocol.Settled:
-    if not journal.has(Record.COMMIT):
-        raise JournalError("there is no COMMIT: the tree belongs to this host")
+    def decide() -> None:
+        if not journal.has(Record.COMMIT):
+            raise JournalError("there is no COMMIT: the tree belongs to this host")
+
+    await _depose(journal, decide)
     if journal.has(Record.KILLED):
         return _settled(journal)
-    await _depose(journal)
-    if journal.facts(Record.BEGIN.value)["boot"] == process.boot_id():
+    if _same_boot(journal):
         # COMMIT is in the journal, so the hook lets criu kill the tree; what is left we kill ourselves
         await _until(lambda: not _criu_alive(journal), "criu does not end")
-        for pid, _ in _living(journal):
-            os.kill(pid, signal.SIGKILL)
+        for task in _living(journal):
+            _signal(task, signal.SIGKILL)
         await _until(lambda: not _living(journal), "the tree does not die")
         freezer.thaw(journal.directory)
     journal.write(Record.KILLED)
@@ -166,56 +214,55 @@ async def _kill(settings: Settings, journal: Journal) -> protocol.Settled:
 
 
 async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], None]) -> protocol.Settled:
+    """Bring the tree to run, once.
+
+    Where criu's log says that it finished, the tree runs, and that is recorded. Where it was let go and did not finish,
+    the tree may have run: nobody starts it again. Where it never left its hold, it is restored from the kept images.
+    """
+
+    def decide() -> None:
+        if journal.has(Record.RESUMING):
+            if not _same_boot(journal) and not journal.has(Record.RESUMED):
+                raise JournalError("this host rebooted while the tree was resumed: whether it ran nobody can tell")
+        elif not journal.has(Record.HELD):
+            raise JournalError("there is no HELD: the images are not known to be whole")
+        elif journal.has(Record.ABORT):
+            raise JournalError("it was undone: the tree belongs to the source")
+        elif not _images(settings, journal).exists():
+            raise JournalError("the images are gone: this host has rebooted")
+        else:
+            journal.write(Record.RESUMING)
+
+    await _depose(journal, decide)
     if journal.has(Record.RESUMED):
         return _settled(journal)
-    if not journal.has(Record.HELD):
-        raise JournalError("there is no HELD: the images are not known to be whole")
-    same_boot = journal.facts(Record.PREPARED.value)["boot"] == process.boot_id()
-    if journal.has(Record.RESUMING):
-        return await _after_resuming(journal, same_boot)
-    if not _images(settings, journal).exists():
-        raise JournalError("the images are gone: this host has rebooted")
-    alive = same_boot and _criu_alive(journal)
-    journal.write(Record.RESUMING)
-    await _depose(journal)
     target = Target.adopt(settings, journal, tell)
-    if alive:
-        # the hook sees its agent gone, reads RESUMING and lets criu finish
+    if _same_boot(journal):
+        # a hook that still waited saw its agent gone, read RESUMING and let criu finish
         await _until(lambda: not _criu_alive(journal), "criu does not end")
-    if not (alive and _running(journal)):
-        await target.clear(_living(journal) if same_boot else [])
+    log = journal.directory / "restore.log"
+    if not (_same_boot(journal) and criu.finished(log)):
+        if _same_boot(journal) and criu.passed_hold(log):
+            raise JournalError(f"criu failed after it had let the tree go, so it may have run; see {log}")
+        await target.clear(_living(journal) if _same_boot(journal) else [])
         await target.restore_again()
-    pid = target.resumed()
-    return protocol.Settled(tuple(record.value for record in journal.records), pid)
-
-
-async def _after_resuming(journal: Journal, same_boot: bool) -> protocol.Settled:
-    """RESUMING without RESUMED: the tree may have run. It is only recognised here, never started again."""
-    if not same_boot:
-        raise JournalError("this host rebooted while the tree was resumed: whether it ran nobody can tell")
-    await _depose(journal)
-    await _until(lambda: not _criu_alive(journal), "criu does not end")
-    if not _running(journal):
-        raise JournalError("the tree was resumed and is not here any more, or never came to run")
-    journal.write(Record.RESUMED, pid=journal.facts(Record.PREPARED.value)["root"])
+    target.resumed()
     return _settled(journal)
 
 
-def _running(journal: Journal) -> bool:
-    """Whether every task that was held lives, and none is left blocked by a criu that died."""
-    held = journal.facts(Record.HELD.value).get("tasks", [])
-    return bool(held) and len(_living(journal)) == len(held) and (journal.directory / "pid").exists()
-
-
 async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
+    def decide() -> None:
+        if not journal.has(Record.DONE) and not journal.may(Record.DONE):
+            raise JournalError("the migration is not over")
+
+    await _depose(journal, decide)
     if journal.has(Record.DONE):
         return _settled(journal)
-    if not journal.may(Record.DONE):
-        raise JournalError("the migration is not over")
-    await _depose(journal)
     left = _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
+    for log in journal.directory.glob("*.log"):
+        log.unlink()
     journal.write(Record.DONE)
     return _settled(journal, left)
 

@@ -163,7 +163,7 @@ class Source:
         quiet = (images.TASK_STOPPED, images.TASK_DEAD, images.TASK_ZOMBIE)
         self._stopped = tuple(pid for pid in self._tasks.pids if states.get(pid) not in quiet)
         if self._hold is not None:
-            self._hold.will_continue(self._stopped)
+            self._hold.will_continue(task for task in self._tasks.identities if task[0] in self._stopped)
         self._tasks.signal(signal.SIGSTOP, self._stopped)
         freezer.freeze(self._journal.directory, self._begin.pid, self._tasks.pids)
 

@@ -17,7 +17,6 @@ from typing import Optional
 from agent import process
 from agent.protocol import TaskFacts
 
-
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -425,13 +425,21 @@ class FakeLinks:
         """The host of the process."""
         return self._link("source")
 
-    async def target(self) -> HostLink:
-        """The host to move to."""
+    async def target(self, peer: str = "beta") -> HostLink:
+        """The host to move to; `recover` asks for it by the name that the source's journal has."""
+        assert peer == "beta"
         return self._link("target")
 
     def cut(self, role: str) -> None:
         """The connection drops."""
         self.made[role][-1].cut()
+
+    def lose_all(self) -> None:
+        """Every connection drops, and none can be made again until `unreachable` is emptied."""
+        for role, links in self.made.items():
+            self.unreachable.add(role)
+            for link in links:
+                link.cut()
 
 
 class Pair:

@@ -45,19 +45,19 @@ class ForkServer:
 
 
 def _die_at(when: str, record: str) -> None:
-    from agent.journal import Journal, Record
+    from agent.journal import Journal
 
-    write = Journal.write
+    append = Journal._append
 
-    def dying(journal: Journal, decision: Record, **details: object) -> None:
-        if decision.value != record:
-            write(journal, decision, **details)
+    def dying(journal: Journal, line: dict[str, Any]) -> None:
+        if line["record"] != record:
+            append(journal, line)
             return
         if when == "after":
-            write(journal, decision, **details)
+            append(journal, line)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(Journal, "write", dying)  # noqa: B010 - mypy is right that nobody should, elsewhere
+    setattr(Journal, "_append", dying)  # noqa: B010 - mypy is right that nobody should, elsewhere
 
 
 def _become_agent(request: dict[str, Any], streams: Sequence[int]) -> None:

@@ -11,15 +11,18 @@ import dataclasses
 import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent import process
+from agent.lock import TaskLocks
 from agent.protocol import CriuOptions, HostFacts, TargetCheck, TreeFacts
-from migrator import errors, migration, plan, precopy, recovery, transport
+from migrator import errors, hosts, migration, plan, precopy, recovery, transport
 from migrator.peer import Peer
 from migrator.phases import Phase, Report, Round
-from tests.fake_hosts import Pair, Victim, soon
+from tests.fake_hosts import Pair, Victim, eventually, soon
 
 PHASES = list(Phase)
 Cue = Callable[[], Awaitable[None] | None]
@@ -134,7 +137,7 @@ class Attempt:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migration, "RECONNECT_PAUSE", 0.01)
+    monkeypatch.setattr(hosts, "RECONNECT_PAUSE", 0.01)
 
 
 class Lab:
@@ -157,7 +160,7 @@ class Lab:
         """Try it, with these things happening when a phase is about to begin."""
         victim = self.pair.victim(children)
         watcher = Watcher(cues or {})
-        order = migration.Order(victim.pid, transport.Target("beta"), plan.Wishes(copy_files=True), precopy.Limits())
+        order = hosts.Order(victim.pid, transport.Target("beta"), plan.Wishes(copy_files=True), precopy.Limits())
         trial = migration.Migration(order, watcher, self.links)
 
         def make_plan(
@@ -180,7 +183,23 @@ class Lab:
             attempt.error = error
         return attempt
 
+    # --- recovering ---
+
+    async def recover(self, attempt: Attempt) -> recovery.Outcome:
+        """`migrate recover`, once the former agent has gone."""
+        await soon(lambda: not any(process.alive(*agent) for agent in self.source.agents), "the agent leaves")
+        return await recovery.recover_over(attempt.id, self.links, attempt.watcher)
+
     # --- ways to break it ---
+
+    def all_is_lost(self) -> None:
+        """What the hosts see when `migrate` itself is killed, or its host's network goes: nobody speaks any more."""
+        self.links.lose_all()
+        self.source.starts_no_agent = True
+
+    def all_is_well(self) -> None:
+        self.links.unreachable.clear()
+        self.source.starts_no_agent = False
 
     def source_agent_dies(self) -> None:
         self.source.kill_agent()
@@ -344,7 +363,7 @@ async def test_a_signal_at_the_very_commit_changes_nothing(lab: Lab) -> None:
             {"restore": "fail"},
             Phase.RESTORE,
             errors.RestoreError,
-            "criu failed on beta: Can't open file usr/lib",
+            "criu failed on beta: Can't open file",
         ),
         ("target", {"restore": "no-space"}, Phase.RESTORE, errors.NoSpace, "beta: .*No space left on device"),
         ("target", {"restore": "die-before-hold"}, Phase.RESTORE, errors.RestoreError, "criu failed on beta"),
@@ -419,7 +438,7 @@ async def test_a_restore_that_fails_again_keeps_the_images(lab: Lab) -> None:
     attempt.lives_nowhere()
 
 
-# --- things break while criu is at work ---------------------------------------------------------------------------------
+# --- things break while criu is at work ------------------------------------------------------------------------------
 
 _AT_WORK = [
     (Phase.PRECOPY, "source", "pre-dump", {"pre_dump": "hang"}),
@@ -442,3 +461,153 @@ async def test_in_the_middle(
     else:
         attempt.failed(phase, errors.LinkLost, 34)
     attempt.lives_on_source()
+
+
+# --- an agent dies at a decision: right before its record is on disk, or right after ---------------------------------
+
+_UNDONE_BY = {"BEGIN": Phase.PREFLIGHT, "FROZEN": Phase.FREEZE, "PREPARED": Phase.PREFLIGHT, "HELD": Phase.RESTORE}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("record", ["BEGIN", "FROZEN", "COMMIT", "KILLED", "DONE"])
+async def test_the_sources_agent_dies_at_a_decision(lab: Lab, record: str, when: str) -> None:
+    lab.source.deaths = [(when, record)]
+    attempt = await lab.migrate(children=1)
+    if (when, record) == ("before", "BEGIN"):
+        # there is no journal to tell of its locks; they died with it, and the next agent to lock the tree takes them
+        attempt.failed(_UNDONE_BY[record], errors.LinkLost, 34)
+        assert {Path(line.split()[0]).parent.name for line in lab.source.settle_down()} == {"run", "locks"}
+        TaskLocks(lab.source.run / "locks").sweep(attempt.victim.pids)
+        attempt.lives_on_source()
+    elif record in ("BEGIN", "FROZEN"):
+        attempt.failed(_UNDONE_BY[record], errors.LinkLost, 34)
+        attempt.lives_on_source()
+    elif (when, record) == ("before", "COMMIT"):
+        attempt.failed(Phase.COMMIT, errors.LinkLost, 34)
+        attempt.lives_on_source()
+    else:
+        assert attempt.succeeded().leftovers == ()
+        attempt.lives_on_target()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("record", ["PREPARED", "HELD", "RESUMING", "RESUMED", "DONE"])
+async def test_the_targets_agent_dies_at_a_decision(lab: Lab, record: str, when: str) -> None:
+    lab.target.deaths = [(when, record)]
+    attempt = await lab.migrate(children=1)
+    if record in ("PREPARED", "HELD"):
+        attempt.failed(_UNDONE_BY[record], errors.LinkLost, 34)
+        attempt.lives_on_source()
+    else:
+        report = attempt.succeeded()
+        assert report.leftovers == ()
+        assert report.target_pid in lab.target.restored()
+        attempt.lives_on_target()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("record", ["ABORT", "DONE"])
+@pytest.mark.parametrize("host", ["source", "target"])
+async def test_an_agent_dies_while_it_undoes(lab: Lab, host: str, record: str, when: str) -> None:
+    getattr(lab, host).deaths = [(when, record)]
+    attempt = await lab.migrate({Phase.COMMIT: lab.signal}, children=1)
+    attempt.failed(Phase.COMMIT, asyncio.CancelledError)
+    attempt.lives_on_source()
+
+
+# --- nobody can settle it at once: recover ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.PRECOPY, Phase.FREEZE, Phase.RESTORE, Phase.COMMIT])
+async def test_all_contact_is_lost_before_commit(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.all_is_lost})
+    assert attempt.victim.runs
+    lab.all_is_well()
+    outcome = await lab.recover(attempt)
+    assert (outcome.host, outcome.pid) == ("alpha", attempt.victim.pid)
+    attempt.lives_on_source()
+    assert (await lab.recover(attempt)).course is recovery.Course.NOTHING
+
+
+@pytest.mark.parametrize("phase", [Phase.RESUME, Phase.CLEAN])
+async def test_all_contact_is_lost_after_commit(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: lab.all_is_lost})
+    if phase is Phase.RESUME:
+        attempt.failed(Phase.RESUME, errors.InDoubt, 71)
+        attempt.lives_nowhere()
+    else:
+        assert len(attempt.succeeded().leftovers) == 2
+        attempt.only_copy_runs_on_target()
+    lab.all_is_well()
+    outcome = await lab.recover(attempt)
+    assert outcome.host == "beta"
+    assert outcome.pid in lab.target.restored()
+    attempt.lives_on_target()
+    assert (await lab.recover(attempt)).course is recovery.Course.NOTHING
+
+
+async def test_the_source_cannot_be_asked_after_its_agent_died_at_commit(lab: Lab) -> None:
+    """COMMIT is written, but nobody here knows: then nobody may discard what the target holds."""
+
+    def no_other_agent() -> None:
+        lab.source.starts_no_agent = True
+
+    lab.source.deaths = [("after", "COMMIT")]
+    attempt = await lab.migrate({Phase.COMMIT: no_other_agent}, children=1)
+    attempt.failed(Phase.COMMIT, errors.InDoubt, 71)
+    eventually(lambda: attempt.victim.living == [], "the hook lets criu kill the tree")
+    attempt.lives_nowhere()
+    lab.source.starts_no_agent = False
+    assert (await lab.recover(attempt)).course is recovery.Course.FORWARD
+    attempt.lives_on_target()
+
+
+@pytest.mark.parametrize("record", ["RESUMING", "RESUMED"])
+async def test_both_agents_die_after_commit_and_recover_finishes_it(lab: Lab, record: str) -> None:
+    def target_unreachable() -> None:
+        lab.links.unreachable.add("target")
+
+    lab.source.deaths = [("after", "KILLED")]
+    lab.target.deaths = [("before", record)]
+    attempt = await lab.migrate({Phase.RESUME: target_unreachable}, children=1)
+    attempt.failed(Phase.RESUME, errors.InDoubt, 71)
+    assert attempt.victim.living == []
+    lab.all_is_well()
+    outcome = await lab.recover(attempt)
+    assert outcome.pid in lab.target.restored()
+    attempt.lives_on_target()
+
+
+async def test_recover_after_restoring_failed_twice(lab: Lab) -> None:
+    """The tree never ran and criu said so: what stood in the way is gone, so it is restored from the kept images."""
+    lab.target.behave(restore=["ok", "fail", "ok"])
+    attempt = await lab.migrate({Phase.RESUME: lambda: lab.target.kill_criu("restore")}, children=1)
+    attempt.failed(Phase.RESUME, errors.NotResumed, 70)
+    assert (await lab.recover(attempt)).host == "beta"
+    attempt.lives_on_target()
+
+
+async def test_recover_never_starts_a_tree_again_that_may_have_run(lab: Lab) -> None:
+    lab.target.behave(restore=["fail-after-hold"])
+    attempt = await lab.migrate()
+    attempt.failed(Phase.RESUME, errors.NotResumed, 70)
+    with pytest.raises(errors.NotResumed):
+        await lab.recover(attempt)
+    attempt.lives_nowhere()
+    assert len(lab.target.calls("restore")) == 1
+
+
+async def test_recover_waits_for_its_turn(lab: Lab) -> None:
+    async def meanwhile() -> None:
+        attempt_id = next(iter(lab.source.state.iterdir())).name
+        with pytest.raises(errors.Locked):
+            await recovery.recover_over(attempt_id, lab.links, Watcher({}))
+
+    attempt = await lab.migrate({Phase.FREEZE: meanwhile})
+    attempt.succeeded()
+    attempt.lives_on_target()
+
+
+async def test_recover_of_nothing(lab: Lab) -> None:
+    with pytest.raises(errors.PreflightError):
+        await recovery.recover_over("20260101-000000-abcdef", lab.links, Watcher({}))
