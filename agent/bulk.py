@@ -201,6 +201,7 @@ def relay(socket_path: str, name: str) -> int:
     The first line on stdout is the header again: the stream stands, and what a login shell printed before is no part of
     it. Either direction ends on its own (half-close); all ends when both have, or when the agent's side has gone
     altogether (a page server leaves first, and nobody would close our stdin). 0: everything went through. 1: not all.
+    Where sudo stands in between it keeps stdout open, and the far end sees the end only when the relay leaves.
 
     Two threads with blocking calls, so that a byte goes on the moment it comes. Bytes are read into one buffer again
     and again (readv, recv_into) instead of into new objects. `python3` 3.11 on 2 busy cores, 1 GiB from a pipe into a
@@ -280,7 +281,9 @@ def _socket_to_stdout(sock: socket.socket) -> None:
         while done < count:
             done += os.write(1, view[done:count])
     nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)  # closes the pipe, so that the far end sees the end, and keeps the number taken
+    # closes the pipes and keeps the numbers taken; both, since sshd passes the end on only when stderr has ended, too
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
     os.close(nothing)
 
 

@@ -119,11 +119,13 @@ class SshLink:
             connection.abort()
 
     async def _open(self, command: Sequence[str], patience: float) -> SshChannel:
-        # SSH carries a command as one text for the login shell there, so it is quoted here, and only here
-        log.debug("%s: %s", self.name, shlex.join(command)[:4000])
+        # SSH carries a command as one text for the login shell there, so it is quoted here, and only here;
+        # exec, since some shells would stay and keep our pipes open
+        text = f"exec {shlex.join(command)}"
+        log.debug("%s: %s", self.name, text)
         session = _Session(self.name)
         await self._connections[-1].create_session(
-            lambda: session, shlex.join(command), request_pty=False, encoding=None, window=WINDOW
+            lambda: session, text, request_pty=False, encoding=None, window=WINDOW
         )
         return SshChannel(self.name, session, patience)
 

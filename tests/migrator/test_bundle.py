@@ -38,7 +38,7 @@ async def start(home: Path) -> AsyncIterator[Start]:
     channels = []
 
     async def through_a_shell(command: Sequence[str]) -> ProcessChannel:
-        channel = await ProcessChannel.start("db2", ["sh", "-c", shlex.join(command)], patience=2)
+        channel = await ProcessChannel.start("db2", ["sh", "-c", f"exec {shlex.join(command)}"], patience=2)
         channels.append(channel)
         return channel
 
@@ -123,7 +123,9 @@ class TestBoot:
         if path is None:
             pytest.skip(f"{shell} is not installed")
         words = [path, "sh", "-c"] if shell == "busybox" else [path, "-c"]
-        done = subprocess.run([*words, shlex.join(command("serve"))], input=b"", capture_output=True, check=False)
+        done = subprocess.run(
+            [*words, "exec " + shlex.join(command("serve"))], input=b"", capture_output=True, check=False
+        )
         assert done.stdout == b"migrate-boot want\n", done.stderr
 
     async def test_sent_once_and_not_twice(self, start: Start, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,16 +105,16 @@ async def serve(process: asyncssh.SSHServerProcess[bytes], command: str) -> None
                 await given.drain()
         given.close()
 
-    async def take(pipe: asyncio.StreamReader, writer: asyncssh.SSHWriter[bytes], whole: bool) -> None:
+    async def take(pipe: asyncio.StreamReader, writer: asyncssh.SSHWriter[bytes]) -> None:
         with contextlib.suppress(OSError, asyncssh.Error):
             while data := await pipe.read(MIB):
                 writer.write(data)
                 await writer.drain()
-            if whole:
-                writer.write_eof()
 
     giving = asyncio.create_task(give())
-    await asyncio.gather(take(child.stdout, process.stdout, True), take(child.stderr, process.stderr, False))
+    await asyncio.gather(take(child.stdout, process.stdout), take(child.stderr, process.stderr))
+    with contextlib.suppress(OSError):
+        process.stdout.write_eof()  # as sshd does: only once stderr has ended, too
     status = await child.wait()
     giving.cancel()
     await asyncio.gather(giving, return_exceptions=True)
@@ -518,7 +518,7 @@ class TestAgent:
         link = await connect(server, sudo=True)
         with pytest.raises(errors.NotRoot, match="sudo: a password is required"):
             await link.start_agent("target")
-        assert server.commands[0].startswith("sudo -n -- ")
+        assert server.commands[0].startswith("exec sudo -n -- ")
         await link.close()
 
 
@@ -602,6 +602,24 @@ class TestStreams:
                         await it.channel.write(bytes(MIB))
                         sent += MIB
             assert sent < 32 * MIB
+
+    async def test_either_direction_ends_on_its_own(self, either: Server, tmp_path: Path) -> None:
+        async with stream(either, tmp_path) as it:
+            it.sock.shutdown(socket.SHUT_WR)
+            assert await asyncio.wait_for(it.channel.read(), 5) == b""
+            await it.channel.write(b"still open")
+            assert await asyncio.wait_for(it.receive(), 5) == b"still open"
+            await it.channel.write_eof()
+            assert await asyncio.wait_for(it.receive(), 5) == b""
+            assert await asyncio.wait_for(it.channel.wait(), 5) == 0
+        async with stream(either, tmp_path) as it:
+            await it.channel.write_eof()
+            assert await asyncio.wait_for(it.receive(), 5) == b""
+            await it.send(b"still open")
+            assert await asyncio.wait_for(it.channel.read(), 5) == b"still open"
+            it.sock.close()
+            assert await asyncio.wait_for(it.channel.read(), 5) == b""
+            assert await asyncio.wait_for(it.channel.wait(), 5) == 0
 
     async def test_one_who_does_not_read_gets_all_in_the_end(self, either: Server, tmp_path: Path) -> None:
         """The far end writes, ends and leaves while we look elsewhere: not a byte may be lost by that."""
