@@ -64,6 +64,10 @@ class JournalError(Exception):
     """The journal forbids this act, is not there, or belongs to a living agent."""
 
 
+class WrongOrder(Exception):
+    """A command that makes no sense at this point of a migration."""
+
+
 def _sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -12,12 +12,12 @@ import socket
 import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import BinaryIO, Callable, Optional, TypeVar, cast
+from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
 from agent import criu, files, freezer, images, process, protocol
 from agent.bulk import Streams
 from agent.hold import Hold
-from agent.journal import Journal, JournalError, Record, prune
+from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
 from agent.settings import Settings
 from agent.tasks import Tasks, TreeChanged
@@ -51,6 +51,8 @@ class Source:
         self._sent: dict[str, tuple[int, int]] = {}
         self._stopped: tuple[int, ...] = ()
         self._litter = _litter()
+        self._jobs: set[asyncio.Future[Any]] = set()
+        self._starting = asyncio.Lock()  # held while a criu starts, so that none starts behind an abort's back
         self._journal: Journal
         self._streams: Streams
 
@@ -96,11 +98,22 @@ class Source:
         return self._sockets[name]
 
     async def _spawn(self, arguments: list[str], log: Path, descriptor: int) -> criu.Running:
-        running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(descriptor,))
-        self._tell(f"$ {running.command}")
-        self._criu = running
-        self._journal.note("criu", **running.identity)
+        async with self._starting:
+            if self._journal.has(Record.ABORT):
+                raise Vetoed("the migration was given up")
+            running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(descriptor,))
+            self._tell(f"$ {running.command}")
+            self._criu = running
+            self._journal.note("criu", **running.identity)
         return running
+
+    def _new_round(self, number: int) -> Path:
+        """The directory of a round that is about to be dumped. Raises WrongOrder."""
+        directory = images.round_directory(self._images, number)
+        if self._journal.last is not Record.BEGIN or directory.exists():
+            raise WrongOrder(f"round {number} can't be dumped now: it was before, or the migration is past that")
+        directory.mkdir(mode=0o700)
+        return directory
 
     def _previous(self, number: int) -> str:
         return f"../{number - 1}" if number > 1 and self._begin.track_memory else ""
@@ -108,8 +121,7 @@ class Source:
     async def pre_dump(self, request: protocol.PreDump) -> protocol.Dumped:
         """One pre-copy round. Raises CriuError; the tree runs on whatever happens."""
         stream = await self._stream(request.stream)
-        directory = images.round_directory(self._images, request.round)
-        directory.mkdir(mode=0o700)
+        directory = self._new_round(request.round)
         log = self._journal.directory / f"pre-dump-{request.round}.log"
         arguments = criu.dump_arguments(
             pid=self._begin.pid, images=directory, socket=stream.fileno(), log=log, options=self._begin.options,
@@ -126,15 +138,14 @@ class Source:
     async def dump(self, request: protocol.Dump) -> protocol.Held:
         """Freeze, dump what is left, hold. Raises CriuError, TreeChanged or Vetoed: then the tree runs again."""
         stream = await self._stream(request.stream)
-        directory = images.round_directory(self._images, request.round)
-        directory.mkdir(mode=0o700)
+        directory = self._new_round(request.round)
+        self._journal.write(Record.FROZEN)
         log = self._journal.directory / "dump.log"
         hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
         arguments = criu.dump_arguments(
             pid=self._begin.pid, images=directory, socket=stream.fileno(), log=log, options=self._begin.options,
             previous=self._previous(request.round), track=self._begin.track_memory, script=str(hold.script),
         )  # fmt: skip
-        self._journal.write(Record.FROZEN)
         started = time.monotonic()
         running = await self._spawn(arguments, log, stream.fileno())
         if not await _first(hold.reached(), running.process.wait()):
@@ -170,10 +181,14 @@ class Source:
     async def send_images(self, request: protocol.SendImages) -> protocol.Moved:
         """This round's images, memory excepted, on a stream."""
         directory = images.round_directory(self._images, request.round)
+        if self._hold is None or not self._hold.held or not directory.exists():
+            raise WrongOrder(f"round {request.round} was not dumped to its hold")
         return await self._write(request.stream, lambda out: images.send(directory, out))
 
     async def send_files(self, request: protocol.SendFiles) -> protocol.Moved:
         """Regular files that changed since they were last sent, on a stream."""
+        if self._journal.last not in (Record.BEGIN, Record.FROZEN):
+            raise WrongOrder("the migration is past sending files")
         return await self._write(request.stream, lambda out: files.send(request.paths, out, self._sent))
 
     async def _write(self, name: str, act: Callable[[BinaryIO], T]) -> T:
@@ -186,12 +201,18 @@ class Source:
             stream.shutdown(socket.SHUT_WR)
             return result
 
-        return await asyncio.get_running_loop().run_in_executor(None, run)
+        job = asyncio.get_running_loop().run_in_executor(None, run)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return await asyncio.shield(job)
 
     async def commit(self) -> protocol.Killed:
-        """The point of no return: COMMIT on disk, criu released, every task proven dead, KILLED on disk."""
+        """The point of no return: COMMIT on disk, criu released, every task proven dead, KILLED on disk.
+
+        Raises WrongOrder, CriuError or TreeChanged, and then there is no COMMIT.
+        """
         if self._hold is None or not self._hold.held or self._criu is None:
-            raise JournalError("there is no held tree to commit")
+            raise WrongOrder("there is no held tree to commit")
         if not self._criu.alive:
             raise criu.CriuError("criu died in its hold", str(self._criu.log))
         if self._tasks.living < len(self._stopped):
@@ -211,12 +232,17 @@ class Source:
         """Whether there is no way back."""
         return self._journal.has(Record.COMMIT)
 
-    async def abort(self, reason: str) -> protocol.Leftovers:
-        """Undo: the tree runs on. Raises JournalError after COMMIT."""
+    async def abort(self, reason: str, *, told: bool = True) -> protocol.Leftovers:
+        """Undo: the tree runs on. Raises JournalError after COMMIT.
+
+        Unless the target will be `told`, a frozen migration stays unfinished in the journal: the target may hold the
+        tree, and waits for our word that `migrate recover` brings it.
+        """
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
-        if not self._journal.has(Record.ABORT):
-            self._journal.write(Record.ABORT, reason=reason)
+        async with self._starting:
+            if not self._journal.has(Record.ABORT):
+                self._journal.write(Record.ABORT, reason=reason)
         if self._hold is not None:
             # before the veto, or their parent sees a stop and a continue (rule 7)
             freezer.thaw(self._journal.directory)
@@ -227,15 +253,18 @@ class Source:
             await self._criu.process.wait()
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
         self._tasks.signal(signal.SIGCONT, self._stopped)
+        if self._jobs:
+            await asyncio.wait(self._jobs)  # they have files open in what is to be removed
         left = self._clean()
-        self._journal.write(Record.DONE)
+        if told or not self._journal.has(Record.FROZEN):
+            self._journal.write(Record.DONE)
         self._journal.close()
         return protocol.Leftovers(left)
 
     async def finish(self) -> protocol.Leftovers:
-        """After the migration: remove what is left on this host. Raises JournalError before KILLED."""
+        """After the migration: remove what is left on this host. Raises WrongOrder before KILLED."""
         if not self._journal.may(Record.DONE):
-            raise JournalError("the migration is not over")
+            raise WrongOrder("the migration is not over")
         self._close_sockets()
         left = self._clean()
         for log in self._journal.directory.glob("*.log"):

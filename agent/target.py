@@ -13,12 +13,12 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import BinaryIO, Callable, Optional, TypeVar, cast
+from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
 from agent import criu, files, images, process, protocol
 from agent.bulk import Streams
 from agent.hold import Hold
-from agent.journal import Journal, JournalError, Record, prune
+from agent.journal import Journal, JournalError, Record, WrongOrder, prune
 from agent.ledger import Ledger
 from agent.settings import Settings
 from agent.tasks import Tasks, TreeChanged, adopt_orphans
@@ -51,6 +51,8 @@ class Target:
         # read, not made: after a takeover it knows what the dead agent put here
         self._ledger = Ledger.read(journal.directory / "ledger")
         self._tasks = Tasks()
+        self._jobs: set[asyncio.Future[Any]] = set()
+        self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
         self._servers: dict[int, criu.Running] = {}
         self._sockets: dict[str, socket.socket] = {}
         self._hold: Optional[Hold] = None
@@ -120,29 +122,45 @@ class Target:
     async def accept(self, request: protocol.Accept) -> protocol.Nothing:
         """Start a page server for a round. The socket stays ours: the next round's server takes it over (CRIU.md)."""
         stream = await self._stream(request.stream)
+        self._still_accepting()
         directory = images.round_directory(self._images, request.round)
+        if directory.exists():
+            raise WrongOrder(f"round {request.round} was accepted before")
         directory.mkdir(mode=0o700)
         log = self._journal.directory / f"page-server-{request.round}.log"
         previous = f"../{request.round - 1}" if request.round > 1 else ""
         arguments = criu.page_server_arguments(images=directory, socket=stream.fileno(), log=log, previous=previous)
-        running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(stream.fileno(),))
-        self._tell(f"$ {running.command}")
-        self._servers[request.round] = running
-        self._journal.note("criu", **running.identity)
+        async with self._starting:
+            self._still_accepting()
+            running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(stream.fileno(),))
+            self._tell(f"$ {running.command}")
+            self._servers[request.round] = running
+            self._journal.note("criu", **running.identity)
         return protocol.Nothing()
+
+    def _still_accepting(self) -> None:
+        """Raises WrongOrder once a restore was asked for, and when everything was given up."""
+        if self._journal.last is not Record.PREPARED or self._journal.facts("round"):
+            raise WrongOrder("the migration is past receiving anything, or was given up")
 
     async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:
         """Wait until a round is here whole. Raises CriuError."""
+        if request.round not in self._servers:
+            raise WrongOrder(f"round {request.round} is not being accepted")
         await self._servers[request.round].ended()
         return protocol.Accepted(images.pages_size(images.round_directory(self._images, request.round)))
 
     async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
         """The images that are no memory."""
+        self._still_accepting()
         directory = images.round_directory(self._images, request.round)
+        if not directory.exists():
+            raise WrongOrder(f"round {request.round} was not accepted")
         return await self._read(request.stream, lambda source: images.receive(directory, source))
 
     async def receive_files(self, request: protocol.ReceiveFiles) -> protocol.Moved:
         """Files that come along; what was there before is put back by `abort`."""
+        self._still_accepting()
         return await self._read(request.stream, lambda source: files.receive(request.paths, source, self._ledger))
 
     async def _read(self, name: str, act: Callable[[BinaryIO], T]) -> T:
@@ -153,11 +171,15 @@ class Target:
             with stream.makefile("rb", buffering=0) as source:
                 return act(cast(BinaryIO, source))
 
-        return await asyncio.get_running_loop().run_in_executor(None, run)
+        job = asyncio.get_running_loop().run_in_executor(None, run)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return await asyncio.shield(job)
 
     async def restore(self, request: protocol.Restore) -> protocol.Restored:
         """Restore the tree and hold it; HELD is on disk on return. Raises CriuError: then nothing of it is left."""
         number = request.round
+        self._still_accepting()
         self._journal.note("round", number=number)
         if self._restore is None or self._hold is None:
             raise JournalError("there is no restore that waits")
@@ -194,9 +216,8 @@ class Target:
         if request.killed_tasks < 1:
             raise JournalError("resume needs the source's proof of death")
         if not self._journal.has(Record.HELD):
-            raise JournalError("there is no held tree to resume")
-        if not self._journal.has(Record.RESUMING):
-            self._journal.write(Record.RESUMING)
+            raise WrongOrder("there is no held tree to resume")
+        self._journal.write(Record.RESUMING)
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")
             await self.restore_again()
@@ -294,8 +315,9 @@ class Target:
             return protocol.Leftovers()
         if self._journal.last is Record.HELD and not source_aborted:
             raise JournalError("the tree is held here: only the source's recorded ABORT may discard it")
-        if not self._journal.has(Record.ABORT):
-            self._journal.write(Record.ABORT, reason=reason)
+        async with self._starting:
+            if not self._journal.has(Record.ABORT):
+                self._journal.write(Record.ABORT, reason=reason)
         self._close_sockets()
         if self._hold is not None:
             self._hold.veto()
@@ -306,6 +328,8 @@ class Target:
         for server in self._servers.values():
             await server.process.wait()
         await self._clear_strays()
+        if self._jobs:
+            await asyncio.wait(self._jobs)  # they have files open in what is to be removed
         left = self._clean() + self._ledger.undo()
         self._journal.write(Record.DONE)
         self._journal.close()
@@ -314,7 +338,7 @@ class Target:
     async def finish(self) -> protocol.Leftovers:
         """After RESUMED: remove the images and all else that is ours."""
         if not self._journal.may(Record.DONE):
-            raise JournalError("the migration is not over")
+            raise WrongOrder("the migration is not over")
         self._close_sockets()
         left = self._clean() + self._ledger.keep()
         for log in self._journal.directory.glob("*.log"):
