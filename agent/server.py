@@ -17,7 +17,7 @@ from typing import Callable, Optional
 from agent import files, host, images, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
-from agent.journal import JournalError
+from agent.journal import JournalError, WrongOrder
 from agent.lock import TaskLocked
 from agent.protocol import Fault, FaultCode
 from agent.settings import Settings
@@ -50,6 +50,7 @@ def fault_of(error: BaseException) -> Fault:
 
 _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (BadRequest, FaultCode.BAD_REQUEST),
+    (WrongOrder, FaultCode.BAD_REQUEST),
     (wire.WireError, FaultCode.BAD_REQUEST),
     (TaskLocked, FaultCode.LOCKED),
     (TreeChanged, FaultCode.CHANGED),
@@ -72,6 +73,7 @@ class Server:
         self._source: Optional[Source] = None
         self._target: Optional[Target] = None
         self._running: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()  # beginning and giving up never overlap: what has half begun can't be given up
         self.handlers: dict[str, Callable[..., Awaitable[object]]] = {
             "probe": self._probe,
             "inspect": self._inspect,
@@ -147,10 +149,11 @@ class Server:
             say("the other side is gone")
 
     async def _contact_lost(self) -> None:
-        if self._source is not None and not self._source.committed:
-            await self._source.abort("contact lost")
-        if self._target is not None:
-            await self._target.contact_lost()
+        async with self._turn:
+            if self._source is not None and not self._source.committed:
+                await self._source.abort("contact lost", told=False)
+            if self._target is not None:
+                await self._target.contact_lost()
         if self._running:
             # a commit or resume that is under way is finished by this host alone
             await asyncio.wait(self._running)
@@ -177,26 +180,31 @@ class Server:
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
 
     async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
-        if self._source is not None or self._target is not None:
-            raise BadRequest("this agent has a migration already")
-        source = Source(self._settings, request, say)
-        prepared = await source.begin()
-        self._source = source
-        return prepared
+        async with self._turn:
+            self._be_free()
+            source = Source(self._settings, request, say)
+            prepared = await source.begin()
+            self._source = source
+            return prepared
 
     async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
+        async with self._turn:
+            self._be_free()
+            self._target = await Target.prepare(self._settings, request, say)
+            return self._target.prepared
+
+    def _be_free(self) -> None:
         if self._source is not None or self._target is not None:
             raise BadRequest("this agent has a migration already")
-        self._target = await Target.prepare(self._settings, request, say)
-        return self._target.prepared
 
     async def _abort(self, request: protocol.Abort) -> protocol.Leftovers:
-        if self._source is not None:
-            return await self._source.abort(request.reason)
-        if self._target is not None:
-            return await self._target.abort(request.reason, request.source_aborted)
-        # not "nothing to undo": the migration may be one whose agent was lost, and then `settle` undoes it
-        raise BadRequest("this agent has no migration")
+        async with self._turn:
+            if self._source is not None:
+                return await self._source.abort(request.reason)
+            if self._target is not None:
+                return await self._target.abort(request.reason, request.source_aborted)
+            # not "nothing to undo": the migration may be one whose agent was lost, and then `settle` undoes it
+            raise BadRequest("this agent has no migration")
 
     async def _finish(self, request: protocol.Finish) -> protocol.Leftovers:
         if self._source is not None:
