@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.live.lab_host import PROGRAMS, Done, LabHost, difference, start_lab
+from tests.live.lab_host import LOG, PROGRAMS, Done, LabHost, difference, start_lab, wait_for_log
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,11 +24,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Marks."""
     config.addinivalue_line("markers", "backends(*names): runs on these backends only; elsewhere it is not collected")
     config.addinivalue_line("markers", "long: too long for every run; `vagrant/lab test --all` runs it")
+    config.addinivalue_line("markers", "long_on(*names): is `long` on these backends")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what this backend's kernel cannot do; said in the summary as deselected, not skipped."""
     backend = config.getoption("--backend")
+    for item in items:
+        if (mark := item.get_closest_marker("long_on")) and backend in mark.args:
+            item.add_marker("long")
     out = [item for item in items if (mark := item.get_closest_marker("backends")) and backend not in mark.args]
     if out:
         config.hook.pytest_deselected(items=out)
@@ -142,3 +147,24 @@ def nothing_behind(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
     yield
     changes = {host.name: difference(old, host.snapshot()) for host, old in zip(lab, before, strict=True)}
     assert not any(changes.values()), changes
+
+
+@pytest.fixture
+def witness(nothing_behind: None, lab: tuple[LabHost, LabHost], started: Started) -> int:
+    """A witness at work on alpha."""
+    for host in lab:
+        host.run(f"rm -f {LOG}")
+    pid = started.launch("python3", "/root/programs/witness.py", "--mib", "16", "--log", LOG)
+    wait_for_log(lab[0], lines=20)
+    return pid
+
+
+@pytest.fixture
+def sabotage(alpha: LabHost) -> Callable[..., Run]:
+    """`migrate`, broken on cue."""
+
+    def run(pid: int, at: str, act: str, delay: float = 0.0, options: str = "--copy-files") -> Run:
+        words = f"--at {at} --act {act} --delay {delay} -- --json {options} {pid} beta"
+        return Run(alpha.run(f"/opt/migrate/bin/python /root/programs/saboteur.py {words}", check=False))
+
+    return run

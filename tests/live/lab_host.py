@@ -191,3 +191,30 @@ def log_lines(text: str) -> list[tuple[int, float, int, int, int]]:
         sequence, nanoseconds, sweeps, bad, wrong = map(int, line.split())
         lines.append((sequence, nanoseconds / 1e9, sweeps, bad, wrong))
     return lines
+
+
+LOG = "/root/witness.log"
+"""Where witnesses write."""
+
+
+def wait_for_log(host: LabHost, lines: int = 50, seconds: float = 300) -> None:
+    """Until the witness is at work."""
+    deadline = time.monotonic() + seconds
+    while int(host.run(f"wc -l <{LOG} 2>/dev/null || echo 0", check=False).out or 0) < lines:
+        assert time.monotonic() < deadline, "the witness does not start"
+        time.sleep(0.2)
+
+
+def wait_for_sweeps(host: LabHost, sweeps: int, seconds: float = 300) -> list[tuple[int, float, int, int, int]]:
+    """Until the witness has looked at all of its memory so many times more; its whole log."""
+    first = log_lines(host.run(f"tail -n 1 {LOG}").out)[0]
+    deadline = time.monotonic() + seconds
+    while log_lines(host.run(f"tail -n 1 {LOG}").out)[0][2] < first[2] + sweeps:
+        assert time.monotonic() < deadline, "the witness does not go on verifying"
+        time.sleep(0.2)
+    return log_lines(host.read(LOG))
+
+
+def gap(lines: list[tuple[int, float, int, int, int]]) -> float:
+    """The longest pause that the witness saw, in seconds."""
+    return max(later[1] - earlier[1] for earlier, later in zip(lines, lines[1:], strict=False))

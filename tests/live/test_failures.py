@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.live.conftest import Run, Started
-from tests.live.lab_host import LabHost
-from tests.live.test_witness import LOG, gap, wait_for_log, wait_for_sweeps
+from tests.live.lab_host import LOG, LabHost, gap, wait_for_sweeps
+
+pytestmark = pytest.mark.long_on("vm")
 
 BEFORE_COMMIT = ("preflight", "pre-copy", "freeze", "restore", "commit")
 """Each phase's begin; the begin of commit is the end of restore, with the tree held on the target."""
-
-
-@pytest.fixture
-def witness(nothing_behind: None, lab: tuple[LabHost, LabHost], started: Started) -> int:
-    """A witness at work on alpha."""
-    for host in lab:
-        host.run(f"rm -f {LOG}")
-    pid = started.launch("python3", "/root/programs/witness.py", "--mib", "16", "--log", LOG)
-    wait_for_log(lab[0], lines=20)
-    return pid
-
-
-@pytest.fixture
-def sabotage(alpha: LabHost) -> Callable[..., Run]:
-    """`migrate`, broken on cue."""
-
-    def run(pid: int, at: str, act: str, delay: float = 0.0, options: str = "--copy-files") -> Run:
-        words = f"--at {at} --act {act} --delay {delay} -- --json {options} {pid} beta"
-        return Run(alpha.run(f"/opt/migrate/bin/python /root/programs/saboteur.py {words}", check=False))
-
-    return run
 
 
 def still_right(alpha: LabHost, beta: LabHost, pid: int) -> None:

@@ -91,6 +91,18 @@ def kill_restoring_criu() -> None:
     process.stdout.readline()
 
 
+def kill_self() -> None:
+    """`migrate` itself dies; its agents see the end of their input."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_everything() -> None:
+    """Everybody who knows of the migration dies at once; criu and its hooks stay."""
+    kill_target_agent()
+    kill_source_agent()
+    kill_self()
+
+
 def take_pid() -> None:
     """Start a process on the target with the root's PID."""
     pid = int(sys.argv[-2])
@@ -101,7 +113,7 @@ def take_pid() -> None:
 
 ACTS = {act.__name__.replace("_", "-"): act for act in (
     kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
-    kill_restoring_criu, take_pid,
+    kill_everything, kill_restoring_criu, kill_self, take_pid,
 )}  # fmt: skip
 
 

@@ -1,0 +1,96 @@
+"""`migrate` dies with SIGKILL at the worst moments; the journals know, and `migrate recover` finishes or undoes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.live.lab_host import LabHost, wait_for_sweeps
+from tests.live.test_failures import still_right
+
+pytestmark = pytest.mark.long_on("vm")
+
+
+def settled(host: LabHost, seconds: float = 120) -> None:
+    """Wait until no agent of ours is at work on a host any more."""
+    deadline = time.monotonic() + seconds
+    while host.run("pgrep -f '[s]erve --build'", check=False).status == 0:
+        assert time.monotonic() < deadline, f"an agent is still at work on {host.name}"
+        time.sleep(0.2)
+
+
+def runs_there(alpha: LabHost, beta: LabHost, pid: int) -> None:
+    """One copy, on the target, whole."""
+    assert not alpha.alive(pid)
+    lines = wait_for_sweeps(beta, 2)
+    assert beta.state(pid) in ("S", "R", "D")
+    assert [line[0] for line in lines] == list(range(len(lines)))
+    assert {line[3] for line in lines} == {0}, "bad pages"
+    assert {line[4] for line in lines} == {0}, "the child answered wrongly"
+
+
+@pytest.mark.parametrize("phase", ["pre-copy", "freeze", "restore"])
+def test_killed_before_held(
+    alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, migrate: Any, phase: str
+) -> None:
+    """Both agents undo by themselves; there is nothing left to recover."""
+    sabotage(witness, phase, "kill-self")
+    settled(alpha)
+    settled(beta)
+    still_right(alpha, beta, witness)
+    again = migrate("recover")
+    assert again.status in (0, 20), again.explain()
+
+
+def test_killed_with_the_tree_held_there(
+    alpha: LabHost,
+    beta: LabHost,
+    witness: int,
+    sabotage: Any,
+    migrate: Any,
+) -> None:
+    """No COMMIT: the source takes it back by itself; the target keeps what it holds until it is told."""
+    sabotage(witness, "commit", "kill-self")
+    settled(alpha)
+    wait_for_sweeps(alpha, 1)
+    run = migrate("recover")
+    assert run.status == 0, run.explain()
+    settled(beta)
+    still_right(alpha, beta, witness)
+
+
+@pytest.mark.parametrize("act", ["kill-self", "kill-everything"])
+def test_killed_after_commit(
+    alpha: LabHost,
+    beta: LabHost,
+    witness: int,
+    sabotage: Any,
+    migrate: Any,
+    act: str,
+) -> None:
+    """COMMIT: forward only. The held tree is let go, or restored once more from the images that were kept."""
+    sabotage(witness, "resume", act)
+    settled(alpha)
+    assert not alpha.alive(witness)
+    # nobody has told it: nothing of the tree runs there yet
+    assert beta.state(witness) in ("", "S")
+    run = migrate("recover")
+    assert run.status == 0, run.explain()
+    runs_there(alpha, beta, witness)
+
+
+def test_everybody_killed_before_commit(
+    alpha: LabHost,
+    beta: LabHost,
+    witness: int,
+    sabotage: Any,
+    migrate: Any,
+) -> None:
+    """The hooks find no COMMIT and no RESUMING in their journals: both veto."""
+    sabotage(witness, "commit", "kill-everything")
+    wait_for_sweeps(alpha, 1)
+    run = migrate("recover")
+    assert run.status == 0, run.explain()
+    still_right(alpha, beta, witness)
