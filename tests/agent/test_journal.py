@@ -1,0 +1,214 @@
+"""The journal: what may follow what, what survives a crash at any byte, and who owns it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent import journal
+from agent.journal import Journal, JournalError, Record
+
+GOOD = {
+    "source": [
+        ["BEGIN", "FROZEN", "COMMIT", "KILLED", "DONE"],
+        ["BEGIN", "FROZEN", "ABORT", "DONE"],
+        ["BEGIN", "ABORT", "DONE"],
+    ],
+    "target": [
+        ["PREPARED", "HELD", "RESUMING", "RESUMED", "DONE"],
+        ["PREPARED", "HELD", "ABORT", "DONE"],
+        ["PREPARED", "ABORT", "DONE"],
+    ],
+}
+
+
+def names(kept: Journal) -> list[str]:
+    return [record.value for record in kept.records]
+
+
+@pytest.mark.parametrize(("role", "records"), [(role, records) for role, all_ in GOOD.items() for records in all_])
+def test_the_ways_through_a_migration(tmp_path: Path, role: str, records: list[str]) -> None:
+    kept = Journal.create(tmp_path, "m", role, root=1)
+    for record in records[1:]:
+        kept.write(Record(record))
+    assert names(kept) == records
+    kept.close()
+    again = Journal.load(tmp_path, "m")
+    assert names(again) == records
+    assert (again.role, again.migration, again.facts(records[0])["root"]) == (role, "m", 1)
+    again.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["source", "target"]), st.lists(st.sampled_from(list(Record)), max_size=8))
+def test_no_order_but_those(role: str, records: list[Record]) -> None:
+    """Whatever is tried: what stands in the journal is the start of a way through, COMMIT and ABORT never both."""
+    with tempfile.TemporaryDirectory() as place:
+        kept = Journal.create(Path(place), "m", role)
+        for record in records:
+            if kept.may(record):
+                kept.write(record)
+            else:
+                with pytest.raises(JournalError, match=f"{record.value} may not follow"):
+                    kept.write(record)
+        found = [name for name, after in zip(names(kept), [*names(kept)[1:], ""]) if name != after or name != "HELD"]
+        assert any(way[: len(found)] == found for way in GOOD[role])
+        kept.close()
+
+
+def test_a_crash_at_any_byte_leaves_whole_records(tmp_path: Path) -> None:
+    kept = Journal.create(tmp_path, "m", "source", note="ü\n")
+    kept.note("criu", pid=5)
+    kept.write(Record.FROZEN)
+    kept.write(Record.COMMIT, tasks=[[1, 2]])
+    kept.close()
+    data = (tmp_path / "m" / "journal").read_bytes()
+    ends = [index + 1 for index, byte in enumerate(data) if byte == ord("\n")]
+    for length in range(ends[0], len(data) + 1):
+        (tmp_path / "m" / "journal").write_bytes(data[:length])
+        torn = Journal.load(tmp_path, "m")
+        whole = sum(end <= length for end in ends)
+        assert names(torn) == ["BEGIN", "FROZEN", "COMMIT"][: max(1, whole - 1)]
+        assert (tmp_path / "m" / "journal").read_bytes() == data[:length], "reading has changed it"
+        torn.take_over()
+        torn.write(Record.ABORT) if not torn.has(Record.COMMIT) else torn.write(Record.KILLED)
+        torn.close()
+        lines = (tmp_path / "m" / "journal").read_bytes().splitlines()
+        assert len(lines) == whole + 1
+        assert all(json.loads(line) for line in lines)
+
+
+@pytest.mark.parametrize("length", [0, 10])
+def test_one_that_never_began(tmp_path: Path, length: int) -> None:
+    Journal.create(tmp_path, "m", "source").close()
+    os.truncate(tmp_path / "m" / "journal", length)
+    with pytest.raises(JournalError, match="never began"):
+        Journal.load(tmp_path, "m")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a b", "a\0", "x" * 65, "ä"])
+def test_what_is_no_id(tmp_path: Path, name: str) -> None:
+    with pytest.raises(JournalError, match="is not the id of a migration"):
+        Journal.create(tmp_path, name, "source")
+    with pytest.raises(JournalError, match="is not the id of a migration"):
+        Journal.load(tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_is_used_once(tmp_path: Path) -> None:
+    Journal.create(tmp_path, "m", "source").close()
+    with pytest.raises(JournalError, match="was here before"):
+        Journal.create(tmp_path, "m", "target")
+
+
+def test_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="has no journal"):
+        Journal.load(tmp_path / "nowhere", "m")
+    assert journal.unfinished(tmp_path / "nowhere") == ()
+
+
+def test_one_owner_at_a_time(tmp_path: Path) -> None:
+    owner = Journal.create(tmp_path, "m", "source")
+    other = Journal.load(tmp_path, "m")
+    assert other.owned_elsewhere
+    with pytest.raises(JournalError, match="still at work"):
+        other.take_over()
+    owner.write(Record.FROZEN)
+    owner.close()
+    assert not Journal.load(tmp_path, "m").owned_elsewhere
+    other.take_over()
+    assert names(other) == ["BEGIN", "FROZEN"]  # what was written since it was loaded
+    third = Journal.load(tmp_path, "m")
+    assert third.owned_elsewhere
+    third.close()
+    other.close()
+
+
+def test_ownership_dies_with_the_owner(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from agent.journal import Journal, Record\n"
+        "kept = Journal.create(Path(sys.argv[1]), 'm', 'source'); kept.write(Record.FROZEN)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root)
+    assert done.returncode == -signal.SIGKILL
+    kept = Journal.load(tmp_path, "m")
+    assert names(kept) == ["BEGIN", "FROZEN"]
+    kept.take_over()
+    kept.close()
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Journal.create(tmp_path, "m", "source")
+    before = (tmp_path / "m" / "journal").read_bytes()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    with pytest.raises(JournalError, match="disk is full"):
+        kept.write(Record.FROZEN)
+    monkeypatch.undo()
+    assert (tmp_path / "m" / "journal").read_bytes() == before
+    assert not kept.has(Record.FROZEN)
+    kept.write(Record.FROZEN)
+    kept.close()
+
+
+def test_a_record_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    kept = Journal.create(tmp_path / "state", "m", "source")
+    directory = tmp_path / "state" / "m"
+    assert synced == [str(directory / "journal"), str(directory), str(tmp_path / "state")]
+    kept.write(Record.FROZEN)
+    kept.note("criu", pid=1)
+    assert synced[3:] == [str(directory / "journal")] * 2
+    kept.close()
+
+
+def test_facts_are_the_newest_of_their_name(tmp_path: Path) -> None:
+    kept = Journal.create(tmp_path, "m", "source")
+    kept.note("criu", pid=1)
+    kept.note("criu", pid=2)
+    assert kept.facts("criu")["pid"] == 2
+    assert [line["pid"] for line in kept.all_facts("criu")] == [1, 2]
+    assert kept.facts("owner") == {}
+    assert names(kept) == ["BEGIN"]
+    kept.close()
+
+
+def _finish(state: Path, name: str, age: int, *records: Record) -> None:
+    kept = Journal.create(state, name, "source")
+    for record in records:
+        kept.write(record)
+    kept.close()
+    (state / name / "dump.log").write_text("log")
+    os.utime(state / name / "journal", (age, age))
+
+
+def test_the_unfinished_newest_first_and_the_finished_pruned(tmp_path: Path) -> None:
+    _finish(tmp_path, "old", 100)
+    _finish(tmp_path, "new", 300, Record.ABORT)
+    for number in range(5):
+        _finish(tmp_path, f"done-{number}", number, Record.ABORT, Record.DONE)
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "done-1" / "images").mkdir()
+    assert journal.unfinished(tmp_path) == ("new", "old")
+    journal.prune(tmp_path, keep=2)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["done-1", "done-3", "done-4", "new", "old", "stranger"]
+    assert [path.name for path in (tmp_path / "done-1").iterdir()] == ["images"]
