@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Optional
+from typing import Optional, Union
 
 from agent import elf
 from agent.protocol import FileFacts
@@ -175,8 +175,9 @@ def is_pty_slave(status: os.stat_result) -> bool:
 def fate(link: str, status: os.stat_result, root: str = "") -> tuple[str, str]:
     """The path of a file without any ` (deleted)` of the kernel's, and what became of that name.
 
-    "" when it still leads to the file; "ghost" when no name does; "link-remap" when only other names do. `root` is put
-    before the path to look it up, for a process of another mount namespace.
+    "" when it still leads to the file; "ghost" when no name does; "link-remap" when only other names do;
+    "dead-process" for what was below /proc/PID of one that has ended. `root` is put before the path to look it up, for
+    a process of another mount namespace.
     """
     bare = link[: -len(DELETED)] if link.endswith(DELETED) else link
     if status.st_nlink == 0:
@@ -186,7 +187,7 @@ def fate(link: str, status: os.stat_result, root: str = "") -> tuple[str, str]:
     try:
         named = os.stat(root + link, follow_symlinks=not stat.S_ISLNK(status.st_mode))
     except (FileNotFoundError, NotADirectoryError):
-        return bare, "link-remap"
+        return bare, "dead-process" if re.match(r"/proc/\d+(/|$)", bare) else "link-remap"
     except (OSError, ValueError):
         return (
             link,
@@ -275,7 +276,7 @@ class Holdings:
             yield facts(path, entry.status, entry.uses, deleted=bool(entry.fate))
 
     def fates(self) -> Iterator[tuple[str, str, int, os.stat_result]]:
-        """(path, "ghost" or "link-remap", pid of one that holds it, status) of each whose name is gone."""
+        """(path, what became of it, pid of one that holds it, status) of each whose name is gone (see `fate`)."""
         for (path, _), entry in self._entries.items():
             if entry.fate:
                 yield path, entry.fate, entry.pid, entry.status
@@ -315,10 +316,15 @@ def _kilobytes(text: bytes, name: bytes) -> int:
 
 def same_namespace(pid: int, kind: str) -> bool:
     """Whether a process is in our own namespace of this kind. One that is gone counts so."""
+    return namespace(pid, kind) in ("", namespace("self", kind))
+
+
+def namespace(pid: Union[int, str], kind: str) -> str:
+    """What names a process's namespace of this kind, e.g. `mnt:[4026531841]`; "" when it is gone, or has none."""
     try:
-        return os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+        return os.readlink(f"/proc/{pid}/ns/{kind}")
     except OSError:
-        return True
+        return ""
 
 
 def _read(path: str) -> bytes:

@@ -57,7 +57,8 @@ def _look(asked: FileFacts, bound: set[str]) -> FileFacts:
     """What is at that path, by stat as criu will see it after opening (open_path in criu/files-reg.c)."""
     uses = set(asked.uses)
     try:
-        status = os.stat(asked.path)
+        # a descriptor that means a link itself (O_PATH and O_NOFOLLOW) is opened so again
+        status = os.stat(asked.path, follow_symlinks=asked.kind != "link")
     except (OSError, ValueError):  # a NUL in a path is a ValueError
         return FileFacts(asked.path, "missing", 0, 0, 0, 0, 0, 0, tuple(sorted(uses)))
     if asked.path in bound:

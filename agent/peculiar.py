@@ -10,6 +10,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     unit             systemd unit whose MainPID a task is
     ghost            path of a deleted file that is still held; its size in bytes
     link-remap       path that no longer leads to the file that is held, though others do
+    dead-process     path below /proc/PID of a process that has ended; criu makes a helper of that PID on restore
     network-file     path on a network file system; its type
     file-lock        path of a locked file; kind and mode of the locks
     device           device that criu knows nothing of; its kind and numbers
@@ -37,13 +38,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agent import sockets
-from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, same_namespace, status_field
+from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, namespace, same_namespace, status_field
 from agent.protocol import Peculiarity, TaskFacts
 
 SYSTEMD = Path("/run/systemd/system")
 """There when systemd is the init of this host (sd_booted(3))."""
 
-_NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time")
+_NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
 _MEMORY_MAJOR, _TTY_MAJOR, _AUXILIARY_MAJOR, _MISC_MAJOR = 1, 4, 5, 10
 _TUN_MINOR, _AUTOFS_MINOR = 200, 235
 _MINORS_OF_CONSOLES = range(1, 64)
@@ -87,6 +88,11 @@ def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
         for kind in _NAMESPACES:
             if not same_namespace(task.pid, kind):
                 yield Peculiarity("namespace", task.pid, kind, task.name)
+        # criu restores every tree into a time namespace of its own, so that its clocks go on; from there it can move
+        # again, as long as all of it is in one
+        times = {namespace(root.pid, "time"), namespace(task.pid, "time"), namespace(task.pid, "time_for_children")}
+        if len(times - {""}) > 1:
+            yield Peculiarity("namespace", task.pid, "time", task.name)
         if same_namespace(task.pid, "mnt"):
             try:
                 theirs, ours = os.stat(f"/proc/{task.pid}/root"), os.stat("/proc/self/root")

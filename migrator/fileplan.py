@@ -82,6 +82,10 @@ def judge(
     judged = _Files(here, there, copy_files, elsewhere, directories)
     for file, answer in zip(asked, answers, strict=True):
         judged.look(file, answer)
+    leased = {one.object for one in tree.peculiarities if one.kind == "file-lock" and "LEASE" in one.detail}
+    for path in leased.intersection(judged.copies):
+        # opening it breaks the lease, and the signal that tells the holder kills one that does not expect it
+        judged.refuse(path, "file-leased", "has a lease, which reading it would break", "let the program give it up")
     return judged.obstacles, tuple(judged.copies)
 
 
@@ -105,6 +109,11 @@ class _Files:
     def _say(self, name: str, path: str, problem: str, remedy: str) -> None:
         self.obstacles.append(Obstacle(name, self._there, path, problem, remedy))
 
+    def refuse(self, path: str, name: str, problem: str, remedy: str) -> None:
+        """Do not copy it after all."""
+        self.copies.remove(path)
+        self.obstacles.append(Obstacle(name, self._here, path, problem, remedy))
+
     def look(self, file: FileFacts, answer: FileFacts) -> None:
         """One file of the tree, and what the target has at its path."""
         if file.uses == ("parent",):
@@ -112,8 +121,8 @@ class _Files:
         if file.uses == ("bind",):
             self._bound(file, answer)
         elif file.uses == ("connect",):
-            if answer.kind != "socket":
-                self._say("socket-missing", file.path, "the tree sends to it", "start the service there that makes it")
+            if "bound" not in answer.uses:
+                self._say("socket-missing", file.path, "the tree sends to it", "start the service there that owns it")
         elif answer.kind == "missing":
             self._missing(file)
         elif answer.kind != file.kind:

@@ -60,7 +60,8 @@ def questions(tree: TreeFacts) -> Check:
     root = tree.tasks[0]
     # a root that leads neither its session nor its group gets those of the criu that restores it (criu/pstree.c)
     outer = {number for number in (root.sid, root.pgid) if number != root.pid}
-    return Check(fileplan.questions(tree), tuple(sorted(ids - outer - {0})))
+    helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
+    return Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)))
 
 
 def make_plan(

@@ -53,6 +53,12 @@ def test_every_question_is_answered_in_its_order(tmp_path: Path) -> None:
     assert answer.files[-1].rdev == os.makedev(1, 3)
 
 
+def test_a_link_that_is_held_itself_is_looked_at_itself(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("missing")
+    (found,) = files.check(Check((asked(tmp_path / "link", "link", "open"),), ()), tmp_path).files
+    assert found.kind == "link"
+
+
 def test_a_build_id_is_read_only_where_the_source_has_one(tmp_path: Path) -> None:
     library = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libc" in line)
     answer = files.check(Check((asked(library, build_id="ab"), asked(library, "regular", "exec")), ()), tmp_path)

@@ -286,6 +286,43 @@ time.sleep(600)
     assert found["chroot"].object == str(tmp_path / "root")
 
 
+TIME = """
+import ctypes
+if ctypes.CDLL(None).unshare(0x80):  # CLONE_NEWTIME, for its children
+    open("none", "w").close()
+if os.fork() == 0:
+    open("child", "w").write(str(os.getpid()))
+    time.sleep(600)
+while not os.path.exists("child") or not open("child").read():
+    time.sleep(0.001)
+ready()
+"""
+
+
+def test_a_tree_in_one_time_namespace_is_nothing_odd_and_one_in_two_is(tmp_path: Path) -> None:
+    with child(TIME, tmp_path) as pid:
+        if (tmp_path / "none").exists():
+            pytest.skip("needs root to make a time namespace")
+        assert oddities(pid)["namespace"].object == "time"
+        # alone, as criu's restore leaves it: all of it is in another one than ours
+        assert "namespace" not in oddities(int((tmp_path / "child").read_text()))
+
+
+def test_what_is_held_of_a_dead_process_is_no_lost_file(tmp_path: Path) -> None:
+    source = """
+pid = os.fork()
+if pid == 0:
+    time.sleep(600)
+held = open(f"/proc/{pid}/status")
+os.kill(pid, 9)
+os.waitpid(pid, 0)
+ready()
+"""
+    found = of(source, tmp_path)
+    assert set(found) == {"dead-process"}
+    assert found["dead-process"].object.endswith("/status")
+
+
 def test_sysv_shared_memory_is_found(tmp_path: Path) -> None:
     source = """
 import ctypes

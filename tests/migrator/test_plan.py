@@ -60,6 +60,8 @@ class World:
                 answers.append(different[file.path])
             elif file.path in self.missing or (file.uses == ("bind",)):
                 answers.append(FileFacts(file.path, "missing", 0, 0, 0, 0, 0, 0, file.uses))
+            elif file.uses == ("connect",):
+                answers.append(dataclasses.replace(file, uses=("bound", "connect")))
             else:
                 answers.append(file)
         return TargetCheck(tuple(answers), self.taken, self.memory, self.disk)
@@ -206,6 +208,14 @@ PROVOKED: dict[str, tuple[World, str, str]] = {
     "no syslog": (
         PLAIN.odd("external-unix", "/dev/log", "dgram").with_(missing=("/dev/log",)), "socket-missing", "beta",
     ),
+    "leased": (
+        PLAIN.holding(LOG).odd("file-lock", LOG.path, "LEASE WRITE").with_(
+            missing=(LOG.path,), wishes=Wishes(copy_files=True)), "file-leased", "alpha",
+    ),
+    "no syslog running": (
+        PLAIN.odd("external-unix", "/dev/log", "dgram").with_(there=(file("/dev/log", "connect", kind="socket"),)),
+        "socket-missing", "beta",
+    ),
     "tcp": (connected(PLAIN).odd("tcp-established", "a -> b", "established"), "tcp-established", "alpha"),
     "dbus": (PLAIN.odd("external-unix", "/run/dbus/system_bus_socket", "stream"), "external-unix", "alpha"),
     "nameless": (PLAIN.odd("external-unix", "sshd (pid 3)", "dgram"), "external-unix", "alpha"),
@@ -231,6 +241,7 @@ ABSENT: dict[str, World] = {
     "a socket left behind": PLAIN.odd("unix-path", "/run/s").with_(there=(file("/run/s", "bind", kind="socket"),)),
     "network file system": PLAIN.holding(LOG).odd("network-file", LOG.path, "nfs4"),
     "kernel's file": PLAIN.holding(file("/proc/sys/x", "open", "write")),
+    "leased but not copied": PLAIN.odd("file-lock", DATA.path, "LEASE READ"),
     "file locks": PLAIN.odd("file-lock", "/srv/data", "FLOCK WRITE"),
     "syslog": PLAIN.odd("external-unix", "/dev/log", "dgram"),
 }
@@ -398,6 +409,12 @@ def test_all_numbers_of_the_tree_must_be_free() -> None:
     tasks = (task(100, tids=(100, 101)), task(200, sid=150, pgid=160))
     asked = questions(dataclasses.replace(TREE, tasks=tasks))
     assert asked.ids == (100, 101, 150, 160, 200)
+
+
+def test_the_number_of_a_dead_process_must_be_free_too() -> None:
+    world = PLAIN.odd("dead-process", "/proc/4242/status")
+    assert questions(world.tree).ids == (100, 101, 200, 201, 4242)
+    assert world.obstacles() == []
 
 
 def test_the_session_of_a_shell_stays_behind() -> None:
