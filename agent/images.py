@@ -18,6 +18,9 @@ from agent.protocol import Moved
 _NOT_SENT = ("pages-", "pagemap-", "stats-")
 """Pages and their maps have gone through the page server; statistics stay."""
 
+_LAST, _COUNT = "end-of-images", "MIGRATE.images"
+"""The last member and its keyword, the number of images before it: a cut stream ends just like a whole one."""
+
 _COMMON_MAGIC = 0x54564319
 _CORE_MAGIC = 0x55053847
 TASK_DEAD, TASK_STOPPED, TASK_ZOMBIE = 2, 3, 6
@@ -56,17 +59,25 @@ def send(directory: Path, out: BinaryIO) -> Moved:
                 member.mode = 0o600
                 archive.addfile(member, file)
             files, total = files + 1, total + member.size
+        last = tarfile.TarInfo(_LAST)
+        last.pax_headers = {_COUNT: str(files)}
+        archive.addfile(last)
     return Moved(files, total)
 
 
 def receive(directory: Path, source: BinaryIO) -> Moved:
     """Read such an archive into a round's directory. Raises ImageError on anything that `send` does not write."""
     files = total = 0
+    whole = False
     try:
         with tarfile.open(fileobj=source, mode="r|", bufsize=256 * 1024) as archive:
             for member in archive:
                 name = member.name
-                if not member.isreg() or "/" in name or not name.endswith(".img") or name.startswith(_NOT_SENT):
+                if _COUNT in member.pax_headers:
+                    whole = member.pax_headers[_COUNT] == str(files)
+                    break
+                usual = member.isreg() and "/" not in name and name.endswith(".img") and not name.startswith(_NOT_SENT)
+                if not usual or (directory / name).exists():
                     raise ImageError(f"the archive of images holds {name!r}")
                 content = archive.extractfile(member)
                 if content is None:
@@ -75,10 +86,10 @@ def receive(directory: Path, source: BinaryIO) -> Moved:
                     while block := content.read(1024 * 1024):
                         file.write(block)
                 files, total = files + 1, total + member.size
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError) as error:  # a header's numbers and names may be nonsense
         raise ImageError(f"the archive of images is broken: {error}") from error
-    if files == 0:
-        raise ImageError("the archive of images is empty")
+    if not whole or not files:
+        raise ImageError(f"the archive of images ended early, after {files} images")
     return Moved(files, total)
 
 
