@@ -60,12 +60,17 @@ def state_of(pid: int) -> str:
 
 _VICTIM = """
 import ctypes, os, sys, time
+late = sys.argv[2].replace(".log", ".fork")
 ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_long(-1), 0, 0, 0)  # PR_SET_PTRACER: whoever likes may be the fake criu
 for _ in range(int(sys.argv[1])):
     if os.fork() == 0:
         break
 with open(sys.argv[2], "a") as log:
+    root = os.getpid() == os.getsid(0)
     while True:
+        if root and os.path.exists(late):
+            os.unlink(late)
+            root = os.fork() != 0
         log.write("%d\\n" % os.getpid())
         log.flush()
         time.sleep(0.005)
@@ -82,8 +87,12 @@ class Victim:
         self._process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
         self.pid = self._process.pid
         eventually(lambda: len(self.written()) == children + 1, "the victim runs")
-        self.pids = process.tree_pids(self.pid)
-        self._starts = {pid: process.start_time(pid) for pid in self.pids}
+        self.adopt(process.tree_pids(self.pid))
+
+    def adopt(self, pids: list[int]) -> None:
+        """These are its tasks now: the root makes one more child when there is a file `victim.fork` beside its log."""
+        self.pids = pids
+        self._starts = {pid: process.start_time(pid) for pid in pids}
 
     def written(self) -> set[int]:
         """The tasks that have written."""
