@@ -228,7 +228,7 @@ def inspect(pid: int) -> TreeFacts:
     untouchable = _untouchable(read_stat(pid))
     if untouchable is not None:
         return TreeFacts(pid, (task_facts(pid),), (), (untouchable,), 0)
-    tasks = _settled(pid)
+    tasks = tasks_of(pid)
     holdings = descriptors.collect([task.pid for task in tasks if task.state not in _DEAD])
     oddities = peculiar.of_tasks(tasks, holdings)
     return TreeFacts(pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory)
@@ -247,8 +247,11 @@ def _untouchable(root: Stat) -> Optional[Peculiarity]:
     return None
 
 
-def _settled(root: int) -> list[TaskFacts]:
-    """The tasks of a tree, once two listings in a row agree, or as seen last when it never comes to rest."""
+def tasks_of(root: int) -> list[TaskFacts]:
+    """The tasks of a running tree, once two listings in a row agree, or as seen last when it never comes to rest.
+
+    Raises NoSuchProcess for the root; others that have ended are left out.
+    """
     seen: list[int] = []
     for _ in range(_SETTLING):
         found = tree_pids(root)

@@ -58,12 +58,12 @@ class Source:
 
     async def begin(self) -> protocol.Prepared:
         """Lock and pin the tree, open the journal, make room. Undoes itself when it fails."""
-        facts = [process.task_facts(pid) for pid in process.tree_pids(self._begin.pid)]
-        if not facts or facts[0].start_time != self._begin.start_time:
+        facts = process.tasks_of(self._begin.pid)
+        if facts[0].start_time != self._begin.start_time:
             raise TreeChanged(f"process {self._begin.pid} is not the one that was inspected")
         self._locks.take(task.pid for task in facts)
         try:
-            self._tasks.pin(facts)
+            self._tasks.pin(facts, running=True)
             prune(self._settings.state)
             self._journal = Journal.create(
                 self._settings.state, self._begin.migration, "source",

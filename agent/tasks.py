@@ -49,8 +49,11 @@ class Tasks:
     def __init__(self) -> None:
         self._pinned: dict[int, Pinned] = {}
 
-    def pin(self, facts: Iterable[TaskFacts]) -> None:
-        """Pin these tasks too. Raises TreeChanged when one is not what its facts say."""
+    def pin(self, facts: Iterable[TaskFacts], *, running: bool = False) -> None:
+        """Pin these tasks too. Raises TreeChanged when one is not what its facts say.
+
+        In a `running` tree tasks come and go: those that have ended are passed over, since the hold looks again.
+        """
         for task in facts:
             known = self._pinned.get(task.pid)
             if known is not None:
@@ -60,6 +63,8 @@ class Tasks:
             try:
                 descriptor = os.pidfd_open(task.pid)
             except ProcessLookupError:
+                if running:
+                    continue
                 raise TreeChanged(f"process {task.pid} ended") from None
             # opened, then compared: had the number been reused before the open, the start time would tell
             if process.start_time(task.pid) != task.start_time:

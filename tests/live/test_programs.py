@@ -110,7 +110,8 @@ def test_zombie_and_stopped_child(
 ) -> None:
     """What was dead stays dead, and what was stopped stays stopped."""
     pid = started.launch("python3", "-c", ZOMBIE)
-    until(lambda: "Z" in alpha.run(f"ps --ppid {pid} -o stat=").out, "no zombie")
+    until(lambda: "Z" in alpha.run(f"ps --ppid {pid} -o stat=", check=False).out, "no zombie")
+    until(lambda: "T" in alpha.run(f"ps --ppid {pid} -o stat=", check=False).out, "no stopped child")
     before = sorted(alpha.run(f"ps --ppid {pid} -o stat=").out.split())
     run = migrate(str(pid), "beta")
     moved(run, alpha, beta, pid)

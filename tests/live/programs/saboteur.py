@@ -91,6 +91,13 @@ def kill_restoring_criu() -> None:
     process.stdout.readline()
 
 
+def list_ports() -> None:
+    """No harm: what listens on either host goes to /run/ports there."""
+    script = "ss -Hltn | awk '{print $4}' | sort >/run/ports"
+    subprocess.run(["sh", "-c", script], check=True)
+    on_target(script)
+
+
 def kill_self() -> None:
     """`migrate` itself dies; its agents see the end of their input."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -113,7 +120,7 @@ def take_pid() -> None:
 
 ACTS = {act.__name__.replace("_", "-"): act for act in (
     kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
-    kill_everything, kill_restoring_criu, kill_self, take_pid,
+    kill_everything, kill_restoring_criu, kill_self, list_ports, take_pid,
 )}  # fmt: skip
 
 
