@@ -60,17 +60,11 @@ class Tasks:
                 if known.start_time != task.start_time:
                     raise TreeChanged(f"process {task.pid} ended, and another one has its number now")
                 continue
-            try:
-                descriptor = os.pidfd_open(task.pid)
-            except ProcessLookupError:
-                if running:
-                    continue
-                raise TreeChanged(f"process {task.pid} ended") from None
-            # opened, then compared: had the number been reused before the open, the start time would tell
-            if process.start_time(task.pid) != task.start_time:
-                os.close(descriptor)
-                raise TreeChanged(f"process {task.pid} ended, and another one has its number now")
-            self._pinned[task.pid] = Pinned(task.pid, task.start_time, descriptor)
+            descriptor = _open(task)
+            if descriptor is not None:
+                self._pinned[task.pid] = Pinned(task.pid, task.start_time, descriptor)
+            elif not running:
+                raise TreeChanged(f"process {task.pid} ended")
 
     def forget_dead(self) -> None:
         """Drop those that ended by themselves before the freeze."""
@@ -131,3 +125,19 @@ def _ended(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _open(task: TaskFacts) -> Optional[int]:
+    """A pidfd of this very process; None when it has ended."""
+    try:
+        descriptor = os.pidfd_open(task.pid)
+    except ProcessLookupError:
+        return None
+    # opened, then compared: had the number been reused before the open, the start time would tell
+    try:
+        if process.start_time(task.pid) == task.start_time:
+            return descriptor
+    except ProcessLookupError:
+        pass
+    os.close(descriptor)
+    return None
