@@ -79,7 +79,7 @@ def explain(error: Exception, target: Target, seconds: object) -> ConnectError:
 
 def unknown_key(target: Target, key: str) -> HostKeyError:
     """The host key is in no known_hosts file; `key` is its type and fingerprint."""
-    kind = key.split()[0].removeprefix("ssh-").split("-")[0]
+    kind = key.split()[0].removeprefix("ssh-").split("-")[0] if "SHA256:" in key else "*"
     return HostKeyError(
         f"{target.host}: its host key is unknown: {key}",
         hint=f"compare it with `ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub` there, "

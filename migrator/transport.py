@@ -224,11 +224,14 @@ class _Trust:
         self._target = target
         self._files: dict[str, asyncssh.SSHKnownHosts] = {}
         self._known: list[tuple[str, asyncssh.SSHKey]] = []
+        self._plain = False
+        self._alias = False
         self._entry = target.host
         self.refused: asyncssh.SSHKey | None = None
 
     def read(self, config: Any) -> None:
         """Load the files that the configuration names, or the usual ones."""
+        self._alias = bool(config.get("HostKeyAlias"))
         users = config.get("UserKnownHostsFile", ["~/.ssh/known_hosts", "~/.ssh/known_hosts2"])
         systems = config.get("GlobalKnownHostsFile", ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"])
         for name in [*users, *systems]:
@@ -243,8 +246,13 @@ class _Trust:
                     known.load(line)
 
     def match(self, host: str, _address: str, port: int | None) -> tuple[list[asyncssh.SSHKey], ...]:
-        """Keys, authorities and revoked keys for this name; asyncssh calls it."""
+        """Keys, authorities and revoked keys for this name; asyncssh calls it.
+
+        A key that stands there without the port is good for any port, as with OpenSSH; but another one there is no
+        change of this one. An alias stands there without a port.
+        """
         host = host.lower()
+        port = None if self._alias else port
         self._entry = f"[{host}]:{port}" if port else host
         keys: list[asyncssh.SSHKey] = []
         authorities: list[asyncssh.SSHKey] = []
@@ -254,15 +262,22 @@ class _Trust:
             keys += found[0]
             authorities += found[1]
             revoked += found[2]
-            self._known += [(name, key) for key in found[0]]
+            if port and found[0] == known.match(host, "", None)[0]:
+                self._plain = self._plain or bool(found[0])
+            else:
+                self._known += [(name, key) for key in found[0]]
         return keys, authorities, revoked
 
     def judge(self, error: asyncssh.DisconnectError) -> HostKeyError | None:
         """What a failure means for the trust in the host; None when it means nothing for it."""
         if self.refused is not None:
             shown = _fingerprint(self.refused)
-        elif isinstance(error, asyncssh.KeyExchangeFailed) and self._known and "host key" in error.reason:
-            shown = "a key of another type"
+        elif (
+            isinstance(error, asyncssh.KeyExchangeFailed)
+            and "host key" in error.reason
+            and (self._known or self._plain)
+        ):
+            shown = "of another type"
         else:
             return None
         if not self._known:

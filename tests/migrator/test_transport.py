@@ -293,7 +293,7 @@ class TestConnecting:
     async def test_a_key_of_another_type_is_a_changed_key(self, sessions: Sessions, home: Home) -> None:
         server = await sessions.start(key="ecdsa-sha2-nistp256")
         home.know(server.entry, asyncssh.generate_private_key("ssh-ed25519"))
-        with pytest.raises(errors.HostKeyError, match="changed: it is a key of another type now"):
+        with pytest.raises(errors.HostKeyError, match="changed: it is of another type now"):
             await connect(server)
 
     async def test_a_revoked_key_is_refused(self, sessions: Sessions, home: Home) -> None:
@@ -310,6 +310,20 @@ class TestConnecting:
         home.know(server.entry, server.key)
         with pytest.raises(errors.HostKeyError, match="localhost: its host key is unknown"):
             await transport.connect(Target("localhost", "", server.port))
+
+    async def test_an_entry_without_port_is_good_for_any_port(self, sessions: Sessions, home: Home) -> None:
+        server = await sessions.start()
+        home.know("127.0.0.1", server.key)
+        await (await connect(server)).close()
+
+    @pytest.mark.parametrize("kind", ["ssh-ed25519", "ecdsa-sha2-nistp256"])
+    async def test_another_key_on_the_usual_port_is_no_change_of_this_one(
+        self, kind: str, sessions: Sessions, home: Home
+    ) -> None:
+        server = await sessions.start()
+        home.know("127.0.0.1", asyncssh.generate_private_key(kind))
+        with pytest.raises(errors.HostKeyError, match="its host key is unknown"):
+            await connect(server)
 
     async def test_hashed_entries_and_damaged_lines(self, sessions: Sessions, home: Home) -> None:
         server = await sessions.start()
@@ -434,6 +448,11 @@ class TestConfiguration:
         home.know("the-database", server.key, "known_elsewhere")
         home.configure("UserKnownHostsFile ~/.ssh/none ~/.ssh/known_elsewhere\nHostKeyAlias the-database\n")
         await (await connect(server)).close()
+        (home.ssh / "known_elsewhere").unlink()
+        home.know("the-database", home.key, "known_elsewhere")
+        with pytest.raises(errors.HostKeyError, match="has changed") as caught:
+            await connect(server)
+        assert "ssh-keygen -R 'the-database' -f" in caught.value.hint
 
     async def test_nothing_is_forwarded_and_no_terminal_asked_for(self, openssh: Server, home: Home) -> None:
         home.configure(
