@@ -75,6 +75,7 @@ class Peer:
         self._waiting: dict[int, asyncio.Future[wire.Reply]] = {}
         self._given_up: set[int] = set()  # a late answer to one of these is no surprise
         self._next = 0
+        self._writing = asyncio.Lock()  # a channel has one writer at a time
         self._reader: asyncio.Task[None] | None = None
         self._lost: PeerLost | None = None
 
@@ -148,7 +149,8 @@ class Peer:
         self._waiting[number] = waiting
         try:
             async with asyncio.timeout(command.pace.value):
-                await self._channel.write(wire.encode_request(number, name, arguments))
+                async with self._writing:
+                    await self._channel.write(wire.encode_request(number, name, arguments))
                 reply = await waiting
         except TimeoutError:
             raise PeerLost(self.host, f"its agent did not answer {name} within {command.pace.value:.0f} s") from None
@@ -157,6 +159,8 @@ class Peer:
         finally:
             if self._waiting.pop(number, None) is not None:
                 self._given_up.add(number)
+            elif not waiting.cancelled():
+                waiting.exception()  # seen, also where we failed ourselves before we came to wait for it
         if reply.fault is not None:
             raise PeerFault(self.host, name, reply.fault)
         try:
