@@ -6,6 +6,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     zombie-leader    a process whose first thread has ended while others live
     tracer           the debugger or strace that traces a task
     namespace        which one differs from ours: mnt, net, pid, user…
+    capability       what criu lacks here to dump a task: CAP_SYS_RESOURCE, of another user than ours
     chroot           the root directory that differs from ours
     unit             systemd unit whose MainPID a task is
     ghost            path of a deleted file that is still held; its size in bytes
@@ -60,6 +61,7 @@ _NETWORK_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "afs",
     "orangefs", "pvfs2", "glusterfs",
 }  # fmt: skip
+_CAP_SYS_RESOURCE = 24
 _SYSTEMCTL_SECONDS = 10
 
 
@@ -85,6 +87,9 @@ def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
         tracer = int(status_field(_status(task.pid), b"TracerPid") or "0")
         if tracer:
             yield Peculiarity("tracer", task.pid, str(tracer), name_of(tracer))
+        # criu reads limits with prlimit(2), which for a process of another user wants this
+        if task.uid != os.getuid() and not _has_capability(_CAP_SYS_RESOURCE):
+            yield Peculiarity("capability", task.pid, "CAP_SYS_RESOURCE", f"{task.name} of uid {task.uid}")
         for kind in _NAMESPACES:
             if not same_namespace(task.pid, kind):
                 yield Peculiarity("namespace", task.pid, kind, task.name)
@@ -107,6 +112,10 @@ def _status(pid: int) -> bytes:
         return Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
         return b""
+
+
+def _has_capability(number: int) -> bool:
+    return bool(int(status_field(_status(os.getpid()), b"CapEff") or "0", 16) >> number & 1)
 
 
 def name_of(pid: int) -> str:

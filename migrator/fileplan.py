@@ -85,8 +85,9 @@ def judge(
     leased = {one.object for one in tree.peculiarities if one.kind == "file-lock" and "LEASE" in one.detail}
     for path in leased.intersection(judged.copies):
         # opening it breaks the lease, and the signal that tells the holder kills one that does not expect it
-        judged.refuse(path, "file-leased", "has a lease, which reading it would break", "let the program give it up")
-    return judged.obstacles, tuple(judged.copies)
+        problem = "has a lease, which reading it would break"
+        judged.obstacles.append(Obstacle("file-leased", here, path, problem, "let the program give it up"))
+    return judged.obstacles, tuple(path for path in judged.copies if path not in leased)
 
 
 class _Files:
@@ -108,11 +109,6 @@ class _Files:
 
     def _say(self, name: str, path: str, problem: str, remedy: str) -> None:
         self.obstacles.append(Obstacle(name, self._there, path, problem, remedy))
-
-    def refuse(self, path: str, name: str, problem: str, remedy: str) -> None:
-        """Do not copy it after all."""
-        self.copies.remove(path)
-        self.obstacles.append(Obstacle(name, self._here, path, problem, remedy))
 
     def look(self, file: FileFacts, answer: FileFacts) -> None:
         """One file of the tree, and what the target has at its path."""

@@ -42,6 +42,11 @@ _REFUSED = {
         "it can't be moved in this state; restart the program",
     ),
     "tracer": ("tracer", "is traced by {detail}", "detach that debugger or strace"),
+    "capability": (
+        "capability",
+        "is missing, and criu needs it to dump {detail}: this host seems to be a container",
+        "run migrate where root has it, or give it to the container",
+    ),
     "namespace": (
         "namespace",
         "{detail} runs in a {object} namespace of its own",

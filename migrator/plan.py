@@ -83,7 +83,7 @@ def make_plan(
         obstacles += in_files
         on_disk, in_room = _room(there, tree, memory, check)
         obstacles += in_room
-    notes = [f"{one.host}: {one.problem}; {one.remedy}" for one in obstacles if not one.stops]
+    notes = [f"{one.host}: {one.problem}" for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk)
     plan = Plan(tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes))
     return plan, tuple(dict.fromkeys(obstacles))
@@ -147,7 +147,7 @@ def _of_pair(here: str, source: HostFacts, there: str, target: HostFacts, wishes
     if source.criu_version and not source.dirty_tracking:
         yield Obstacle(
             "no-dirty-tracking", here, f"kernel {source.kernel}",
-            "this kernel does not track dirty memory (soft-dirty), so all memory travels while the process is frozen",
+            "this kernel does not track dirty memory (soft-dirty): all memory will travel while the process is frozen",
             "boot a kernel with CONFIG_MEM_SOFT_DIRTY to shorten that", stops=wishes.require_precopy,
         )  # fmt: skip
 

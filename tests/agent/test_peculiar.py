@@ -308,6 +308,22 @@ def test_a_tree_in_one_time_namespace_is_nothing_odd_and_one_in_two_is(tmp_path:
         assert "namespace" not in oddities(int((tmp_path / "child").read_text()))
 
 
+@pytest.mark.parametrize(("capabilities", "found"), [("000001fffeffffff", True), ("000001ffffffffff", False)])
+def test_a_task_of_another_user_wants_a_capability(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: str, found: bool
+) -> None:
+    real = peculiar._status
+
+    def status(pid: int) -> bytes:
+        return f"CapEff:\t{capabilities}\n".encode() if pid == os.getpid() else real(pid)
+
+    with child("ready()", tmp_path) as pid:
+        monkeypatch.setattr(peculiar, "_status", status)
+        assert "capability" not in oddities(pid)
+        monkeypatch.setattr(os, "getuid", lambda: 4711)
+        assert ("capability" in oddities(pid)) is found
+
+
 def test_what_is_held_of_a_dead_process_is_no_lost_file(tmp_path: Path) -> None:
     source = """
 pid = os.fork()

@@ -265,8 +265,8 @@ def test_what_is_no_obstacle(name: str) -> None:
 
 
 REFUSED = [
-    "zombie-leader", "tracer", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm", "io-uring",
-    "anon-inode", "socket-kind", "external-pipe",
+    "zombie-leader", "tracer", "capability", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm",
+    "io-uring", "anon-inode", "socket-kind", "external-pipe",
 ]  # fmt: skip
 
 
