@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Container, Iterator
+from pathlib import Path
 
 LISTEN = 10
 TCP_STATES = {
@@ -152,7 +153,11 @@ def _unix_name(raw: bytes) -> str:
 
 
 def holders(links: Container[str], besides: Container[int]) -> dict[str, list[int]]:
-    """Which other processes hold these descriptors, by the text of the link (`pipe:[4711]`); one walk of /proc."""
+    """Which other processes hold these descriptors, by the text of the link (`pipe:[4711]`); one walk of /proc.
+
+    `besides` are the tree's. A child that one of them has made meanwhile is the tree's too, and one that has ended
+    holds nothing.
+    """
     found: dict[str, list[int]] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) in besides:
@@ -168,4 +173,19 @@ def holders(links: Container[str], besides: Container[int]) -> dict[str, list[in
                 continue
             if link in links and int(name) not in found.setdefault(link, []):
                 found[link].append(int(name))
-    return found
+    others = {link: [pid for pid in pids if _stranger(pid, besides)] for link, pids in found.items()}
+    return {link: pids for link, pids in others.items() if pids}
+
+
+def _stranger(pid: int, family: Container[int]) -> bool:
+    """Whether a process lives and has no ancestor in this family."""
+    first = pid
+    while pid > 1:
+        try:
+            data = Path(f"/proc/{pid}/stat").read_bytes()
+        except OSError:
+            return pid != first  # gone itself; an ancestor that is gone has left it to init
+        pid = int(data.rpartition(b")")[2].split()[1])
+        if pid in family:
+            return False
+    return True
