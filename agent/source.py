@@ -154,7 +154,10 @@ class Source:
         if self._journal.has(Record.ABORT):
             raise Vetoed("the dump was given up")
         seconds = time.monotonic() - started
-        tasks = tuple(process.task_facts(pid) for pid in process.tree_pids(self._begin.pid))
+        try:
+            tasks = tuple(process.task_facts(pid) for pid in process.tree_pids(self._begin.pid))
+        except process.NoSuchProcess as error:
+            raise TreeChanged(f"process {error.pid} was killed while it was held") from error
         self._tasks.forget_dead()
         self._tasks.pin(tasks)
         self._protect(directory)

@@ -199,7 +199,10 @@ class Target:
         seconds = time.monotonic() - started
         pids = sorted(images.task_states(images.round_directory(self._images, number)))
         self._tasks.close()
-        self._tasks.pin(process.task_facts(pid) for pid in pids)
+        try:
+            self._tasks.pin(process.task_facts(pid) for pid in pids)
+        except (process.NoSuchProcess, TreeChanged) as error:
+            raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
         self._journal.write(Record.HELD, tasks=self._tasks.identities)
         return protocol.Restored(seconds, self._root)
 

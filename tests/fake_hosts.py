@@ -237,9 +237,9 @@ class FakeHost:
         found += [f"mounted: {line}" for line in mounts if str(self.directory) in line]
         return found
 
-    def settle_down(self) -> list[str]:
+    def settle_down(self, seconds: float = 5.0) -> list[str]:
         """`left_behind`, after giving agents that were told to leave the time for it."""
-        end = time.monotonic() + 5.0
+        end = time.monotonic() + seconds
         while (left := self.left_behind()) and time.monotonic() < end:
             time.sleep(0.01)
         return left
@@ -360,7 +360,7 @@ class AgentChannel(_Pipe):
         """End its input, and give it time to leave."""
         self._writer.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(0.3):
                 await self.wait()
         for pipe in self._pipes:
             pipe.close()

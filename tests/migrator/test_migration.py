@@ -476,7 +476,7 @@ async def test_the_sources_agent_dies_at_a_decision(lab: Lab, record: str, when:
     if (when, record) == ("before", "BEGIN"):
         # there is no journal to tell of its locks; they died with it, and the next agent to lock the tree takes them
         attempt.failed(_UNDONE_BY[record], errors.LinkLost, 34)
-        assert {Path(line.split()[0]).parent.name for line in lab.source.settle_down()} == {"run", "locks"}
+        assert {Path(line.split()[0]).parent.name for line in lab.source.settle_down(0.1)} == {"run", "locks"}
         TaskLocks(lab.source.run / "locks").sweep(attempt.victim.pids)
         attempt.lives_on_source()
     elif record in ("BEGIN", "FROZEN"):
