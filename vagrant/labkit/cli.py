@@ -154,7 +154,7 @@ def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> in
     if not arguments:
         for words in checks.static_checks(python):
             done.command(" ".join(words[2:]), words)
-        packages.need(packages.FOR_VAGRANTFILE)
+        packages.need(packages.FOR_TESTS)
         done.command("fast tests", checks.pytest_command(python, ["tests"]))
     for kind in backends:
         # The number keeps two runs on one machine apart.

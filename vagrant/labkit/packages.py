@@ -18,7 +18,8 @@ from labkit.run import LabError, as_root, run, say, step
 # program -> packages. What is found on PATH (or in sbin) is not installed again.
 FOR_TREES = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client"}
 FOR_NETNS = {"ip": "iproute2", "nsenter": "util-linux", "losetup": "mount"}
-FOR_VAGRANTFILE = {"vagrant": "vagrant vagrant-libvirt"}  # `vagrant validate`, in the fast tests
+# What the fast tests would otherwise skip: `vagrant validate`, and login shells that a target may have.
+FOR_TESTS = {"vagrant": "vagrant vagrant-libvirt", "zsh": "zsh", "fish": "fish", "tcsh": "tcsh", "busybox": "busybox"}
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
