@@ -315,6 +315,10 @@ def _of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
     peers.update((inode, known[inode].peer) for inode in held if inode in known and known[inode].peer)
     outside = {peers[inode] for inode in held if inode in peers} - set(held)
     holding = sockets.holders({f"socket:[{peer}]" for peer in outside}, {one.pid for one in holdings.opened})
+    # a peer that only the tree itself holds was made since its descriptors were listed
+    unheld = {peer for peer in outside if f"socket:[{peer}]" not in holding}
+    new = sockets.holders({f"socket:[{peer}]" for peer in unheld}, ())
+    outside -= {peer for peer in unheld if f"socket:[{peer}]" in new}
     for inode, one in held.items():
         if inode not in known:
             continue

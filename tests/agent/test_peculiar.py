@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import peculiar, process
-from agent.descriptors import Holdings, Opened
+from agent.descriptors import Holdings, Opened, collect
 from agent.protocol import Peculiarity
 from tests.children import child
 
@@ -182,6 +182,15 @@ ready()
             pytest.skip("the number of pidfd_getfd is known for x86_64 only")
         found = of(source, tmp_path)["external-unix"]
     assert f"(pid {os.getpid()})" in found.object
+
+
+def test_a_peer_that_the_tree_made_while_it_was_looked_at_is_no_stranger(tmp_path: Path) -> None:
+    source = "import socket\npair = socket.socketpair()\nif os.fork() == 0:\n    time.sleep(600)\nready()"
+    with child(source, tmp_path) as pid:
+        holdings = collect(process.tree_pids(pid))
+        first = min(one.fd for one in holdings.opened if one.link.startswith("socket:"))
+        holdings.opened = [one for one in holdings.opened if one.fd <= first]
+        assert list(peculiar._of_unix(holdings)) == []
 
 
 def test_descriptors_that_criu_refuses(tmp_path: Path) -> None:
