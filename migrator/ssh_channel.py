@@ -129,8 +129,10 @@ class Session:
 class SshChannel(Channel):
     """Standard input and output of a command on the target; `patience` is how many seconds `close` gives it to leave.
 
-    Throughput over loopback to OpenSSH 9.2 on 2 busy cores, 256 KiB a write, AES-GCM: 420-545 MiB/s, chacha20 220-290;
-    towards us 420-670. Writes of 32 KiB and packets larger than OpenSSH's 32 KiB changed nothing.
+    Throughput over loopback to OpenSSH 9.2, 2 cores, 256 KiB a write: AES-GCM 420-545 MiB/s, chacha20 220-290; towards
+    us 420-670. Writes of 32 KiB and packets above OpenSSH's 32 KiB changed nothing, nor did joining packets into one
+    write. The whole way, from the source's socket by pump and relay into a socket on the target: 320-380 MiB/s, the
+    migrator at 0.6-0.7 of a core.
     """
 
     def __init__(self, host: str, session: Session, patience: float) -> None:

@@ -163,7 +163,7 @@ class Sessions:
             encoding=None,
         )
         self.acceptors.append(acceptor)
-        server.port = acceptor.get_port()
+        server.port = acceptor.sockets[0].getsockname()[1]
         return server
 
     async def close(self) -> None:
@@ -411,7 +411,7 @@ class TestConfiguration:
     async def test_identities_only_with_files_of_all_kinds(self, server: Server, home: Home) -> None:
         (home.ssh / "no key").write_text("nonsense")
         locked = asyncssh.generate_private_key("ssh-ed25519")
-        locked.write_private_key(home.ssh / "locked", passphrase="x")
+        locked.write_private_key(home.ssh / "locked", "pkcs8-pem", passphrase="x")
         home.configure(
             'Host *\n  IdentitiesOnly yes\n  IdentityFile "~/.ssh/no key"\n  IdentityFile ~/.ssh/locked\n'
             "  IdentityFile ~/.ssh/id_ed25519\n"
@@ -485,7 +485,8 @@ class TestConfiguration:
         assert [server.tunnels for server in servers] == [[second], [last], []]
         assert servers[1].connections[0].get_extra_info("username") == "somebody"
         await link.close()
-        assert all(connection.is_closed() for connection in link._connections)
+        for server in servers:
+            await asyncio.wait_for(server.connections[0].wait_closed(), 5)
 
     async def test_a_jump_hosts_own_failures_name_it(self, sessions: Sessions, home: Home) -> None:
         jump = await sessions.start()
