@@ -45,6 +45,15 @@ def child(source: str, directory: Path, *, session: bool = True) -> Iterator[int
         flag.unlink(missing_ok=True)
 
 
+def sees_map_files() -> bool:
+    """Whether we may follow the links of /proc/PID/map_files: CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE, as root has."""
+    directory = "/proc/self/map_files"
+    try:
+        return bool(os.stat(f"{directory}/{os.listdir(directory)[0]}"))
+    except OSError:
+        return False
+
+
 def until(condition: object) -> None:
     """Wait until it holds. Raises AssertionError when it never does."""
     assert callable(condition)
