@@ -114,6 +114,10 @@ class Victim:
             time.sleep(0.005)
         return False
 
+    def seen_by_its_parent(self) -> object:
+        """A stop or a continue of the root that its parent, which we are, could wait for; None when there was none."""
+        return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT)
+
     def close(self) -> None:
         """Make an end of it, also when it is stopped."""
         for pid in self.living:
@@ -150,6 +154,8 @@ class FakeHost:
         self.agents: list[tuple[int, int]] = []
         self.deaths: list[tuple[str, str] | None] = []
         """At which decision the next agents are to die: ("before", "COMMIT"), ("after", "HELD"), or None for never."""
+        self.constants: dict[str, float] = {}
+        """Module constants of the next agents: {"agent.target.LEASE": 0.1}."""
         self.starts_no_agent = False
 
     @property
@@ -335,7 +341,7 @@ class AgentChannel(_Pipe):
         for number in (1, 2):
             ours[number], theirs[number] = os.pipe()
         arguments = ["serve", "--build", bundle.build_id(), *host.agent_arguments]
-        pid = host.fork_server.start(arguments, theirs, die)
+        pid = host.fork_server.start(arguments, theirs, die, host.constants)
         for descriptor in theirs:
             os.close(descriptor)
         loop = asyncio.get_running_loop()

@@ -32,9 +32,18 @@ class ForkServer:
             )  # fmt: skip
         self._socket = ours
 
-    def start(self, arguments: Sequence[str], streams: Sequence[int], die: tuple[str, str] | None = None) -> int:
-        """An agent with these standard streams (the caller closes its own copies); its PID."""
-        request = json.dumps({"arguments": list(arguments), "die": die}).encode()
+    def start(
+        self,
+        arguments: Sequence[str],
+        streams: Sequence[int],
+        die: tuple[str, str] | None = None,
+        constants: dict[str, float] | None = None,
+    ) -> int:
+        """An agent with these standard streams (the caller closes its own copies); its PID.
+
+        `constants` are module constants that it shall have instead of its own: {"agent.target.LEASE": 0.1}.
+        """
+        request = json.dumps({"arguments": list(arguments), "die": die, "constants": constants or {}}).encode()
         socket.send_fds(self._socket, [request], list(streams))
         return int(self._socket.recv(64))
 
@@ -68,6 +77,10 @@ def _become_agent(request: dict[str, Any], streams: Sequence[int]) -> None:
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
     os.closerange(3, 1024)
+    for name, value in request["constants"].items():
+        module, _, constant = name.rpartition(".")
+        assert hasattr(sys.modules[module], constant)
+        setattr(sys.modules[module], constant, value)
     if request["die"]:
         _die_at(*request["die"])
     sys.argv = ["migrate-agent", *request["arguments"]]

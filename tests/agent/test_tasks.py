@@ -62,13 +62,16 @@ async def test_death_is_waited_for(tasks: Tasks, victim: Victim) -> None:
 
 def test_another_process_of_the_same_number(tasks: Tasks, victim: Victim) -> None:
     facts = process.task_facts(victim.pid)
-    with pytest.raises(TreeChanged, match="another one has its number"):
-        tasks.pin([dataclasses.replace(facts, start_time=facts.start_time - 1)])
+    former = dataclasses.replace(facts, start_time=facts.start_time - 1)
+    with pytest.raises(TreeChanged, match=f"process {victim.pid} ended"):
+        tasks.pin([former])
+    tasks.pin([former], running=True)
     assert len(tasks) == 0
     tasks.pin([facts])
     tasks.pin([facts])
-    with pytest.raises(TreeChanged, match="another one has its number"):
-        tasks.pin([dataclasses.replace(facts, start_time=facts.start_time - 1)])
+    for running in (False, True):
+        with pytest.raises(TreeChanged, match="another one has its number"):
+            tasks.pin([former], running=running)
     assert tasks.identities == [[victim.pid, facts.start_time]]
 
 

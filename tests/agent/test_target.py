@@ -1,0 +1,226 @@
+"""The target's half alone: what it keeps and for how long, and who may make it let go."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent import images, process, protocol
+from agent.protocol import FaultCode
+from migrator.peer import Peer
+from tests import fake_criu
+from tests.agent.test_server import ID, Talk, fault, prepare_of
+from tests.fake_hosts import Pair, eventually
+
+
+@pytest.fixture
+async def talk(pair: Pair) -> AsyncIterator[Talk]:
+    talk = Talk(pair.target)
+    await talk.start()
+    yield talk
+    await talk.close()
+
+
+@pytest.fixture
+def target(talk: Talk) -> Peer:
+    return talk.peer
+
+
+async def receive(target: Peer, prepared: protocol.Prepared, tasks: int = 1) -> None:
+    """Round 1 of a tree of so many tasks, as the source would send it."""
+    reader, writer = await asyncio.open_unix_connection(prepared.socket)
+    writer.write(b"STREAM pages\n")
+    await target.accept(protocol.Accept(1, "pages"))
+    writer.write(b"PAGE" + (4096).to_bytes(4, "little") + b"x" * 4096)
+    assert (await target.accept_done(protocol.AcceptDone(1))).bytes == 4096
+    assert await reader.readexactly(1) == b"\0"
+    writer.close()
+    _, writer = await asyncio.open_unix_connection(prepared.socket)
+    writer.write(b"STREAM images\n" + archive(tasks))
+    await target.receive_images(protocol.ReceiveImages(1, "images"))
+    writer.close()
+
+
+def archive(tasks: int) -> bytes:
+    """The images of a tree that are no memory."""
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(tasks):
+            (Path(name) / f"core-{2**22 + number}.img").write_bytes(fake_criu.core_image(1))
+        (Path(name) / "inventory.img").write_bytes(b"inventory")
+        out = io.BytesIO()
+        images.send(Path(name), out)
+    return out.getvalue()
+
+
+async def held(target: Peer, tasks: int = 1) -> protocol.Restored:
+    """Prepare, receive and restore."""
+    prepared = await target.prepare(prepare_of(4242))
+    await receive(target, prepared, tasks)
+    return await target.restore(protocol.Restore(1))
+
+
+def pages(pair: Pair) -> list[Path]:
+    """Images that are still there."""
+    return list(pair.target.directory.glob(f"*/{ID}/**/pages-1.img"))
+
+
+async def test_prepare_makes_a_place_and_abort_takes_it_away(target: Peer, pair: Pair) -> None:
+    prepared = await target.prepare(prepare_of(4242))
+    assert os.stat(prepared.images).st_mode & 0o7777 == 0o700
+    assert os.stat(prepared.socket).st_mode & 0o7777 == 0o600
+    assert await target.abort(protocol.Abort("test")) == protocol.Leftovers()
+    assert list(pair.target.run.rglob("*")) == []
+    assert pair.target.journal(ID) == ["PREPARED", "ABORT", "DONE"]
+
+
+async def test_prepare_without_room_leaves_nothing(target: Peer, pair: Pair) -> None:
+    pair.target.run.write_text("no directory")
+    failed = await fault(target.prepare(prepare_of(4242)))
+    assert failed.code in (FaultCode.NO_SPACE, FaultCode.INTERNAL)
+    assert pair.target.journal(ID) == ["PREPARED", "ABORT", "DONE"]
+    pair.target.run.unlink()
+    await target.prepare(prepare_of(4242, "again"))
+
+
+async def test_a_held_tree_has_not_run(target: Peer, pair: Pair) -> None:
+    restored = await held(target, tasks=3)
+    assert restored.pid == 4242
+    assert len(pair.target.restored()) == 3
+    await asyncio.sleep(0.05)
+    assert pair.target.ever_ran() == set()
+    resumed = await target.resume(protocol.Resume(3))
+    assert resumed.pid == pair.target.restored()[0]
+    assert pair.target.running() == pair.target.restored()
+    assert await target.finish() == protocol.Leftovers()
+    assert pages(pair) == []
+
+
+async def test_without_proof_of_death_nothing_is_resumed(target: Peer, pair: Pair) -> None:
+    await held(target)
+    assert (await fault(target.resume(protocol.Resume(0)))).code is FaultCode.JOURNAL
+    assert pair.target.journal(ID) == ["PREPARED", "HELD"]
+    assert pair.target.ever_ran() == set()
+
+
+async def test_only_the_sources_abort_discards_a_held_tree(target: Peer, pair: Pair) -> None:
+    await held(target)
+    assert (await fault(target.abort(protocol.Abort("undone")))).code is FaultCode.JOURNAL
+    assert pages(pair)
+    assert len(pair.target.restored()) == 1
+    assert await target.abort(protocol.Abort("undone", source_aborted=True)) == protocol.Leftovers()
+    assert pages(pair) == []
+    assert pair.target.restored() == []
+    assert pair.target.ever_ran() == set()
+    assert pair.target.journal(ID) == ["PREPARED", "HELD", "ABORT", "DONE"]
+
+
+async def test_once_it_is_resumed_nobody_discards_it(target: Peer, pair: Pair) -> None:
+    await held(target)
+    await target.resume(protocol.Resume(1))
+    assert (await fault(target.abort(protocol.Abort("undone", source_aborted=True)))).code is FaultCode.JOURNAL
+    assert (await fault(target.resume(protocol.Resume(1)))).code is FaultCode.JOURNAL
+    assert len(pair.target.running()) == 1
+
+
+async def test_the_end_of_input_before_the_hold_discards(pair: Pair) -> None:
+    talk = Talk(pair.target)
+    target = await talk.start()
+    await receive(target, await target.prepare(prepare_of(4242)))
+    assert pages(pair)
+    await talk.close()
+    assert pair.target.settle_down() == []
+    assert pair.target.journal(ID) == ["PREPARED", "ABORT", "DONE"]
+
+
+async def test_the_end_of_input_in_the_hold_keeps_everything_for_a_lease(pair: Pair) -> None:
+    pair.target.constants = {"agent.target.LEASE": 1.0}
+    talk = Talk(pair.target)
+    await held(await talk.start(), tasks=2)
+    await talk.close()
+    assert process.alive(*pair.target.agents[0])
+    assert len(pair.target.restored()) == 2
+    eventually(lambda: not process.alive(*pair.target.agents[0]), "the lease ends")
+    # the tree goes, which never ran; its images stay, and a later agent restores it from them
+    assert pair.target.restored() == []
+    assert pair.target.ever_ran() == set()
+    assert pages(pair)
+    assert pair.target.journal(ID) == ["PREPARED", "HELD"]
+    talk = Talk(pair.target)
+    settled = await (await talk.start()).settle(protocol.Settle(ID, protocol.Verdict.RESUME))
+    assert settled.pid in pair.target.running()
+    assert len(pair.target.running()) == 2
+    await talk.peer.settle(protocol.Settle(ID, protocol.Verdict.CLEAN))
+    await talk.close()
+    assert pair.target.settle_down() == []
+
+
+async def test_the_end_of_input_after_the_resume_cleans_up(pair: Pair) -> None:
+    talk = Talk(pair.target)
+    target = await talk.start()
+    await held(target)
+    await target.resume(protocol.Resume(1))
+    await talk.close()
+    assert pair.target.settle_down() == []
+    assert pair.target.journal(ID)[-1] == "DONE"
+    assert len(pair.target.running()) == 1
+
+
+async def test_a_restored_tree_outlives_its_agent(pair: Pair) -> None:
+    talk = Talk(pair.target)
+    target = await talk.start()
+    await held(target)
+    await target.resume(protocol.Resume(1))
+    pair.target.kill_agent()
+    assert len(pair.target.running()) == 1
+    await talk.close()
+
+
+async def test_a_page_server_that_gets_half_a_round(target: Peer, pair: Pair) -> None:
+    prepared = await target.prepare(prepare_of(4242))
+    _, writer = await asyncio.open_unix_connection(prepared.socket)
+    writer.write(b"STREAM pages\n")
+    await target.accept(protocol.Accept(1, "pages"))
+    writer.write(b"PAGE" + (4096).to_bytes(4, "little") + b"half")
+    await writer.drain()
+    writer.close()
+    failed = await fault(target.accept_done(protocol.AcceptDone(1)))
+    assert failed.code is FaultCode.CRIU
+    assert failed.log.endswith("page-server-1.log")
+    assert await target.abort(protocol.Abort("test")) == protocol.Leftovers()
+
+
+async def test_half_an_archive_of_images_is_a_broken_stream(target: Peer, pair: Pair) -> None:
+    prepared = await target.prepare(prepare_of(4242))
+    _, pages_writer = await asyncio.open_unix_connection(prepared.socket)
+    pages_writer.write(b"STREAM pages\n")
+    await target.accept(protocol.Accept(1, "pages"))
+    _, writer = await asyncio.open_unix_connection(prepared.socket)
+    writer.write(b"STREAM images\n" + archive(1)[:1500])
+    await writer.drain()
+    writer.close()
+    assert (await fault(target.receive_images(protocol.ReceiveImages(1, "images")))).code is FaultCode.BROKEN_STREAM
+    assert await target.abort(protocol.Abort("test")) == protocol.Leftovers()
+    pages_writer.close()
+
+
+async def test_an_abort_while_images_are_on_their_way(target: Peer, pair: Pair) -> None:
+    """A thread has an image open in what the abort is to remove: it is waited for."""
+    prepared = await target.prepare(prepare_of(4242))
+    _, pages_writer = await asyncio.open_unix_connection(prepared.socket)
+    pages_writer.write(b"STREAM pages\n")
+    await target.accept(protocol.Accept(1, "pages"))
+    _, writer = await asyncio.open_unix_connection(prepared.socket)
+    writer.write(b"STREAM images\n" + archive(1)[:700])
+    receiving = asyncio.ensure_future(target.receive_images(protocol.ReceiveImages(1, "images")))
+    await asyncio.sleep(0.05)
+    assert await target.abort(protocol.Abort("test")) == protocol.Leftovers()
+    assert (await fault(receiving)).code is FaultCode.BROKEN_STREAM
+    writer.close()
+    pages_writer.close()
+    assert list(pair.target.run.rglob("*")) == []
