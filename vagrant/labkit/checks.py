@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -67,7 +68,7 @@ class Run:
 
     def command(self, name: str, words: list[str]) -> None:
         """Runs one check, its output going where ours goes."""
-        say(f"{name}: {' '.join(words[1:])}")
+        say(f"{name}: {shlex.join(words)}")
         began = time.monotonic()
         status = subprocess.run(words, cwd=cache.REPOSITORY, stdin=subprocess.DEVNULL, check=False).returncode
         self.outcomes.append(Outcome(name, status, time.monotonic() - began))

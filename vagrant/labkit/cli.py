@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "demo", parents=[backend, keep], help="from nothing: migrate a busy process, show it alive"
     )
     show.add_argument("--name", default="demo", help="which lab (default: %(default)s)")
-    test = commands.add_parser("test", help="from nothing: all checks and tests; other arguments go to pytest")
+    test = commands.add_parser(
+        "test", help="from nothing: all checks and tests; other arguments go to pytest", allow_abbrev=False
+    )
     test.add_argument("--all", action="store_true", dest="everything", help="also what is too long for CI")
     test.add_argument("--backend", choices=checks.BACKENDS, help="live tests on this kind of lab only")
     commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")

@@ -145,12 +145,14 @@ def installed(recipe: tree.Recipe) -> Iterator[Path]:
     link = root / COMMAND_ON_HOST.lstrip("/")
     venv_key = cache.take_key(venv)  # stale while it is away: should we be killed, it is made again
     run(as_root(["mv", venv, _inside(root)]))
-    with offered(root, own.parent) as place:
-        run(as_root([*pip_command(root, place), "--no-deps", "--force-reinstall", f"{place}/{own.name}"]))
-    run(as_root(["ln", "-sf", f"{VENV_ON_HOST}/bin/migrate", link]))
-    yield root
-    run(as_root(["rm", link]))
-    run(as_root(["mv", _inside(root), venv]))
+    try:
+        with offered(root, own.parent) as place:
+            run(as_root([*pip_command(root, place), "--no-deps", "--force-reinstall", f"{place}/{own.name}"]))
+        run(as_root(["ln", "-sf", f"{VENV_ON_HOST}/bin/migrate", link]))
+        yield root
+    finally:
+        run(as_root(["rm", "-f", link]))
+        run(as_root(["mv", _inside(root), venv]))
     cache.mark_fresh(venv, venv_key)
 
 
