@@ -16,6 +16,8 @@ Unequal protocol numbers or builds end the conversation before any command is re
 **Requests.**  `{"id": 7, "command": "begin", "arguments": {…}}`
 **Replies.**   `{"id": 7, "result": {…}}` or `{"id": 7, "fault": {"code": "criu", "message": "…", …}}`
 
+**Heartbeat.** `migrator` sends an empty line every ten seconds, for as long as it lives.
+
 Replies may come in another order than requests: `dump` is answered when the tree is held, and an `abort` sent
 meanwhile is served at once. Fields are exactly those of the dataclasses below; decoders reject unknown fields, missing
 fields and wrong types. File names are text with `surrogateescape`, so that any bytes survive.
@@ -32,6 +34,8 @@ from typing import Optional
 PRODUCT = "migrate"
 PROTOCOL = 1
 VERSION = "0.1.0"
+HEARTBEAT = b"\n"
+HEARTBEAT_SECONDS = 10.0
 STREAM_HEADER = "STREAM"
 """First word of the line that names a bulk stream."""
 

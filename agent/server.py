@@ -26,6 +26,9 @@ from agent.source import Source, Vetoed
 from agent.target import NotRunning, Target
 from agent.tasks import TreeChanged
 
+SILENCE = 120.0
+"""Seconds without a heartbeat after which the other side counts as gone. Twelve of them: hosts under load are slow."""
+
 
 class BadRequest(Exception):
     """A command that makes no sense now."""
@@ -108,10 +111,15 @@ class Server:
             return
         while True:
             try:
-                line = await self._reader.readline()
+                line = await asyncio.wait_for(self._reader.readline(), self._patience)
             except ValueError:
                 say("a message over the size limit: giving up")
                 break
+            except asyncio.TimeoutError:
+                say(f"nothing was heard for {SILENCE:.0f} s: giving up")
+                break
+            if line == protocol.HEARTBEAT:
+                continue
             if not line.endswith(b"\n"):
                 break
             try:
@@ -124,6 +132,11 @@ class Server:
             task.add_done_callback(self._running.discard)
         await self._contact_lost()
 
+    @property
+    def _patience(self) -> Optional[float]:
+        """How long the other side may be silent: a host that dies says nothing, and sshd would wait for hours."""
+        return SILENCE if self._target is not None or self._source is not None else None
+
     async def _answer(self, request: wire.Request) -> None:
         try:
             command = protocol.BY_NAME.get(request.command)
@@ -135,7 +148,7 @@ class Server:
         except Exception as error:
             fault = fault_of(error)
             if fault.code is FaultCode.INTERNAL:
-                traceback.print_exc()
+                say(traceback.format_exc())
             data = wire.encode_fault(request.id, fault)
         self._write(data)
 
@@ -219,9 +232,12 @@ class Server:
 
 
 def say(text: str) -> None:
-    """A line for the log, which is standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """A line for the log, which is standard error. When the session is gone nobody reads it, and work goes on."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        return
 
 
 async def serve(settings: Settings, build: str) -> None:

@@ -97,7 +97,7 @@ except OSError as error:
     say("failed", str(error))
     sys.exit(1)
 say("have", path)
-os.execv(sys.executable, [sys.executable, "-IS", path] + sys.argv[3:])
+os.execv(sys.executable, [sys.executable, "-IS", "-Xutf8", path] + sys.argv[3:])
 """
 
 # The local agent runs from where this package lies, without a file of its own: sudo drops PYTHONPATH, and appending
@@ -145,7 +145,8 @@ def build_id() -> str:
 
 def _program(source: str, *arguments: str, python: str) -> list[str]:
     # as one line: some login shells take no newline between quotes
-    return [python, "-IS", "-c", f"exec({json.dumps(source)})", *arguments]
+    # -Xutf8: file names are the same bytes on both hosts, whatever their locales are
+    return [python, "-IS", "-Xutf8", "-c", f"exec({json.dumps(source)})", *arguments]
 
 
 def _as_root(sudo: bool) -> list[str]:
@@ -160,7 +161,7 @@ def agent_command(arguments: Sequence[str], *, sudo: bool, python: str) -> list[
 
 def relay_command(path: str, socket: str, name: str, *, sudo: bool, python: str) -> list[str]:
     """What carries a bulk stream there; `path` is what `greet` returned."""
-    return [*_as_root(sudo), python, "-IS", path, "relay", socket, name]
+    return [*_as_root(sudo), python, "-IS", "-Xutf8", path, "relay", socket, name]
 
 
 def local_command(arguments: Sequence[str], *, sudo: bool) -> list[str]:

@@ -18,7 +18,7 @@ from agent import protocol
 from migrator import errors, plan, precopy
 from migrator.hosts import Ends, Links, Order, RealLinks
 from migrator.peer import PeerFault, PeerLost, error_of
-from migrator.phases import Observer, Phase, Report, Round
+from migrator.phases import Careful, Observer, Phase, Report, Round
 from migrator.together import all_of, both, uninterrupted
 
 EAGER_RATE = 1.0 * 1024**3
@@ -33,8 +33,8 @@ class Migration:
     def __init__(self, order: Order, observer: Observer, links: Links) -> None:
         self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self._order = order
-        self._observer = observer
-        self._ends = Ends(links, observer)
+        self._observer = Careful(observer)
+        self._ends = Ends(links, self._observer)
         self._started = time.monotonic()
         self._frozen_at = 0.0
         self._rounds: list[Round] = []
@@ -62,7 +62,7 @@ class Migration:
                 killed = await self._commit()
                 undo.pop_all()
             # from here on there is no way back, and nothing may interrupt
-            return await uninterrupted(self._forward(killed), self._observer.note)
+            report = await uninterrupted(self._forward(killed), self._observer.note)
         except PeerFault as fault:
             error = error_of(fault)
             if error is None:
@@ -77,6 +77,9 @@ class Migration:
             raise
         finally:
             await uninterrupted(self._ends.close(), self._observer.note)
+        if self._observer.error is not None:
+            raise self._observer.error
+        return report
 
     def _over(self, error: errors.MigrateError) -> errors.MigrateError:
         """Report a migration that failed, and give the error back."""
@@ -263,7 +266,9 @@ class Migration:
         except PeerFault as fault:
             log = f"{fault.fault.log} on {fault.host}" if fault.fault.log else ""
             message = f"{fault.host}: {fault.fault.message}"
-            raise errors.NotResumed(message, hint=self._recover, log=log) from fault
+            # only criu's own failure says that nothing runs there; a full disk at RESUMED says nothing of the kind
+            kind = errors.NotResumed if fault.fault.code is protocol.FaultCode.CRIU else errors.InDoubt
+            raise kind(message, hint=self._recover, log=log) from fault
         except PeerLost as lost:
             self._observer.note(f"{lost}; connecting again")
         try:
@@ -278,11 +283,11 @@ class Migration:
         try:
             try:
                 left = (await peer.finish()).items
-            except PeerFault:  # an agent that was replaced knows the migration by its journal only
-                left = (await peer.settle(protocol.Settle(self.id, protocol.Verdict.CLEAN))).leftovers
-            except PeerLost:
-                await (self._ends.replace_target() if end == "target" else self._ends.replace_source())
-                peer = self._ends.target if end == "target" else self._ends.source
+            except (PeerFault, PeerLost) as error:
+                known_by_journal = isinstance(error, PeerFault) and error.fault.code is protocol.FaultCode.BAD_REQUEST
+                if not known_by_journal:  # it was replaced before
+                    await (self._ends.replace_target() if end == "target" else self._ends.replace_source())
+                    peer = self._ends.target if end == "target" else self._ends.source
                 left = (await peer.settle(protocol.Settle(self.id, protocol.Verdict.CLEAN))).leftovers
             self._leftovers += [f"{peer.host}: {item}" for item in left]
         except _LOST as error:

@@ -77,6 +77,7 @@ class Peer:
         self._next = 0
         self._writing = asyncio.Lock()  # a channel has one writer at a time
         self._reader: asyncio.Task[None] | None = None
+        self._heart: asyncio.Task[None] | None = None
         self._lost: PeerLost | None = None
 
     async def hello(self, build: str, seconds: float = 120.0) -> protocol.Banner:
@@ -109,7 +110,15 @@ class Peer:
                 hint="remove the cached agent there (~/.cache/migrate) and try again",
             )
         self._reader = asyncio.create_task(self._read())
+        self._heart = asyncio.create_task(self._beat())
         return banner
+
+    async def _beat(self) -> None:
+        """An agent whose migrator fell silent gives up: the host that it ran on may be dead."""
+        with contextlib.suppress(OSError):
+            while True:
+                await asyncio.sleep(protocol.HEARTBEAT_SECONDS)
+                await self._channel.write(protocol.HEARTBEAT)
 
     async def _read(self) -> None:
         message = "the connection to its agent was lost"
@@ -174,10 +183,10 @@ class Peer:
 
     async def close(self) -> None:
         """End of input for the agent."""
-        if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+        for task in (self._heart, self._reader):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._channel.close()
 
     # --- one method a command ---

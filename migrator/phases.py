@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import logging
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -78,3 +80,56 @@ class Observer(Protocol):
 
     def report(self, report: Report) -> None:
         """It is over."""
+
+
+class Careful:
+    """An observer around another one, whose failure changes nothing of what happens to the process.
+
+    The first failure is kept in `error`, to be raised when all is done: it is a bug, and no reason to leave a tree that
+    was committed nowhere, or one that is being undone frozen.
+    """
+
+    def __init__(self, inner: Observer) -> None:
+        self._inner = inner
+        self.error: Exception | None = None
+
+    async def phase(self, phase: Phase) -> None:
+        """Cancelling gets through."""
+        try:
+            await self._inner.phase(phase)
+        except Exception as error:
+            self._failed(error)
+
+    def note(self, text: str) -> None:
+        """As the other one's."""
+        self._try(self._inner.note, text)
+
+    def detail(self, text: str) -> None:
+        """As the other one's."""
+        self._try(self._inner.detail, text)
+
+    def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
+        """As the other one's."""
+        self._try(self._inner.round_started, number, expected_bytes, final)
+
+    def transferred(self, wire_bytes: int) -> None:
+        """As the other one's."""
+        self._try(self._inner.transferred, wire_bytes)
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        """As the other one's."""
+        self._try(self._inner.round_done, number, result, final)
+
+    def report(self, report: Report) -> None:
+        """As the other one's."""
+        self._try(self._inner.report, report)
+
+    def _try(self, act: Callable[..., None], *arguments: object) -> None:
+        try:
+            act(*arguments)
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        logging.getLogger(__name__).error("an observer failed", exc_info=error)
+        self.error = self.error or error

@@ -2,11 +2,13 @@
 
 An agent so started differs from the product's in nothing but its start: a session of its own, its three standard
 streams, no other descriptor. It can be told to die at a decision: `{"die": ["after", "COMMIT"]}` kills it by SIGKILL
-right after its journal has that record, "before" right before, at that instant and no other.
+right after its journal has that record, "before" right before, at that instant and no other. "fails" lets it live, but
+the disk of its journal is full then.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -62,6 +64,8 @@ def _die_at(when: str, record: str) -> None:
         if line["record"] != record:
             append(journal, line)
             return
+        if when == "fails":
+            raise OSError(errno.ENOSPC, "No space left on device")
         if when == "after":
             append(journal, line)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -250,7 +250,7 @@ async def test_an_unknown_command(raw: Raw) -> None:
     "line",
     [
         b"hello?\n",
-        b"\n",
+        b" \n",
         b"[]\n",
         b'{"id": "one", "command": "probe", "arguments": {}}\n',
         b'{"id": 1, "command": "probe"}\n',
@@ -263,6 +263,24 @@ async def test_after_garbage_the_agent_leaves(raw: Raw, pair: Pair, line: bytes)
     if not line.endswith(b"\n"):
         await raw.channel.close()
     await soon(lambda: not process.alive(*pair.source.agents[-1]), "the agent leaves")
+
+
+async def test_heartbeats_are_heard_and_not_answered(raw: Raw) -> None:
+    await raw.channel.write(protocol.HEARTBEAT * 3)
+    answer = await raw.ask(b'{"id": 5, "command": "format_disk", "arguments": {}}\n')
+    assert answer["id"] == 5
+
+
+async def test_silence_undoes_what_had_begun(pair: Pair) -> None:
+    """A host that dies says nothing: no heartbeat counts as the end of input."""
+    victim = pair.victim()
+    pair.source.constants = {"agent.server.SILENCE": 0.5}
+    talk = Talk(pair.source)
+    await (await talk.start()).begin(begin_of(victim.pid))
+    # its next heartbeat would come in ten seconds, and never comes
+    await soon(lambda: not process.alive(*pair.source.agents[-1]), "the agent leaves")
+    assert pair.source.journal(ID) == ["BEGIN", "ABORT", "DONE"]
+    assert pair.source.settle_down() == []
 
 
 async def test_garbage_in_the_middle_undoes_what_had_begun(pair: Pair) -> None:

@@ -179,7 +179,7 @@ class Lab:
         self.task = asyncio.ensure_future(trial.run())
         try:
             attempt.report = await self.task
-        except (errors.MigrateError, asyncio.CancelledError) as error:
+        except (errors.MigrateError, asyncio.CancelledError, ZeroDivisionError) as error:
             attempt.error = error
         return attempt
 
@@ -513,6 +513,69 @@ async def test_an_agent_dies_while_it_undoes(lab: Lab, host: str, record: str, w
     attempt = await lab.migrate({Phase.COMMIT: lab.signal}, children=1)
     attempt.failed(Phase.COMMIT, asyncio.CancelledError)
     attempt.lives_on_source()
+
+
+@pytest.mark.parametrize(
+    ("host", "record", "phase", "kind"),
+    [
+        ("source", "BEGIN", Phase.PREFLIGHT, errors.NoSpace),
+        ("target", "PREPARED", Phase.PREFLIGHT, errors.NoSpace),
+        ("source", "FROZEN", Phase.FREEZE, errors.NoSpace),
+        ("target", "HELD", Phase.RESTORE, errors.NoSpace),
+        ("source", "COMMIT", Phase.COMMIT, errors.NoSpace),
+    ],
+)
+async def test_a_decision_that_the_disk_does_not_take_before_commit(
+    lab: Lab, host: str, record: str, phase: Phase, kind: type[errors.MigrateError]
+) -> None:
+    getattr(lab, host).deaths = [("fails", record)]
+    attempt = await lab.migrate(children=1)
+    attempt.failed(phase, kind)
+    if record == "BEGIN":
+        TaskLocks(lab.source.run / "locks").sweep(attempt.victim.pids)
+    attempt.lives_on_source()
+
+
+@pytest.mark.parametrize(("host", "record"), [("source", "KILLED"), ("source", "DONE"), ("target", "DONE")])
+async def test_a_decision_that_the_disk_does_not_take_after_commit(lab: Lab, host: str, record: str) -> None:
+    getattr(lab, host).deaths = [("fails", record)]
+    attempt = await lab.migrate(children=1)
+    assert attempt.succeeded().leftovers == ()
+    attempt.lives_on_target()
+
+
+@pytest.mark.parametrize("record", ["RESUMING", "RESUMED"])
+async def test_a_target_whose_disk_is_full_at_resume(lab: Lab, record: str) -> None:
+    """Nobody may say that the process runs nowhere: with RESUMED it does."""
+    lab.target.deaths = [("fails", record)]
+    attempt = await lab.migrate(children=1)
+    attempt.failed(Phase.RESUME, errors.InDoubt, 71)
+    assert attempt.victim.living == []
+    assert (await lab.recover(attempt)).host == "beta"
+    attempt.lives_on_target()
+
+
+# --- an observer fails -----------------------------------------------------------------------------------------------
+
+
+def _fails() -> None:
+    raise ZeroDivisionError("a progress bar of nothing")
+
+
+@pytest.mark.parametrize("phase", [Phase.CONNECT, Phase.FREEZE, Phase.COMMIT, Phase.RESUME, Phase.CLEAN])
+async def test_an_observer_that_fails_changes_nothing_but_the_end(lab: Lab, phase: Phase) -> None:
+    attempt = await lab.migrate({phase: _fails})
+    attempt.failed(Phase.CLEAN, ZeroDivisionError)
+    assert attempt.watcher.reported is not None
+    attempt.lives_on_target()
+
+
+async def test_an_observer_that_fails_at_everything(lab: Lab) -> None:
+    for name in ("note", "detail", "round_started", "transferred", "round_done", "report"):
+        lab.monkeypatch.setattr(Watcher, name, lambda *arguments: _fails())
+    attempt = await lab.migrate({Phase.COMMIT: lab.target_agent_dies})
+    attempt.failed(Phase.CLEAN, ZeroDivisionError)
+    attempt.lives_on_target()
 
 
 # --- nobody can settle it at once: recover ---------------------------------------------------------------------------
