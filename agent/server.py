@@ -27,7 +27,8 @@ from agent.target import NotRunning, Target
 from agent.tasks import TreeChanged
 
 SILENCE = 120.0
-"""Seconds without a heartbeat after which the other side counts as gone. Twelve of them: hosts under load are slow."""
+"""Seconds without a heartbeat after which the other side counts as gone: a host that dies says nothing, and sshd would
+wait for hours. Twelve beats, since hosts under load are slow."""
 
 
 class BadRequest(Exception):
@@ -111,7 +112,7 @@ class Server:
             return
         while True:
             try:
-                line = await asyncio.wait_for(self._reader.readline(), self._patience)
+                line = await asyncio.wait_for(self._reader.readline(), SILENCE)
             except ValueError:
                 say("a message over the size limit: giving up")
                 break
@@ -131,11 +132,6 @@ class Server:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         await self._contact_lost()
-
-    @property
-    def _patience(self) -> Optional[float]:
-        """How long the other side may be silent: a host that dies says nothing, and sshd would wait for hours."""
-        return SILENCE if self._target is not None or self._source is not None else None
 
     async def _answer(self, request: wire.Request) -> None:
         try:
