@@ -234,8 +234,8 @@ async def test_a_tree_that_was_committed_and_is_not_dead(pair: Pair, dumped: tup
     kept = Journal.load(pair.source.state, ID)
     kept.write(Record.COMMIT, tasks=[[pid, process.start_time(pid)] for pid in victim.pids])
     kept.close()
+    pair.source.kill_criu("dump")  # first: a criu whose hook dies lets the tree go
     os.kill(hook, signal.SIGKILL)
-    pair.source.kill_criu("dump")
     other = Talk(pair.source)
     settled = await (await other.start()).settle(protocol.Settle(ID, K))
     assert settled.records == ("BEGIN", "FROZEN", "COMMIT", "KILLED")
