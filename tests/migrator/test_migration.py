@@ -148,7 +148,8 @@ class Lab:
         self.source, self.target, self.links = pair.source, pair.target, pair.links
         self.monkeypatch = monkeypatch
         self.precopy = True
-        self.rounds = 1
+        self.rounds = 0
+        """Pre-copy rounds before the freeze."""
         self._extra = pair.directory / "extra"
         self._extra.write_text("comes along")
 
@@ -372,6 +373,7 @@ async def test_a_signal_at_the_very_commit_changes_nothing(lab: Lab) -> None:
 async def test_a_criu_that_fails_before_commit(
     lab: Lab, host: str, behaviour: dict[str, Any], phase: Phase, kind: type[errors.MigrateError], words: str
 ) -> None:
+    lab.rounds = 1
     getattr(lab, host).behave(**behaviour)
     attempt = await lab.migrate()
     attempt.failed(phase, kind)
@@ -452,6 +454,7 @@ _AT_WORK = [
 async def test_in_the_middle(
     lab: Lab, phase: Phase, host: str, command: str, behaviour: dict[str, Any], what: str
 ) -> None:
+    lab.rounds = 1 if phase is Phase.PRECOPY else 0
     getattr(lab, host).behave(**behaviour)
     attempt = await lab.migrate({phase: lab.when_criu(host, command, getattr(lab, what))})
     if what == "signal":
