@@ -208,7 +208,12 @@ class Journal:
             # a torn line counts as never written (see load); take it back so that the next one is whole
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise JournalError(f"the disk is full: {self.path} can't be written")
-        os.fsync(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            # not on disk, so not decided: nor may the hook, or another agent, read it in the file
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise
         self._lines.append(line)
 
     def close(self) -> None:

@@ -227,7 +227,7 @@ class Target:
         return protocol.Resumed(self.resumed(), time.monotonic() - started)
 
     def resumed(self) -> int:
-        """Write RESUMED: the tree's PID here. Raises NotRunning."""
+        """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
         return pid
@@ -293,11 +293,9 @@ class Target:
 
     def _restored_pid(self) -> int:
         try:
-            pid = int((self._journal.directory / "pid").read_text())
-            process.start_time(pid)
-        except (FileNotFoundError, ValueError, ProcessLookupError) as error:
-            raise NotRunning("criu succeeded, but the tree is not there") from error
-        return pid
+            return int((self._journal.directory / "pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return self._root
 
     async def contact_lost(self) -> None:
         """End of input. Before HELD: undo. From HELD on: at the end of a lease the held tree goes, the images stay."""
@@ -305,20 +303,22 @@ class Target:
             await self.abort("contact lost", source_aborted=False)
         elif self._journal.last is Record.HELD:
             await asyncio.sleep(LEASE)
-            if self._hold is not None and self._restore is not None:
+            # a `resume` that came with the end of input is decided meanwhile, and then it is no held tree any more
+            still_held = self._journal.last is Record.HELD
+            if still_held and self._hold is not None and self._restore is not None:
                 self._hold.veto()
                 await self._restore.process.wait()
                 await self._clear_held()
-        elif self._journal.last is Record.RESUMED:
+        if self._journal.last is Record.RESUMED:
             await self.finish()
 
     async def abort(self, reason: str, source_aborted: bool) -> protocol.Leftovers:
         """Discard everything. Raises JournalError where that could lose the only copy."""
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
-        if self._journal.last is Record.HELD and not source_aborted:
-            raise JournalError("the tree is held here: only the source's recorded ABORT may discard it")
         async with self._starting:
+            if self._journal.last is Record.HELD and not source_aborted:
+                raise JournalError("the tree is held here: only the source's recorded ABORT may discard it")
             if not self._journal.has(Record.ABORT):
                 self._journal.write(Record.ABORT, reason=reason)
         self._close_sockets()

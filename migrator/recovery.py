@@ -4,6 +4,7 @@ The table (DESIGN: the commit, exactly). S is the source's journal, T the target
 
     S has COMMIT               → kill what is left of the tree here, prove it, then T resumes from HELD
     S has no COMMIT            → S aborts and the tree runs on here; then T discards
+    S rebooted without either  → the tree died with it: where T has HELD, COMMIT is written now and T resumes
     T has RESUMING, no RESUMED → T recognises a running tree; it never starts one again by itself
     T has RESUMED or DONE      → clean up on both
 """
@@ -45,12 +46,19 @@ def course(source: protocol.JournalState, target: protocol.JournalState | None) 
     if source.agent_alive:
         return Course.BUSY
     if "COMMIT" not in source.records:
+        if died_undecided(source) and target is not None and "HELD" in target.records and "ABORT" not in target.records:
+            return Course.FORWARD
         done = "DONE" in source.records and (target is None or not target.role or "DONE" in target.records)
         return Course.NOTHING if done else Course.UNDO
     if target is not None and ("RESUMED" in target.records or "DONE" in target.records):
         both_done = "DONE" in source.records and "DONE" in target.records
         return Course.NOTHING if both_done else Course.CLEAN
     return Course.FORWARD
+
+
+def died_undecided(source: protocol.JournalState) -> bool:
+    """Whether the source rebooted in the freeze, with neither COMMIT nor ABORT: the target may hold the only copy."""
+    return not source.same_boot and source.records[-1:] == ("FROZEN",)
 
 
 class Hosts(Protocol):
@@ -147,8 +155,15 @@ async def _without_target(name: str, source: Peer, here: protocol.JournalState, 
             f"{here.peer} can't be reached: {error.message}",
             hint=f"COMMIT was written: the process belongs to {here.peer}. Try again when it is back",
         ) from error
+    if died_undecided(here):
+        raise errors.InDoubt(
+            f"{source.host} has rebooted in the freeze, and {here.peer}, which may hold the process, can't be reached: "
+            f"{error.message}",
+            hint=f"try again when {here.peer} is back; what it holds is kept until then",
+        ) from error
     settled = await source.settle(protocol.Settle(name, protocol.Verdict.ABORT))
-    text = f"undone; {here.peer} could not be told ({error.message}): recover again when it is back"
+    text = f"undone: {_on_source(source, settled)}; {here.peer} could not be told ({error.message}): "
+    text += "recover again when it is back"
     return Outcome(Course.UNDO, text, source.host, settled.pid)
 
 
@@ -164,7 +179,7 @@ async def _with_target(
         settled = await source.settle(protocol.Settle(name, verdict.ABORT))
         if there.role and "DONE" not in there.records:
             await target.settle(protocol.Settle(name, verdict.ABORT))
-        return Outcome(decision, "undone: the process runs on the source", source.host, settled.pid)
+        return Outcome(decision, f"undone: {_on_source(source, settled)}", source.host, settled.pid)
     if decision is Course.FORWARD:
         if not there.role:
             raise errors.NotResumed(f"{target.host} knows nothing of migration {name}: its images are not there")
@@ -177,3 +192,10 @@ async def _with_target(
         return Outcome(decision, f"the process runs on {target.host}", target.host, resumed.pid)
     where = source.host if "ABORT" in here.records else target.host
     return Outcome(decision, f"nothing to do: it ended before, on {where}", where, here.root)
+
+
+def _on_source(source: Peer, settled: protocol.Settled) -> str:
+    """What has become of the process that was never committed."""
+    if settled.pid:
+        return f"the process runs on {source.host}"
+    return f"the process ended when {source.host} rebooted; nothing was moved"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -212,3 +213,24 @@ def test_the_unfinished_newest_first_and_the_finished_pruned(tmp_path: Path) -> 
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["done-1", "done-3", "done-4", "new", "old", "stranger"]
     assert [path.name for path in (tmp_path / "done-1").iterdir()] == ["images"]
+
+
+def test_what_did_not_reach_the_disk_was_not_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An fsync that fails leaves no line that the hook, or another agent, could take for the decision."""
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    kept = Journal.create(tmp_path, "m", "source")
+    kept.write(Record.FROZEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            kept.write(Record.COMMIT)
+    assert not kept.has(Record.COMMIT)
+    assert "COMMIT" not in (tmp_path / "m" / "journal").read_text()
+    kept.write(Record.ABORT)
+    kept.close()
+    again = Journal.load(tmp_path, "m")
+    assert names(again) == ["BEGIN", "FROZEN", "ABORT"]
+    again.close()

@@ -125,6 +125,18 @@ async def test_a_source_that_has_rebooted_after_commit(settings: Settings) -> No
     assert settled.records == tuple(SOURCE["KILLED"])
 
 
+async def test_a_source_that_has_rebooted_in_the_freeze(settings: Settings) -> None:
+    """The tree died with it, and nobody undid anything: the target may go forward. After ABORT it may not."""
+    _write(settings, "source", SOURCE["FROZEN"], boot="another")
+    settled = await settle.settle(settings, protocol.Settle(ID, K), print)
+    assert settled.records == tuple(SOURCE["KILLED"])
+    other = Settings(settings.state.with_name("other"), settings.run.with_name("elsewhere"))
+    _write(other, "source", SOURCE["ABORT"], boot="another")
+    with pytest.raises(JournalError, match="belongs to this host"):
+        await settle.settle(other, protocol.Settle(ID, K), print)
+    assert (await settle.settle(other, protocol.Settle(ID, A), print)).pid == 0  # it ended with the reboot
+
+
 def test_reading_journals(settings: Settings) -> None:
     nothing = settle.read_journal(settings, "")
     assert (nothing.role, nothing.records) == ("", ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from agent.protocol import FaultCode
 from migrator.peer import Peer
 from tests import fake_criu
 from tests.agent.test_server import ID, Talk, fault, prepare_of
-from tests.fake_hosts import Pair, eventually
+from tests.fake_hosts import Pair, eventually, soon
 
 
 @pytest.fixture
@@ -158,6 +159,39 @@ async def test_the_end_of_input_in_the_hold_keeps_everything_for_a_lease(pair: P
     await talk.peer.settle(protocol.Settle(ID, protocol.Verdict.CLEAN))
     await talk.close()
     assert pair.target.settle_down() == []
+
+
+async def test_a_resume_that_comes_with_the_end_of_input(pair: Pair) -> None:
+    """Both are read at once, so the lease has begun before the resume is heard: its end does not touch what runs."""
+    pair.target.constants = {"agent.target.LEASE": 0.5}
+    talk = Talk(pair.target)
+    await held(await talk.start(), tasks=2)
+    agent = pair.target.agents[0]
+    os.kill(agent[0], signal.SIGSTOP)
+    resuming = asyncio.ensure_future(talk.peer.resume(protocol.Resume(2)))
+    await asyncio.sleep(0.05)
+    closing = asyncio.ensure_future(talk.close())
+    await asyncio.sleep(0.05)
+    os.kill(agent[0], signal.SIGCONT)
+    await asyncio.gather(resuming, closing, return_exceptions=True)
+    await soon(lambda: not process.alive(*agent), "the agent leaves")
+    assert pair.target.journal(ID)[:4] == ["PREPARED", "HELD", "RESUMING", "RESUMED"]
+    assert len(pair.target.running()) == 2
+
+
+async def test_a_tree_that_ends_as_soon_as_it_runs_was_resumed(pair: Pair) -> None:
+    """It had waited for a time that came in the freeze, say: what ran is never called not resumed."""
+    talk = Talk(pair.target)
+    target = await talk.start()
+    await held(target)
+    os.kill(pair.target.agents[0][0], signal.SIGSTOP)
+    (pid,) = pair.target.restored()
+    resuming = asyncio.ensure_future(target.resume(protocol.Resume(1)))
+    os.kill(pid, signal.SIGKILL)
+    os.kill(pair.target.agents[0][0], signal.SIGCONT)
+    assert (await resuming).pid == pid
+    assert (await target.finish()) == protocol.Leftovers()
+    await talk.close()
 
 
 async def test_the_end_of_input_after_the_resume_cleans_up(pair: Pair) -> None:

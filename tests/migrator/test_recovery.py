@@ -1,0 +1,101 @@
+"""Two journals, one verdict; and a source that rebooted in the freeze, so that the target holds the only copy."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent.protocol import JournalState
+from migrator import errors, recovery
+from migrator.phases import Phase
+from migrator.recovery import Course
+from tests.fake_hosts import Pair, eventually
+from tests.migrator.test_migration import Attempt, Lab
+
+FROZEN = ["BEGIN", "FROZEN"]
+KILLED = [*FROZEN, "COMMIT", "KILLED"]
+HELD = ["PREPARED", "HELD"]
+RUNS = [*HELD, "RESUMING", "RESUMED"]
+
+
+def state(role: str, records: list[str], *, same_boot: bool = True, agent_alive: bool = False) -> JournalState:
+    return JournalState("m", role, tuple(records), "other", 1, same_boot, agent_alive, False, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (["BEGIN"], ["PREPARED"], Course.UNDO),
+        (FROZEN, HELD, Course.UNDO),
+        ([*FROZEN, "ABORT", "DONE"], HELD, Course.UNDO),
+        ([*FROZEN, "ABORT", "DONE"], [*HELD, "ABORT", "DONE"], Course.NOTHING),
+        ([*FROZEN, "ABORT", "DONE"], [], Course.NOTHING),
+        ([*FROZEN, "COMMIT"], HELD, Course.FORWARD),
+        (KILLED, HELD, Course.FORWARD),
+        (KILLED, [*HELD, "RESUMING"], Course.FORWARD),
+        (KILLED, RUNS, Course.CLEAN),
+        ([*KILLED, "DONE"], [*RUNS, "DONE"], Course.NOTHING),
+    ],
+)
+def test_the_course(source: list[str], target: list[str], expected: Course) -> None:
+    there = state("target" if target else "", target)
+    assert recovery.course(state("source", source), there) is expected
+    assert recovery.course(state("source", source, agent_alive=True), there) is Course.BUSY
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (FROZEN, HELD, Course.FORWARD),
+        (FROZEN, ["PREPARED"], Course.UNDO),
+        (FROZEN, [*HELD, "ABORT"], Course.UNDO),
+        ([*FROZEN, "ABORT"], HELD, Course.UNDO),
+        (["BEGIN"], ["PREPARED"], Course.UNDO),
+    ],
+)
+def test_the_course_when_the_source_has_rebooted(source: list[str], target: list[str], expected: Course) -> None:
+    assert recovery.course(state("source", source, same_boot=False), state("target", target)) is expected
+
+
+@pytest.fixture
+def lab(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(pair, monkeypatch)
+
+
+async def rebooted_in_the_freeze(lab: Lab) -> Attempt:
+    """The tree is held there, the source undecided; then the source's power fails."""
+
+    def power_fails() -> None:
+        lab.source.kill_agent()
+        lab.all_is_lost()
+
+    attempt = await lab.migrate({Phase.COMMIT: power_fails}, children=1)
+    attempt.failed(Phase.COMMIT, errors.InDoubt, 71)
+    eventually(lambda: not any(call.alive for call in lab.source.calls()), "criu leaves")
+    attempt.victim.close()
+    path = lab.source.state / attempt.id / "journal"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["record"] for line in lines if line["record"].isupper()] == FROZEN
+    lines[0]["boot"] = "another"
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    lab.all_is_well()
+    return attempt
+
+
+async def test_a_source_that_rebooted_lets_the_target_go_forward(lab: Lab) -> None:
+    attempt = await rebooted_in_the_freeze(lab)
+    outcome = await lab.recover(attempt)
+    assert (outcome.course, outcome.host) == (Course.FORWARD, "beta")
+    assert outcome.pid in lab.target.restored()
+    attempt.lives_on_target()
+
+
+async def test_nothing_is_given_up_while_the_only_copy_is_out_of_reach(lab: Lab) -> None:
+    attempt = await rebooted_in_the_freeze(lab)
+    lab.links.unreachable.add("target")
+    with pytest.raises(errors.InDoubt, match="may hold the process"):
+        await lab.recover(attempt)
+    lab.links.unreachable.clear()
+    assert (await lab.recover(attempt)).course is Course.FORWARD
+    attempt.lives_on_target()
