@@ -6,7 +6,7 @@ emulated machine) where dash takes one. Its parent is criu; it talks to the agen
 - `held`: the script says that the hook is reached. Opened for reading and writing, so that it never blocks.
 - `verdict`: the agent says `go` or `veto`. The agent holds its only lasting write end, so that the agent's death, at
   whatever instant, is an end of input; then **the journal is the verdict** (DESIGN: the commit, rule 2): `go` if it
-  holds the record that releases this hook, a veto if not.
+  holds the record that releases this hook, a veto if not. Such a veto is an ABORT on the source, and recorded.
 
 On the source the script also takes back the SIGSTOP that the agent queued to every task (rule 7) before it vetoes:
 after the veto the tasks' parent would see a stop and a continue.
@@ -29,10 +29,19 @@ cd {directory} || exit 1
 exec 3<>verdict 4<verdict 3>&-
 echo "{hook} $PPID" 1<>held
 if ! read -r answer <&4; then
-    answer=veto
+    answer=veto aborted={aborts}
     while IFS= read -r line; do
-        case $line in '{{"record":"{release}"'*) answer=go ;; esac
+        case $line in
+            '{{"record":"{release}"'*) answer=go ;;
+            '{{"record":"ABORT"'*) aborted=aborted ;;
+        esac
     done <journal
+    # the tree will run on: written, so that nobody takes what the target holds for the only copy after a reboot.
+    # A line that was torn by the agent's death is left to whoever takes the journal over.
+    if [ "$answer$aborted$line" = veto ]; then
+        echo '{{"record":"ABORT","reason":"the agent died"}}' >>journal
+        sync journal 2>/dev/null
+    fi
 fi
 end() {{
     [ -f stopped ] || return 0
@@ -54,8 +63,12 @@ exit 1
 
 
 def script_text(directory: Path, hook: str, release: str) -> str:
-    """The script for one hook; `release` is the journal's record that lets it succeed without the agent."""
-    return _SCRIPT.format(hook=hook, directory=shlex.quote(str(directory)), release=release)
+    """The script for one hook; `release` is the journal's record that lets it succeed without the agent.
+
+    On the target a veto decides nothing: the images stay, so there it writes no ABORT.
+    """
+    aborts = "" if hook == "post-dump" else "never"
+    return _SCRIPT.format(hook=hook, directory=shlex.quote(str(directory)), release=release, aborts=aborts)
 
 
 class Hold:

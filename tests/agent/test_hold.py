@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -101,6 +102,12 @@ async def test_without_its_agent_the_journal_is_the_verdict(
             journal.write(lines)
         agent_dies(hold)
     assert await asyncio.wait_for(script.wait(), 5) == status
+    text = (directory / "journal").read_text()
+    if (lines and not lines.endswith("\n")) or status == 0:
+        assert text == '{"record":"FROZEN"}\n' + lines  # nothing is appended to a torn line
+    else:
+        # the tree runs on, so what the target holds is out of date: that is written
+        assert [json.loads(line)["record"] for line in text.splitlines()].count("ABORT") == 1
 
 
 async def test_no_journal_no_commit(hold: Hold, directory: Path) -> None:
@@ -114,6 +121,15 @@ async def test_the_target_is_released_by_resuming(directory: Path) -> None:
     (directory / "journal").write_text('{"record":"HELD"}\n{"record":"RESUMING"}\n')
     agent_dies(hold)
     assert await (await run(hold, "post-restore")).wait() == 0
+
+
+async def test_the_target_does_not_abort_by_itself(directory: Path) -> None:
+    """Its hook's veto lets the tree go, and keeps the images: they may be the only copy."""
+    hold = Hold(directory, "post-restore", "RESUMING")
+    (directory / "journal").write_text('{"record":"HELD"}\n')
+    agent_dies(hold)
+    assert await (await run(hold, "post-restore")).wait() == 1
+    assert (directory / "journal").read_text() == '{"record":"HELD"}\n'
 
 
 async def test_a_veto_takes_the_stop_back(hold: Hold, victim: Victim) -> None:
