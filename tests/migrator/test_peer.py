@@ -285,6 +285,23 @@ async def test_a_request_that_can_not_be_sent(peer: Peer, agent: Scripted) -> No
         await ask(peer)
 
 
+async def test_its_heart_beats_while_nothing_is_asked(agent: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEARTBEAT_SECONDS", 0.005)
+    agent.say(BANNER)
+    peer = Peer("db2", agent)
+    await peer.hello(BUILD)
+    await asyncio.sleep(0.05)
+    _, *beats = agent.sent.splitlines(keepends=True)
+    assert len(beats) >= 2
+    assert set(beats) == {protocol.HEARTBEAT}
+    agent.refuses = BrokenPipeError("Broken pipe")
+    await asyncio.sleep(0.02)
+    await peer.close()
+    beats_then = len(agent.sent)
+    await asyncio.sleep(0.02)
+    assert len(agent.sent) == beats_then
+
+
 async def test_an_agent_that_is_silent_too_long(peer: Peer, agent: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     row = protocol.BY_NAME["send_images"]
     hasty = types.SimpleNamespace(arguments=row.arguments, result=row.result, pace=types.SimpleNamespace(value=0.01))
