@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
 from agent import criu, files, freezer, images, process, protocol
-from agent.bulk import Streams
 from agent.hold import Hold
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
 from agent.settings import Settings
+from agent.streams import Taken
 from agent.tasks import Tasks, TreeChanged
 
 T = TypeVar("T")
-
-STREAM_WAIT = 60.0
-"""Seconds for a stream that was announced to connect."""
 
 _PLAIN_IMAGES = 256 * 1024 * 1024
 """Room for the images that are no memory, ghost files apart: they take some kB a task and a mapping."""
@@ -33,6 +30,14 @@ _PLAIN_IMAGES = 256 * 1024 * 1024
 
 class Vetoed(Exception):
     """The dump was given up on request."""
+
+
+class Ended(process.NoSuchProcess):
+    """The process ended by itself, or was killed, before it could be moved: there is nothing to run on."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.args = (f"process {pid} has ended, or was killed, before it was moved",)
 
 
 class Source:
@@ -47,14 +52,13 @@ class Source:
         self._locks = TaskLocks(settings.locks)
         self._hold: Optional[Hold] = None
         self._criu: Optional[criu.Running] = None
-        self._sockets: dict[str, socket.socket] = {}
         self._sent: dict[str, tuple[int, int]] = {}
         self._stopped: tuple[int, ...] = ()
         self._litter = _litter()
         self._jobs: set[asyncio.Future[Any]] = set()
         self._starting = asyncio.Lock()  # held while a criu starts, so that none starts behind an abort's back
         self._journal: Journal
-        self._streams: Streams
+        self._streams = Taken()
 
     async def begin(self) -> protocol.Prepared:
         """Lock and pin the tree, open the journal, make room. Undoes itself when it fails."""
@@ -78,7 +82,7 @@ class Source:
         try:
             room = _PLAIN_IMAGES + 2 * self._begin.options.ghost_limit
             images.make_place(self._images, memory=room if os.geteuid() == 0 else 0)
-            self._streams = Streams(self._settings.socket(self._begin.migration))
+            self._streams.listen(self._settings.socket(self._begin.migration))
         except BaseException:
             self._journal.write(Record.ABORT, reason="no room")
             self._clean()
@@ -88,14 +92,6 @@ class Source:
         return protocol.Prepared(
             str(self._settings.socket(self._begin.migration)), str(self._images), str(self._journal.directory)
         )
-
-    async def _stream(self, name: str) -> socket.socket:
-        """The connected socket of a bulk stream; the same one whenever the name is given again."""
-        if name not in self._sockets:
-            stream = await self._streams.take(name, STREAM_WAIT)
-            stream.setblocking(True)  # criu expects it so
-            self._sockets[name] = stream
-        return self._sockets[name]
 
     async def _spawn(self, arguments: list[str], log: Path, descriptor: int) -> criu.Running:
         async with self._starting:
@@ -119,8 +115,8 @@ class Source:
         return f"../{number - 1}" if number > 1 and self._begin.track_memory else ""
 
     async def pre_dump(self, request: protocol.PreDump) -> protocol.Dumped:
-        """One pre-copy round. Raises CriuError; the tree runs on whatever happens."""
-        stream = await self._stream(request.stream)
+        """One pre-copy round. Raises CriuError or Ended; the tree runs on whatever happens."""
+        stream = await self._streams.get(request.stream)
         directory = self._new_round(request.round)
         log = self._journal.directory / f"pre-dump-{request.round}.log"
         arguments = criu.dump_arguments(
@@ -128,16 +124,29 @@ class Source:
             previous=self._previous(request.round), pre=True,
         )  # fmt: skip
         started = time.monotonic()
-        await (await self._spawn(arguments, log, stream.fileno())).ended()
+        await self._end_of(await self._spawn(arguments, log, stream.fileno()))
         seconds = time.monotonic() - started
         self._criu = None
         statistics = criu.read_statistics(directory / "stats-dump")
         size = statistics.pages * os.sysconf("SC_PAGE_SIZE")
         return protocol.Dumped(statistics.pages, size, seconds, statistics.frozen_seconds)
 
+    async def _end_of(self, running: criu.Running) -> None:
+        """Wait for criu. Raises CriuError, or Ended where that is why."""
+        try:
+            await running.ended()
+        except criu.CriuError:
+            self._root_lives()
+            raise
+
+    def _root_lives(self) -> None:
+        """Raises Ended."""
+        if not process.alive(self._begin.pid, self._begin.start_time):
+            raise Ended(self._begin.pid)
+
     async def dump(self, request: protocol.Dump) -> protocol.Held:
-        """Freeze, dump what is left, hold. Raises CriuError, TreeChanged or Vetoed: then the tree runs again."""
-        stream = await self._stream(request.stream)
+        """Freeze, dump what is left, hold. Raises CriuError, Ended, TreeChanged or Vetoed: then the tree runs again."""
+        stream = await self._streams.get(request.stream)
         directory = self._new_round(request.round)
         self._journal.write(Record.FROZEN)
         log = self._journal.directory / "dump.log"
@@ -149,7 +158,7 @@ class Source:
         started = time.monotonic()
         running = await self._spawn(arguments, log, stream.fileno())
         if not await _first(hold.reached(), running.process.wait()):
-            await running.ended()
+            await self._end_of(running)
             raise criu.CriuError("criu ended before its hold, without an error", str(log))
         if self._journal.has(Record.ABORT):
             raise Vetoed("the dump was given up")
@@ -157,6 +166,7 @@ class Source:
         try:
             tasks = tuple(process.task_facts(pid) for pid in process.tree_pids(self._begin.pid))
         except process.NoSuchProcess as error:
+            self._root_lives()
             raise TreeChanged(f"process {error.pid} was killed while it was held") from error
         self._tasks.forget_dead()
         self._tasks.pin(tasks)
@@ -195,7 +205,7 @@ class Source:
         return await self._write(request.stream, lambda out: files.send(request.paths, out, self._sent))
 
     async def _write(self, name: str, act: Callable[[BinaryIO], T]) -> T:
-        stream = await self._stream(name)
+        stream = await self._streams.get(name)
 
         def run() -> T:
             with stream.makefile("wb", buffering=256 * 1024) as out:
@@ -212,13 +222,14 @@ class Source:
     async def commit(self) -> protocol.Killed:
         """The point of no return: COMMIT on disk, criu released, every task proven dead, KILLED on disk.
 
-        Raises WrongOrder, CriuError or TreeChanged, and then there is no COMMIT.
+        Raises WrongOrder, CriuError, Ended or TreeChanged, and then there is no COMMIT.
         """
         if self._hold is None or not self._hold.held or self._criu is None:
             raise WrongOrder("there is no held tree to commit")
         if not self._criu.alive:
             raise criu.CriuError("criu died in its hold", str(self._criu.log))
-        if self._tasks.living < len(self._stopped):
+        self._root_lives()
+        if not self._tasks.living.issuperset(self._stopped):
             raise TreeChanged("a task of the tree was killed while it was held")
         started = time.monotonic()
         self._journal.write(Record.COMMIT, tasks=self._tasks.identities)
@@ -251,7 +262,7 @@ class Source:
             freezer.thaw(self._journal.directory)
             self._tasks.signal(signal.SIGCONT, self._stopped)
             self._hold.veto()
-        self._close_sockets()
+        self._streams.hang_up()
         if self._criu is not None:
             await self._criu.process.wait()
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
@@ -268,7 +279,7 @@ class Source:
         """After the migration: remove what is left on this host. Raises WrongOrder before KILLED."""
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
-        self._close_sockets()
+        self._streams.hang_up()
         left = self._clean()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
@@ -276,18 +287,8 @@ class Source:
         self._journal.close()
         return protocol.Leftovers(left)
 
-    def _close_sockets(self) -> None:
-        for stream in self._sockets.values():
-            try:
-                stream.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the other end was faster
-            stream.close()
-        self._sockets.clear()
-
     def _clean(self) -> tuple[str, ...]:
-        if hasattr(self, "_streams"):
-            self._streams.close()
+        self._streams.close()
         if self._hold is not None:
             self._hold.close()
         left = images.remove_place(self._images)

@@ -110,9 +110,9 @@ class Tasks:
                 continue  # not our child: its parent does it
 
     @property
-    def living(self) -> int:
-        """How many live still."""
-        return sum(not _ended(task.descriptor) for task in self._pinned.values())
+    def living(self) -> set[int]:
+        """The PIDs of those that live. By their state: the pidfd of a traced task with threads is late in telling."""
+        return {task.pid for task in self._pinned.values() if process.alive(task.pid, task.start_time)}
 
     def close(self) -> None:
         """Let go of all."""

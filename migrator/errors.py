@@ -124,10 +124,10 @@ class PreflightError(_Untouched):
 
 
 class NoProcess(PreflightError):
-    """There is no such process."""
+    """There is no such process, or none any more."""
 
     exit_code = 21
-    where = "nothing was touched"
+    where = "nothing was moved"
 
 
 class Locked(PreflightError):

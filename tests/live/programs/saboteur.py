@@ -118,9 +118,26 @@ def take_pid() -> None:
     on_target(f"for i in 1 2 3 4 5 6; do {once} [ $! = {pid} ] && echo taken && break; kill $!; done")
 
 
+def kill_tree() -> None:
+    """The process that is to be moved dies by another hand."""
+    os.kill(int(sys.argv[-2]), signal.SIGKILL)
+
+
+def kill_child() -> None:
+    """A child of the process that is to be moved dies."""
+    subprocess.run(["pkill", "-KILL", "-P", sys.argv[-2]], check=True)
+
+
+def migrate_again() -> None:
+    """A second `migrate` of the same tree at the same time; what it says goes to /run/second."""
+    words = [sys.executable, "-m", "migrator", "--json", *sys.argv[-2:]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    Path("/run/second").write_text(f"{done.returncode}\n{done.stdout}")
+
+
 ACTS = {act.__name__.replace("_", "-"): act for act in (
     kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
-    kill_everything, kill_restoring_criu, kill_self, list_ports, take_pid,
+    kill_child, kill_everything, kill_restoring_criu, kill_self, kill_tree, list_ports, migrate_again, take_pid,
 )}  # fmt: skip
 
 
