@@ -41,7 +41,7 @@ _REFUSED = {
         "{detail}: its first thread has ended while others run, which criu refuses",
         "it can't be moved in this state; restart the program",
     ),
-    "tracer": ("tracer", "is traced by {detail}", "detach that debugger or strace; a criu is a migration or a dump at work: wait for it"),
+    "tracer": ("tracer", "is traced by {detail}", "detach a debugger or strace; wait for a criu"),
     "capability": (
         "capability",
         "is missing, and criu needs it to dump {detail}: this host seems to be a container",
