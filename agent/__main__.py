@@ -13,6 +13,13 @@ def main() -> int:
 
         return bulk.relay(*sys.argv[2:])
 
+    if sys.argv[1:2] == ["pager"] and len(sys.argv) == 4:
+        from pathlib import Path
+
+        from agent import warden
+
+        return warden.main(*map(Path, sys.argv[2:]))
+
     import argparse
     import asyncio
     from pathlib import Path
@@ -27,9 +34,10 @@ def main() -> int:
     serve.add_argument("--run", type=Path, help="directory of images, sockets and locks")
     serve.add_argument("--criu", help="criu to drive")
     commands.add_parser("relay", help="SOCKET NAME: carry one bulk stream between standard streams and a socket")
+    commands.add_parser("pager", help="IMAGES JOURNAL: fill a restored tree's memory")
     arguments = parser.parse_args()
-    if arguments.command == "relay":
-        parser.error("relay takes a socket and a name")
+    if arguments.command != "serve":
+        parser.error(f"{arguments.command} takes two arguments")
     chosen = {name: getattr(arguments, name) for name in ("state", "run", "criu") if getattr(arguments, name)}
     asyncio.run(server.serve(settings.Settings(**chosen), arguments.build))
     return 0

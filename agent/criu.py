@@ -113,10 +113,14 @@ def page_server_arguments(*, images: Path, socket: int, log: Path, previous: str
     return arguments
 
 
-def restore_arguments(*, work: Path, log: Path, options: CriuOptions, script: str, pidfile: Path) -> list[str]:
+def restore_arguments(
+    *, work: Path, log: Path, options: CriuOptions, script: str, pidfile: Path, lazy: bool = False
+) -> list[str]:
     """`criu restore`, detached; its `--images-dir` is given last, when the freeze knows which round was the last."""
     arguments = ["restore", "--restore-detached", "--work-dir", str(work), "-v4", "--log-file", str(log)]
     arguments += ["--pidfile", str(pidfile), "--action-script", script]
+    if lazy:
+        arguments.append("--lazy-pages")
     return arguments + common_options(options)
 
 

@@ -225,6 +225,7 @@ class Holdings:
         self.opened: list[Opened] = []
         self.mapped: list[Mapped] = []
         self.memory = 0
+        self.copied_on_write = 0
         self._segments: dict[tuple[str, int, int], int] = {}
         self._entries: dict[tuple[str, bool], _Entry] = {}
         self._fates: dict[tuple[str, int, int], tuple[str, str]] = {}
@@ -254,6 +255,7 @@ class Holdings:
                 continue
             self._note(pid, one.link, one.status, {"open"} | ({"write"} if one.writing else set()), root)
         self.memory += private_memory(pid)
+        self.copied_on_write += shared_since_fork(pid)
 
     def _segment(self, link: str, status: os.stat_result) -> None:
         # blocks count what is allocated, swapped pages too; criu dumps a segment once, however many processes map it
@@ -288,6 +290,21 @@ def collect(pids: Iterable[int]) -> Holdings:
     for pid in pids:
         holdings.add(pid)
     return holdings
+
+
+def shared_since_fork(pid: int) -> int:
+    """Bytes of anonymous memory that a process has in common with others since a fork, in its share of them.
+
+    What it has resident (Anonymous) less its proportional part (Pss_Anon, since Linux 5.2): pages that n processes
+    share count 1/n for each, so the sum over a tree is what n copies of them would take more than one.
+    """
+    try:
+        rollup = _read(f"/proc/{pid}/smaps_rollup")
+    except OSError:
+        return 0
+    if not status_field(rollup, b"Pss_Anon"):
+        return 0
+    return max(0, _kilobytes(rollup, b"Anonymous") - _kilobytes(rollup, b"Pss_Anon"))
 
 
 def private_memory(pid: int) -> int:

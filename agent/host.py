@@ -9,7 +9,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from agent import process
+from agent import process, userfault, warden
 from agent.criu import Criu
 from agent.peculiar import SYSTEMD
 from agent.protocol import HostFacts, Probe
@@ -37,6 +37,7 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         memory_available=memory_available(),
         systemd=SYSTEMD.is_dir(),
         cpuinfo=await _cpuinfo(criu) if version and probe.want_cpuinfo else "",
+        no_lazy_pages=userfault.available() or warden.available(),
         cpu_check=await _cpu_check(criu, probe.cpuinfo) if version and probe.cpuinfo else "",
     )
 

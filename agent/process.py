@@ -231,7 +231,9 @@ def inspect(pid: int) -> TreeFacts:
     tasks = tasks_of(pid)
     holdings = descriptors.collect([task.pid for task in tasks if task.state not in _DEAD])
     oddities = peculiar.of_tasks(tasks, holdings)
-    return TreeFacts(pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory)
+    return TreeFacts(
+        pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory, holdings.copied_on_write
+    )
 
 
 def _untouchable(root: Stat) -> Optional[Peculiarity]:

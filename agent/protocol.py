@@ -54,6 +54,7 @@ class FaultCode(str, enum.Enum):
     CHANGED = "changed"  # the tree is not the one that was inspected
     FILES = "files"  # a file could not be copied
     BROKEN_STREAM = "broken-stream"
+    BROKEN_ROUNDS = "broken-rounds"  # a page that no round holds, or a damaged image
     JOURNAL = "journal"  # the journal forbids this act, or there is none
     VETOED = "vetoed"  # the dump or restore was given up on request
     INTERNAL = "internal"  # a bug in the agent
@@ -92,6 +93,7 @@ class HostFacts:
     systemd: bool
     cpuinfo: str  # source: base64 of cpuinfo.img (cpu of this host); "" where criu cannot tell
     cpu_check: str  # target: "" when the given cpuinfo is compatible, else criu's words
+    no_lazy_pages: str = ""  # target: why memory can't be filled in after the resume; "" when it can
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +152,7 @@ class TreeFacts:
     files: tuple[FileFacts, ...]
     peculiarities: tuple[Peculiarity, ...]
     memory: int  # bytes that the images will hold at most: anonymous, swapped and shared memory, once per task
+    copied_on_write: int = 0  # bytes of it that tasks share since a fork, counted once for each further task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +227,7 @@ class Prepare:
     on_disk: bool  # images go to disk instead of a tmpfs
     options: CriuOptions
     ids: tuple[int, ...] = ()  # every PID and TID that must stay free until the restore
+    instant: bool = False  # restore with lazy pages: the tree runs before its memory is there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,6 +359,16 @@ class Resumed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Filled:
+    """Memory is whole on the target. All 0 where it was restored eagerly."""
+
+    bytes: int
+    seconds: float  # from RESUMED on
+    faults: int
+    longest_fault_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Abort:
     """Undo everything on this host. On the target it is legal after HELD only with the source's recorded ABORT."""
 
@@ -454,6 +468,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("restore", Restore, Restored, "target", Pace.BULK),
     Command("commit", Nothing, Killed, "source", Pace.WORK),
     Command("resume", Resume, Resumed, "target", Pace.WORK),
+    Command("fill", Nothing, Filled, "target", Pace.BULK),
     Command("abort", Abort, Leftovers, "any", Pace.WORK),
     Command("finish", Finish, Leftovers, "any", Pace.WORK),
     Command("journal", ReadJournal, JournalState, "any", Pace.QUICK),

@@ -17,6 +17,7 @@ from typing import Callable, Optional
 from agent import files, host, images, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
+from agent.fill import BrokenRounds, FillError
 from agent.journal import JournalError, WrongOrder
 from agent.lock import TaskLocked
 from agent.protocol import Fault, FaultCode
@@ -63,6 +64,8 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (files.FilesError, FaultCode.FILES),
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
+    (BrokenRounds, FaultCode.BROKEN_ROUNDS),
+    (FillError, FaultCode.CRIU),
 )
 
 
@@ -95,6 +98,7 @@ class Server:
             "restore": lambda request: self._to.restore(request),
             "commit": lambda request: self._from.commit(),
             "resume": lambda request: self._to.resume(request),
+            "fill": lambda request: self._to.fill(),
             "abort": self._abort,
             "finish": self._finish,
             "journal": self._journal,

@@ -14,11 +14,13 @@ import signal
 from typing import Any, Callable
 
 from agent import criu, freezer, images, process, protocol
+from agent.fill import wait_for_pager
 from agent.journal import Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
 from agent.settings import Settings
 from agent.target import Target
+from agent.warden import LOCK
 
 PATIENCE = 60.0
 """Seconds for a criu that was let go to end, and for killed tasks to die."""
@@ -178,6 +180,7 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
         else:
             for task in _queued(journal):
                 _signal(task, signal.SIGCONT)
+    await wait_for_pager(journal.directory)
     left = _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").undo()
@@ -261,6 +264,7 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     await _depose(journal, decide)
     if journal.has(Record.DONE):
         return _settled(journal)
+    await wait_for_pager(journal.directory)
     left = _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
@@ -271,7 +275,7 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
 
 
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
-    for name in ("hold", "held", "verdict", "stopped", "pid"):
+    for name in ("hold", "held", "verdict", "stopped", "pid", LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     settings.socket(journal.migration).unlink(missing_ok=True)
     if journal.role == "source":

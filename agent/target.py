@@ -10,23 +10,21 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
 from agent import criu, files, images, process, protocol
-from agent.bulk import Streams
+from agent.fill import Fill, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
 from agent.ledger import Ledger
 from agent.settings import Settings
+from agent.streams import Taken
 from agent.tasks import Tasks, TreeChanged, adopt_orphans
+from agent.warden import LOCK
 
 T = TypeVar("T")
-
-STREAM_WAIT = 60.0
-"""Seconds for a stream that was announced to connect."""
 
 LEASE = 600.0
 """Seconds that a held tree waits after contact is lost; then it goes, and its images stay for `migrate recover`."""
@@ -54,10 +52,10 @@ class Target:
         self._jobs: set[asyncio.Future[Any]] = set()
         self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
         self._servers: dict[int, criu.Running] = {}
-        self._sockets: dict[str, socket.socket] = {}
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
-        self._streams: Optional[Streams] = None
+        self._streams = Taken()
+        self._fill: Optional[Fill] = None
 
     @classmethod
     async def prepare(cls, settings: Settings, request: protocol.Prepare, tell: Callable[[str], None]) -> Target:
@@ -73,8 +71,10 @@ class Target:
             images.make_place(target._images, memory=0 if request.on_disk else request.memory)
             settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
             process.step_over(request.ids)
-            target._streams = Streams(settings.socket(request.migration))
-            await target._warm()
+            target._streams.listen(settings.socket(request.migration))
+            if request.instant:
+                target._fill = await Fill.start(target._images, journal.directory, target._wrapper("pager-"))
+            await target._warm(lazy=request.instant)
         except BaseException:
             await target.abort("could not be prepared", source_aborted=False)
             raise
@@ -92,7 +92,12 @@ class Target:
         migration = self._journal.migration
         return protocol.Prepared(str(self._settings.socket(migration)), str(self._images), str(self._journal.directory))
 
-    async def _warm(self) -> tuple[criu.Running, Hold]:
+    def _wrapper(self, kind: str) -> list[str]:
+        """What puts a program that has to outlive our SSH session into a scope of its own."""
+        systemd = Path("/run/systemd/system").is_dir() and os.geteuid() == 0
+        return scope(kind + self._journal.migration) if systemd else []
+
+    async def _warm(self, *, lazy: bool = False) -> tuple[criu.Running, Hold]:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
         directory = self._journal.directory
         hold = self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
@@ -100,28 +105,18 @@ class Target:
         pidfile = directory / "pid"
         pidfile.unlink(missing_ok=True)
         arguments = criu.restore_arguments(
-            work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile
+            work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
-        wrapper = scope(self._journal.migration) if Path("/run/systemd/system").is_dir() and os.geteuid() == 0 else []
         adopt_orphans()
+        wrapper = self._wrapper("migrated-")
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
         self._journal.note("criu", **running.identity)
         return running, hold
 
-    async def _stream(self, name: str) -> socket.socket:
-        """The connected socket of a bulk stream; the same one whenever the name is given again."""
-        if name not in self._sockets:
-            if self._streams is None:
-                raise JournalError("there are no streams to a migration that was taken over")
-            stream = await self._streams.take(name, STREAM_WAIT)
-            stream.setblocking(True)  # criu expects it so
-            self._sockets[name] = stream
-        return self._sockets[name]
-
     async def accept(self, request: protocol.Accept) -> protocol.Nothing:
         """Start a page server for a round. The socket stays ours: the next round's server takes it over (CRIU.md)."""
-        stream = await self._stream(request.stream)
+        stream = await self._streams.get(request.stream)
         self._still_accepting()
         directory = images.round_directory(self._images, request.round)
         if directory.exists():
@@ -148,6 +143,8 @@ class Target:
         if request.round not in self._servers:
             raise WrongOrder(f"round {request.round} is not being accepted")
         await self._servers[request.round].ended()
+        if self._fill is not None:
+            await self._fill.add_round(request.round)
         return protocol.Accepted(images.pages_size(images.round_directory(self._images, request.round)))
 
     async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
@@ -164,7 +161,7 @@ class Target:
         return await self._read(request.stream, lambda source: files.receive(request.paths, source, self._ledger))
 
     async def _read(self, name: str, act: Callable[[BinaryIO], T]) -> T:
-        stream = await self._stream(name)
+        stream = await self._streams.get(name)
 
         def run() -> T:
             # unbuffered: the archive says where it ends, and behind sudo the end of input may never come
@@ -185,6 +182,8 @@ class Target:
             raise JournalError("there is no restore that waits")
         running, hold = self._restore, self._hold
         started = time.monotonic()
+        if self._fill is not None:
+            self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         criu.go(running, images.round_directory(self._images, number))
         ended = asyncio.ensure_future(running.process.wait())
         reached = asyncio.ensure_future(hold.reached())
@@ -230,7 +229,15 @@ class Target:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
+        if self._fill is not None:
+            self._fill.resumed()
         return pid
+
+    async def fill(self) -> protocol.Filled:
+        """Wait until memory is whole. Raises FillError: then the tree is stopped, and its images are kept."""
+        if not self._journal.has(Record.RESUMED):
+            raise WrongOrder("the tree does not run yet")
+        return await self._fill.done() if self._fill is not None else protocol.Filled(0, 0.0, 0, 0.0)
 
     async def _release(self) -> bool:
         """Let the held criu finish. False when it failed without leaving a task."""
@@ -269,9 +276,12 @@ class Target:
         """Kill what a criu that was killed before its hold has left: no criu of ours lives any more, so whatever else
         has us as its parent by now is of the tree (or its hook's script)."""
         self._tasks.close()
+        ours = self._fill.session if self._fill is not None else 0
         for pid in process.tree_pids(os.getpid())[1:]:
             with contextlib.suppress(process.NoSuchProcess, TreeChanged):  # gone by itself
-                self._tasks.pin([process.task_facts(pid)])
+                task = process.task_facts(pid)
+                if task.sid != ours:
+                    self._tasks.pin([task])
         if len(self._tasks):
             await self._clear_held()
 
@@ -280,6 +290,7 @@ class Target:
         number = int(self._journal.facts("round")["number"])
         if self._hold is not None:
             self._hold.close()
+        await self._close_fill()
         running, hold = await self._warm()
         # RESUMING is on disk already: this hook may succeed at once
         hold.go()
@@ -321,9 +332,12 @@ class Target:
                 raise JournalError("the tree is held here: only the source's recorded ABORT may discard it")
             if not self._journal.has(Record.ABORT):
                 self._journal.write(Record.ABORT, reason=reason)
-        self._close_sockets()
+        self._streams.hang_up()
         if self._hold is not None:
             self._hold.veto()
+        if self._fill is not None:
+            # before criu is waited for, which may itself wait for a page
+            await self._fill.abandon()
         if self._restore is not None:
             if self._restore.process.stdin is not None:
                 self._restore.process.stdin.close()  # one that still waits for its images ends here
@@ -331,6 +345,7 @@ class Target:
         for server in self._servers.values():
             await server.process.wait()
         await self._clear_strays()
+        await self._close_fill()
         if self._jobs:
             await asyncio.wait(self._jobs)  # they have files open in what is to be removed
         left = self._clean() + self._ledger.undo()
@@ -342,7 +357,9 @@ class Target:
         """After RESUMED: remove the images and all else that is ours."""
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
-        self._close_sockets()
+        await self.fill()
+        await self._close_fill()
+        self._streams.hang_up()
         left = self._clean() + self._ledger.keep()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
@@ -350,28 +367,26 @@ class Target:
         self._journal.close()
         return protocol.Leftovers(left)
 
-    def _close_sockets(self) -> None:
-        for stream in self._sockets.values():
-            try:
-                stream.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the other end was faster
-            stream.close()
-        self._sockets.clear()
+    async def _close_fill(self) -> None:
+        """No pager is at work when this is done; one of a former agent is waited for as well."""
+        if self._fill is not None:
+            await self._fill.close()
+            self._fill = None
+        await wait_for_pager(self._journal.directory)
 
     def _clean(self) -> tuple[str, ...]:
-        if self._streams is not None:
-            self._streams.close()
+        self._streams.close()
         if self._hold is not None:
             self._hold.close()
-        (self._journal.directory / "pid").unlink(missing_ok=True)
+        for name in ("pid", LOCK):
+            (self._journal.directory / name).unlink(missing_ok=True)
         self._tasks.close()
         return images.remove_place(self._images)
 
 
-def scope(migration: str) -> list[str]:
+def scope(name: str) -> list[str]:
     """The command that puts what follows into a systemd scope of its own, outside of the SSH session's."""
-    return ["systemd-run", "--scope", "--quiet", "--collect", "--slice=system.slice", f"--unit=migrated-{migration}"]
+    return ["systemd-run", "--scope", "--quiet", "--collect", "--slice=system.slice", f"--unit={name}"]
 
 
 def _options_line(options: protocol.CriuOptions) -> dict[str, object]:

@@ -191,6 +191,12 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_agents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        choices=("instant", "eager"),
+        default="eager",
+        help="run before memory is filled in, or after (default: %(default)s)",
+    )
     parser.add_argument("--sudo", action="store_true", help="become root on the target with sudo -n")
     parser.add_argument("--criu", metavar="PATH", default="", help="the criu program on both hosts (default: by PATH)")
 
@@ -237,7 +243,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
     return hosts.Order(
         pid=options.pid,
         target=transport.parse_target(options.host),
-        wishes=plan.Wishes(copy_files=options.copy_files, require_precopy=options.require_precopy),
+        wishes=plan.Wishes(options.copy_files, options.require_precopy, options.resume == "instant"),
         limits=precopy.Limits(options.max_downtime, options.max_rounds),
         sudo=options.sudo,
         criu=options.criu,

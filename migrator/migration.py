@@ -45,6 +45,8 @@ class Migration:
         self._freeze_seconds = 0.0
         self._restore_seconds = 0.0
         self._page_size = 4096
+        self._instant = False
+        self._filled = protocol.Filled(0, 0.0, 0, 0.0)
         self._plan: plan.Plan
 
     # --- the sequence ------------------------------------------------------------------------------------------------
@@ -94,6 +96,7 @@ class Migration:
     async def _preflight(self) -> None:
         await self._observer.phase(Phase.PREFLIGHT)
         self._plan, obstacles = await self._survey()
+        self._instant = self._plan.instant
         for note in self._plan.notes:
             self._observer.note(note)
         stops = sum(obstacle.stops for obstacle in obstacles)
@@ -137,7 +140,9 @@ class Migration:
         begin = protocol.Begin(self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy)
         here = socket.gethostname()
         ids = tuple(sorted({number for task in tree.tasks for number in (task.pid, *task.tids)}))
-        prepare = protocol.Prepare(self.id, root.pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids)
+        prepare = protocol.Prepare(
+            self.id, root.pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant
+        )
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undo_target, self._observer.note)
         undo.push_async_callback(uninterrupted, self._undo_source, self._observer.note)
@@ -158,7 +163,8 @@ class Migration:
         if self._plan.copy_files:
             await self._copy_files("files-1")
         number = 1
-        costs = precopy.Costs(memory=self._plan.tree.memory, restore_rate=EAGER_RATE)
+        rate = 0.0 if self._plan.instant else EAGER_RATE
+        costs = precopy.Costs(memory=self._plan.tree.memory, restore_rate=rate)
         while self._plan.precopy:
             decision = precopy.decide(self._rounds, self._order.limits, costs)
             if decision.action is precopy.Action.FREEZE:
@@ -253,6 +259,7 @@ class Migration:
         await self._observer.phase(Phase.RESUME)
         pid = await self._resume(killed)
         downtime = time.monotonic() - self._frozen_at
+        await self._fill()
         await self._observer.phase(Phase.CLEAN)
         for end in ("target", "source"):
             await self._clean(end)
@@ -276,6 +283,16 @@ class Migration:
             return (await self._ends.target.settle(protocol.Settle(self.id, protocol.Verdict.RESUME))).pid
         except _LOST as error:
             raise errors.InDoubt(f"at RESUME: {error}", hint=self._recover) from error
+
+    async def _fill(self) -> None:
+        """Wait until memory is whole: the tree runs meanwhile. What fails here the target finishes by itself."""
+        if not self._plan.instant:
+            return
+        await self._observer.phase(Phase.FILL)
+        try:
+            self._filled = await self._ends.target.fill()
+        except (PeerFault, PeerLost) as error:
+            self._observer.note(f"{error}: its memory goes on being filled there")
 
     async def _clean(self, end: str) -> None:
         """Remove what is left on a host. The tree runs: what fails here is a leftover, named, and no more."""
@@ -356,6 +373,10 @@ class Migration:
             bytes=sum(done.bytes for done in self._rounds),
             wire_bytes=self._wire,
             leftovers=tuple(self._leftovers),
+            resume="instant" if self._instant else "eager",
+            fill_seconds=self._filled.seconds,
+            faults=self._filled.faults,
+            longest_fault_seconds=self._filled.longest_fault_seconds,
         )
 
 

@@ -45,6 +45,7 @@ _ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
     FaultCode.BROKEN_STREAM: errors.LinkLost,
     FaultCode.JOURNAL: errors.CopyError,
     FaultCode.VETOED: errors.CopyError,
+    FaultCode.BROKEN_ROUNDS: errors.CopyError,
 }
 _CRIU_ERRORS: dict[str, type[errors.MigrateError]] = {
     "restore": errors.RestoreError,
@@ -254,6 +255,10 @@ class Peer:
     async def resume(self, request: protocol.Resume) -> protocol.Resumed:
         """Let the tree run."""
         return await self.call("resume", request, protocol.Resumed)
+
+    async def fill(self) -> protocol.Filled:
+        """Wait until memory is whole."""
+        return await self.call("fill", protocol.Nothing(), protocol.Filled)
 
     async def abort(self, request: protocol.Abort) -> protocol.Leftovers:
         """Undo."""

@@ -19,6 +19,7 @@ class Phase(str, enum.Enum):
     RESTORE = "restore"
     COMMIT = "commit"
     RESUME = "resume"
+    FILL = "fill"
     CLEAN = "clean"
 
 
@@ -52,6 +53,9 @@ class Report:
     wire_bytes: int
     resume: str = "eager"
     leftovers: tuple[str, ...] = ()
+    fill_seconds: float = 0.0
+    faults: int = 0
+    longest_fault_seconds: float = 0.0
 
 
 class Observer(Protocol):

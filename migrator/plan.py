@@ -29,6 +29,8 @@ _GROWTH = 8
 """Images may take an eighth more than the memory that was seen: the tree goes on allocating."""
 _SLACK = 32 * _MIB
 _PER_TASK = _MIB
+_FEW_SHARED = 16 * _MIB
+"""Shared memory of forked processes that may as well become their own."""
 _RESERVE = 64 * _MIB
 """What is left to the target besides."""
 
@@ -39,6 +41,8 @@ class Wishes:
 
     copy_files: bool = False
     require_precopy: bool = False
+    instant: bool = True
+    """Resume before memory is filled, where both hosts can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Plan:
     on_disk: bool  # images go to disk on the target, for want of memory
     memory: int  # bytes that the images may take
     notes: tuple[str, ...]  # a line each, for the operator
+    instant: bool = False  # the tree runs before its memory is there
 
 
 def questions(tree: TreeFacts) -> Check:
@@ -85,7 +90,11 @@ def make_plan(
         obstacles += in_room
     notes = [f"{one.host}: {one.problem}" for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk)
-    plan = Plan(tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes))
+    eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
+    if eagerly:
+        notes.append(eagerly)
+    instant = wishes.instant and not eagerly
+    plan = Plan(tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes), instant)
     return plan, tuple(dict.fromkeys(obstacles))
 
 
@@ -243,6 +252,20 @@ def _options(tree: TreeFacts) -> CriuOptions:
         file_locks="file-lock" in kinds,
         extra=("--ext-unix-sk",) if any(reconnects(one) for one in tree.peculiarities) else (),
     )
+
+
+def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts) -> str:
+    """Why memory has to be restored before the tree runs; "" where it need not.
+
+    Pages that tasks share since a fork are dumped once for each; criu, restoring eagerly, shares them again, and
+    userfaultfd can't (CRIU.md).
+    """
+    if target.no_lazy_pages:
+        return f"{there}: memory is restored before the process runs: {target.no_lazy_pages}"
+    if tree.copied_on_write > max(_FEW_SHARED, tree.memory // 10):
+        shared = bytes_text(tree.copied_on_write)
+        return f"memory is restored before the process runs: {shared} of it are shared by its processes since a fork"
+    return ""
 
 
 def _notes(here: str, there: str, source: HostFacts, tree: TreeFacts, on_disk: bool) -> Iterator[str]:

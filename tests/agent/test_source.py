@@ -110,7 +110,7 @@ async def test_without_tracking_no_round_names_another(source: Peer, pair: Pair)
 
 
 async def test_a_stream_that_does_not_come(pair: Pair) -> None:
-    pair.source.constants = {"agent.source.STREAM_WAIT": 0.02}
+    pair.source.constants = {"agent.streams.WAIT": 0.02}
     talk, victim = Talk(pair.source), pair.victim()
     source = await talk.start()
     await source.begin(begin_of(victim.pid))

@@ -114,6 +114,7 @@ class Engine:
         if self.scenario == "in-doubt":
             raise errors.InDoubt("db2: contact lost at RESUME", hint="migrate recover 20260704-031500-a1b2c3")
         await self._phase(Phase.RESUME, observer)
+        await self._phase(Phase.FILL, observer)
         await self._phase(Phase.CLEAN, observer)
 
     async def _phase(self, phase: Phase, observer: Observer) -> None:

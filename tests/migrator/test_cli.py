@@ -251,7 +251,7 @@ def test_python_m_migrator_is_the_same_command() -> None:
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 BEFORE_COMMIT = ["connect", "preflight", "pre-copy", "freeze", "restore"]
-AFTER_COMMIT = ["commit", "resume", "clean"]
+AFTER_COMMIT = ["commit", "resume", "fill", "clean"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""The agent's end of a pager: starts the pair, feeds it the rounds, waits until memory is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import agent
+from agent.protocol import Filled
+from agent.warden import LOCK
+
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent.__main__ import main; sys.exit(main())"
+
+
+class FillError(Exception):
+    """The pager could not do its part; before COMMIT everything is undone."""
+
+
+class BrokenRounds(FillError):
+    """The rounds do not fit together: a page is missing, or an image is damaged."""
+
+
+class Fill:
+    """A pager at work for one migration."""
+
+    def __init__(self, child: asyncio.subprocess.Process, journal: Path) -> None:
+        self._child = child
+        self._journal = journal
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self.filled: Optional[Filled] = None
+
+    @classmethod
+    async def start(cls, images: Path, journal: Path, wrapper: Sequence[str]) -> Fill:
+        """Start warden and pager; on return criu may look for them."""
+        ours, theirs = socket.socketpair()
+        log = os.open(journal / "pager.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # the package is a folder, or an archive that was sent here
+        place = str(Path(agent.__file__).parent.parent)
+        command = [sys.executable, "-IS", "-Xutf8", "-c", _START, place, "pager", str(images), str(journal)]
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *wrapper,
+                *command,
+                stdin=theirs.fileno(),
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            os.close(log)
+        fill = cls(child, journal)
+        fill._reader, fill._writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
+        for _ in range(1000):
+            if (images / "lazy-pages.socket").exists():
+                return fill
+            if child.returncode is not None:
+                break
+            await asyncio.sleep(0.01)
+        raise FillError(f"the pager did not start: see {journal / 'pager.log'}")
+
+    async def _ask(self, **order: object) -> dict[str, Any]:
+        self._writer.write(json.dumps(order).encode() + b"\n")
+        line = await self._reader.readline()
+        if not line:
+            raise FillError("the pager is gone")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise BrokenRounds(answer["error"])
+        return answer
+
+    async def add_round(self, number: int) -> None:
+        """Index a round that has arrived. Raises BrokenRounds."""
+        await self._ask(round=number)
+
+    async def mark(self) -> int:
+        """Mark what is lazy, now that all images are here; its bytes. Raises BrokenRounds."""
+        return int((await self._ask(mark=True))["lazy"])
+
+    def resumed(self) -> None:
+        """The tree runs, and RESUMED is on disk: fill, and give images back behind it."""
+        self._writer.write(b'{"resumed":true}\n')
+
+    async def done(self) -> Filled:
+        """Wait until memory is whole and both have left. Raises FillError when they left without that."""
+        if self.filled is None:
+            line = await self._reader.readline()
+            if not line:
+                raise FillError("the pager is gone")
+            answer = json.loads(line)
+            self.filled = Filled(answer["bytes"], answer["seconds"], answer["faults"], answer["longest"])
+            await wait_for_pager(self._journal)
+        return self.filled
+
+    @property
+    def session(self) -> int:
+        """The session that both are in, and their replacements."""
+        return self._child.pid
+
+    async def abandon(self) -> None:
+        """The tree is given up and will never run: its memory is not filled, and who waits for a page gets zeros."""
+        self._writer.write(b'{"leave":true}\n')
+        await self.close()
+
+    async def close(self) -> None:
+        """The migration is off, or over: let them go. With a tree that runs they fill its memory first."""
+        self._writer.close()
+        # by the lock, not by the child: the warden that was started may long have been replaced
+        await wait_for_pager(self._journal)
+
+
+async def wait_for_pager(journal: Path) -> None:
+    """Wait until no pager of this migration is at work any more; at once where there was none."""
+    try:
+        descriptor = os.open(journal / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(0.02)
+    finally:
+        os.close(descriptor)

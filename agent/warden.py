@@ -1,0 +1,307 @@
+"""Two processes that keep a filling memory safe: the pager fills, the warden watches; each replaces the other.
+
+While a page is missing, the last descriptor of its userfaultfd must not close: the kernel would then let the tree read
+zeros. So two processes hold every descriptor: they share one descriptor table (clone with CLONE_FILES), and what one
+receives, a forked child's descriptor too, the other holds at that very instant. When one dies the tree is stopped
+until its replacement stands, so that a second death can't meet a running tree. Both killed at the same instant is the
+one loss that nothing here can prevent; the README says so.
+
+The warden is the process that the agent has started. It speaks with the agent over its standard input, a socket: one
+JSON object a line each way. Without an agent (it died, or it was replaced) the memory is filled all the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import platform
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+from agent import process
+from agent.images import ImageError
+from agent.pager import Pager
+from agent.record import Record
+
+SOCKET = "lazy-pages.socket"
+"""Where criu looks for a pager, in its work directory (criu/uffd.c)."""
+LOCK = "pager.lock"
+"""Held by both for as long as either lives: who gets it knows that nobody fills any more."""
+STOPPED = "pager.stopped"
+"""The tasks that are stopped while one of the two is being replaced."""
+REPLACEMENTS = 20
+"""Deaths after which a pager is not replaced any more: the tree stays stopped, its memory is kept."""
+
+_CLONE_FILES = 0x400
+_CLONE = {"x86_64": 56, "aarch64": 220, "ppc64le": 120}
+_CONTROL = 0
+
+
+def available() -> str:
+    """Whether two processes can share descriptors here: "" when they can, else why not."""
+    return "" if platform.machine() in _CLONE else f"the number of clone(2) on {platform.machine()} is not known"
+
+
+def fork_sharing() -> int:
+    """fork(2), but with one descriptor table for both. Only ever called by a process of one thread.
+
+    The interpreter is told as os.fork would do it; the GIL is held throughout (PyDLL), so that the child has it too.
+    """
+    libc, python = ctypes.PyDLL(None, use_errno=True), ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    pid = int(libc.syscall(_CLONE[platform.machine()], _CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0))
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        return 0
+    error = ctypes.get_errno()
+    python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, os.strerror(error))
+    return pid
+
+
+class Pair:
+    """What both have in common, whoever of them is called."""
+
+    def __init__(self, images: Path, journal: Path) -> None:
+        self.images = images
+        self.stopped = journal / STOPPED
+        self.record = Record()
+        self.lock = os.open(journal / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        path = images / SOCKET
+        path.unlink(missing_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(path))
+        self.listener.listen(1)
+
+    # --- stopping the tree ---
+
+    def stop_tree(self) -> None:
+        """Stop every task that runs, while one of the two is being replaced. Before RESUMED none does."""
+        if not self.record.filling:
+            return
+        pids = {pid for root in self.record.tasks for pid in _tree(root) if _state(pid) in ("R", "S", "D")}
+        self.stopped.write_text("".join(f"{pid}\n" for pid in pids))
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+
+    def continue_tree(self) -> None:
+        """Undo `stop_tree`, also that of a predecessor; what had been stopped by somebody else stays so."""
+        try:
+            pids = [int(pid) for pid in self.stopped.read_text().split()]
+        except FileNotFoundError:
+            return
+        for pid in pids:
+            _signal(pid, signal.SIGCONT)
+        self.stopped.unlink()
+
+    # --- the warden ---
+
+    def guard(self, pager: int, *, child: bool) -> int:
+        """Watch the pager and replace it when it dies; the exit status when there is nothing left to watch."""
+        deaths = 0
+        descriptor = os.pidfd_open(pager)
+        while True:
+            select.select([descriptor], [], [])
+            os.close(descriptor)
+            if child:
+                os.waitpid(pager, 0)
+            if self.record.finished:
+                return 0
+            deaths += 1
+            self.stop_tree()
+            if deaths > REPLACEMENTS:
+                _give_up()
+            warden = os.getpid()
+            pager = fork_sharing()
+            if pager == 0:
+                live(self, warden, again=True)
+            child = True
+            descriptor = os.pidfd_open(pager)
+
+
+class Life:
+    """One life of a pager, as a process."""
+
+    def __init__(self, pair: Pair, warden: int, *, again: bool) -> None:
+        self._pair = pair
+        self._record = pair.record
+        self._pager = Pager(pair.images, pair.record, pair.listener)
+        self._warden = os.pidfd_open(warden)
+        self._control: Optional[socket.socket] = None
+        self._buffer = b""
+        self._started = time.monotonic()
+        self._again = again
+        self._left = False
+
+    def run(self) -> int:
+        """Serve until memory is whole."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        pager = self._pager
+        if self._again:
+            pager.take_up()
+            self._pair.continue_tree()
+        pager.listen()
+        pager.watch(self._warden)
+        # a number, not an object: both lives read from the same descriptor
+        self._control = socket.socket(fileno=os.dup(_CONTROL))
+        pager.watch(self._control.fileno())
+        while not (self._left or (pager.whole and self._record.filling)):
+            control = self._control
+            for descriptor in pager.serve(self._warden, control.fileno() if control else -1):
+                if descriptor == self._warden:
+                    self._replace_warden()
+                else:
+                    self._hear()
+            if self._forsaken:
+                break
+        return self._leave()
+
+    @property
+    def _forsaken(self) -> bool:
+        """Whether there is no agent any more, and no tree yet."""
+        return self._control is None and not self._record.filling and not self._record.complete
+
+    def _leave(self) -> int:
+        self._pager.leave()
+        self._tell(
+            done=True,
+            bytes=self._record.copied,
+            faults=self._record.faults,
+            longest=self._record.longest_ns / 1e9,
+            seconds=time.monotonic() - self._started,
+        )
+        return 0
+
+    def _replace_warden(self) -> None:
+        self._pager.unwatch(self._warden)
+        os.close(self._warden)
+        self._pair.stop_tree()
+        pager = os.getpid()
+        warden = fork_sharing()
+        if warden == 0:
+            _to_the_end(lambda: self._pair.guard(pager, child=False))
+        self._warden = os.pidfd_open(warden)
+        self._pager.watch(self._warden)
+        self._pair.continue_tree()
+
+    # --- the agent ---
+
+    def _hear(self) -> None:
+        control = self._control
+        if control is None:
+            return
+        try:
+            data = control.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._pager.unwatch(control.fileno())
+            control.close()
+            self._control = None
+            # nobody will say that the tree runs: what is in memory already is not given back, but it is filled
+            if self._record.complete:
+                self._record.filling = 1
+            return
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        try:
+            if "round" in order:
+                self._pager.add_round(int(order["round"]))
+                self._tell(round=order["round"])
+            elif "mark" in order:
+                self._tell(lazy=self._pager.mark())
+            elif "resumed" in order:
+                self._started = time.monotonic()
+                self._record.punching = 1
+                self._record.filling = 1
+            elif "leave" in order:
+                self._left = True
+        except (ImageError, OSError) as error:
+            self._tell(error=str(error))
+
+    def _tell(self, **words: object) -> None:
+        try:
+            if self._control is not None:
+                self._control.sendall(json.dumps(words).encode() + b"\n")
+        except OSError:
+            return  # the agent is gone; its journal's readers look at the lock
+
+
+def _give_up() -> NoReturn:
+    """Nobody fills any more. The descriptors stay open, and the tree stays stopped: no zero is ever read."""
+    _say("pager: it dies again and again; the tree is stopped and its memory kept")
+    while True:
+        time.sleep(3600)
+
+
+def live(pair: Pair, warden: int, *, again: bool) -> NoReturn:
+    """Be a pager until the end of this process."""
+    _to_the_end(lambda: Life(pair, warden, again=again).run())
+
+
+def _to_the_end(act: Callable[[], int]) -> NoReturn:
+    """Run and exit: a process that was forked here must never go on with what its parent was at."""
+    status = 1
+    try:
+        status = act()
+    except BaseException:
+        _say(traceback.format_exc())
+    finally:
+        os._exit(status)
+
+
+def _tree(root: int) -> list[int]:
+    try:
+        return process.tree_pids(root)
+    except process.NoSuchProcess:
+        return []
+
+
+def _state(pid: int) -> str:
+    try:
+        return process.read_stat(pid).state
+    except process.NoSuchProcess:
+        return "X"
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError as error:
+        if error.errno != errno.ESRCH:
+            raise
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        return
+
+
+def main(images: Path, journal: Path) -> int:
+    """Be the warden of a new pager. Standard input is the agent's socket."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    pair = Pair(images, journal)
+    warden = os.getpid()
+    pager = fork_sharing()
+    if pager == 0:
+        live(pair, warden, again=False)
+    return pair.guard(pager, child=True)
