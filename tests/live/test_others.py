@@ -1,0 +1,90 @@
+"""Others have their hands in it as well: the tree is killed while it moves, or somebody else moves it too."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import Started
+from tests.live.lab_host import LabHost
+
+pytestmark = pytest.mark.long_on("vm")
+
+
+@pytest.mark.parametrize("phase", ["preflight", "pre-copy", "freeze", "restore"])
+def test_killed_before_it_was_moved(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, sabotage: Any, phase: str
+) -> None:
+    """A tree that is gone is called gone, not "running on the source"; and it does not rise again on the target."""
+    pid = started.launch(
+        "python3", "-c", "import threading, time; threading.Thread(target=time.sleep, args=[1e6]).start()"
+    )
+    time.sleep(0.5 * alpha.slow)
+    run = sabotage(pid, phase, "kill-tree")
+    assert run.status == 21, run.explain()
+    (error,) = run.of("error")
+    assert str(pid) in error["message"]
+    assert "runs" not in error["where"]
+    assert not alpha.alive(pid)
+    assert not beta.alive(pid)
+
+
+def test_a_child_killed_while_it_is_held(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, sabotage: Any
+) -> None:
+    """What was dumped is out of date then: undone, and the rest runs on as it would have."""
+    pid = started.launch("sh", "-c", "sleep 100000; echo and on; sleep 100000")
+    time.sleep(0.5 * alpha.slow)
+    run = sabotage(pid, "restore", "kill-child")
+    assert run.status == 36, run.explain()
+    assert alpha.alive(pid)
+    assert not beta.alive(pid)
+
+
+@pytest.mark.parametrize(("phase", "code"), [("pre-copy", "22"), ("restore", "20")])
+def test_two_at_once(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, sabotage: Any, phase: str, code: str
+) -> None:
+    """The second one is told, touches nothing, and the first one does not notice. In the hold criu is in the way."""
+    pid = started.launch("sleep", "100000")
+    run = sabotage(pid, phase, "migrate-again", options="")
+    status, _, events = alpha.read("/run/second").partition("\n")
+    alpha.run("rm /run/second")
+    assert status == code, events
+    said = [event for event in map(json.loads, events.splitlines()) if event["event"] in ("error", "obstacle")]
+    if code == "22":
+        assert str(pid) in said[-1]["message"]
+    else:
+        (tracer,) = (event for event in said if event.get("id") == "tracer")
+        assert "criu" in tracer["problem"]
+        assert "wait" in tracer["remedy"]
+    assert run.status == 0, run.explain()
+    assert beta.alive(pid)
+    assert not alpha.alive(pid)
+
+
+FOLLOWER = """
+import time
+last = time.monotonic()
+while time.monotonic() - last < 0.03:
+    last = time.monotonic()
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.backends("netns")
+def test_one_that_ends_as_soon_as_it_runs_there(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """It notices the pause and leaves: it did run there, so this is a migration, not a failure."""
+    pid = started.launch("python3", "-c", FOLLOWER)
+    time.sleep(0.2)
+    if not alpha.alive(pid):
+        pytest.fail("the machine is so busy that the follower saw a pause before any was made")
+    run = migrate(str(pid), "beta")
+    assert run.status == 0, run.explain()
+    assert not alpha.alive(pid)
+    assert not beta.alive(pid)
