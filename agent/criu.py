@@ -329,6 +329,21 @@ def finished(log: Path) -> bool:
         return False
 
 
+def keep_log(log: Path) -> None:
+    """Put the log itself where only a link to it is, before what the link points at is removed."""
+    if not log.is_symlink():
+        return
+    try:
+        text = log.read_bytes()
+    except OSError:
+        text = b""
+    log.unlink()
+    try:
+        log.write_bytes(text)
+    except OSError:
+        log.unlink(missing_ok=True)  # the disk is full, and half a log misleads
+
+
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 _STATS_MAGIC = (0x55105940, 0x57093306)

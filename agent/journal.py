@@ -10,7 +10,9 @@ is gone.
 
 from __future__ import annotations
 
+import ctypes
 import enum
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +23,13 @@ from typing import Any, Optional
 STATE_DIRECTORY = Path("/var/lib/migrate")
 KEPT = 50
 """So many finished migrations keep their journal and logs."""
+
+
+ROOM = 64 * 1024
+"""Bytes that a journal gets first: a disk that fills up later cannot keep a decision from being written."""
+
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Record(str, enum.Enum):
@@ -68,6 +77,14 @@ class WrongOrder(Exception):
     """A command that makes no sense at this point of a migration."""
 
 
+def _reserve(descriptor: int) -> None:
+    """Give a file its blocks without a byte in it. Raises OSError where there is no room."""
+    if _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(ROOM)) != 0:
+        number = ctypes.get_errno()
+        if number not in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that can't (NFS, say): then without
+            raise OSError(number, os.strerror(number), f"/proc/self/fd/{descriptor}")
+
+
 def _sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -103,6 +120,13 @@ class Journal:
             raise JournalError(f"migration {migration} was here before: {directory}") from None
         descriptor = os.open(directory / "journal", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            _reserve(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            (directory / "journal").unlink()
+            directory.rmdir()
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(state)) from None
         journal = cls(directory, descriptor, [])
         first = Record.BEGIN if role == "source" else Record.PREPARED
         journal._append({"record": first.value, "time": time.time(), "role": role, "id": migration, **details})
@@ -196,6 +220,9 @@ class Journal:
         if not self.may(record):
             raise JournalError(f"{record.value} may not follow {last.value if last else 'nothing'}")
         self._append({"record": record.value, "time": time.time(), **details})
+        if record is Record.DONE:
+            # nothing follows: what was reserved and not needed goes back
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size)
 
     def note(self, name: str, **details: object) -> None:
         """Keep a fact for recovery, as durable as a decision. `name` is in small letters."""

@@ -6,6 +6,7 @@ Standard output is the wire. Whatever else prints lands on standard error, so th
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import platform
 import signal
@@ -49,7 +50,11 @@ def fault_of(error: BaseException) -> Fault:
         if isinstance(error, kind):
             return Fault(code, str(error))
     if isinstance(error, OSError):
-        return Fault(FaultCode.NO_SPACE if error.errno == 28 else FaultCode.INTERNAL, str(error))
+        if error.errno == errno.ENOSPC:
+            where = f": {error.filename}" if error.filename else ""
+            hint = "make room there; `df /var/lib/migrate /run/migrate` tells where it is full"
+            return Fault(FaultCode.NO_SPACE, f"no space left on the disk{where}", hint=hint)
+        return Fault(FaultCode.INTERNAL, str(error))
     return Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 

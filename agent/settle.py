@@ -275,9 +275,10 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
 
 
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
-    for name in ("hold", "held", "verdict", "stopped", "pid", LOCK):
+    for name in ("hold", "held", "verdict", "stopped", LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     settings.socket(journal.migration).unlink(missing_ok=True)
+    criu.keep_log(journal.directory / "restore.log")
     if journal.role == "source":
         # locks die with their holder; only the files may be left
         locks = TaskLocks(settings.locks)

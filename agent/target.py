@@ -101,8 +101,11 @@ class Target:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
         directory = self._journal.directory
         hold = self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
+        # with the images, where there is room: what criu did after COMMIT is read in these, however full the disk is
         log = directory / "restore.log"
-        pidfile = directory / "pid"
+        log.unlink(missing_ok=True)
+        log.symlink_to(self._images / log.name)
+        pidfile = self._images / "pid"
         pidfile.unlink(missing_ok=True)
         arguments = criu.restore_arguments(
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
@@ -304,7 +307,7 @@ class Target:
 
     def _restored_pid(self) -> int:
         try:
-            return int((self._journal.directory / "pid").read_text())
+            return int((self._images / "pid").read_text())
         except (FileNotFoundError, ValueError):
             return self._root
 
@@ -378,9 +381,9 @@ class Target:
         self._streams.close()
         if self._hold is not None:
             self._hold.close()
-        for name in ("pid", LOCK):
-            (self._journal.directory / name).unlink(missing_ok=True)
+        (self._journal.directory / LOCK).unlink(missing_ok=True)
         self._tasks.close()
+        criu.keep_log(self._journal.directory / "restore.log")
         return images.remove_place(self._images)
 
 

@@ -383,6 +383,7 @@ def dump(run: Run) -> None:
 def _be_restored() -> None:
     """The life of a restored process: stopped until criu lets it run, then it runs until its host's directory goes."""
     os.setsid()
+    os.closerange(3, 64)  # criu's log is no descriptor of the restored
     os.kill(os.getpid(), _SIGSTOP)
     log = os.path.join(HERE, "ran")
     while os.path.isdir(HERE):

@@ -158,6 +158,7 @@ async def test_every_command_of_the_table_in_the_right_order(
     killed = await source.commit()
     assert killed.tasks == 2
     resumed = await target.resume(protocol.Resume(killed.tasks))
+    assert (await target.fill()).bytes == 0  # restored eagerly
     assert resumed.pid in pair.target.restored()
     for peer in (source, target):
         assert await peer.finish() == protocol.Leftovers()
@@ -342,6 +343,7 @@ _ALONE: dict[str, Act] = {
     "restore": lambda peer, pid: peer.restore(protocol.Restore(1)),
     "commit": lambda peer, pid: peer.commit(),
     "resume": lambda peer, pid: peer.resume(protocol.Resume(1)),
+    "fill": lambda peer, pid: peer.fill(),
     "abort": lambda peer, pid: peer.abort(protocol.Abort("test")),
     "finish": lambda peer, pid: peer.finish(),
 }
@@ -474,6 +476,32 @@ async def test_a_full_disk_has_a_code_of_its_own(source: Peer, pair: Pair) -> No
     assert failed.code is FaultCode.NO_SPACE
     assert failed.log.endswith("pre-dump-1.log")
     writer.close()
+
+
+async def test_who_says_nothing_for_too_long_is_gone(pair: Pair) -> None:
+    """A host that loses its power ends no connection."""
+    pair.source.constants = {"agent.server.SILENCE": 0.2}
+    talk, victim = Talk(pair.source), pair.victim()
+    peer = await talk.start()
+    assert peer._heart is not None
+    peer._heart.cancel()
+    await peer.begin(begin_of(victim.pid))
+    await soon(lambda: not process.alive(*pair.source.agents[-1]), "the agent leaves")
+    assert pair.source.journal(ID) == ["BEGIN", "ABORT", "DONE"]
+    assert "nothing was heard" in peer.log_tail()
+    await talk.close()
+
+
+async def test_a_heartbeat_is_enough(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEARTBEAT_SECONDS", 0.02)
+    pair.source.constants = {"agent.server.SILENCE": 0.3}
+    talk, victim = Talk(pair.source), pair.victim()
+    peer = await talk.start()
+    await peer.begin(begin_of(victim.pid))
+    await asyncio.sleep(0.5)
+    assert pair.source.journal(ID) == ["BEGIN"]
+    assert (await peer.inspect(protocol.Inspect(victim.pid))).root == victim.pid
+    await talk.close()
 
 
 async def test_inspecting_nobody(source: Peer) -> None:

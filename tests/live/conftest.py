@@ -92,6 +92,8 @@ class Started:
         for host in self._hosts:
             for pid in self._pids:
                 host.run(f"pkill -KILL -s {pid}; kill -CONT {pid} 2>/dev/null", check=False)
+                # a large one takes a while to die, and is a zombie until it is reaped
+                host.run(f"for i in $(seq 100); do pgrep -s {pid} >/dev/null || break; sleep 0.1; done", check=False)
         self._pids.clear()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import os
 import signal
 import socket
@@ -98,6 +99,33 @@ def list_ports() -> None:
     on_target(script)
 
 
+def _kill_one_by_one(which: str) -> None:
+    """While the pager's pair lives on the target, kill one of the two every tenth of a second: oldest or newest."""
+    script = (
+        "echo ready; for i in $(seq 600); do "
+        f"kill -KILL $(pgrep {which} -f '[p]ager /run/migrate') 2>/dev/null && echo killed; sleep 0.1; done"
+    )
+    process = subprocess.Popen(["ssh", "-n", "beta", script], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    atexit.register(_end, process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    assert process.stdout is not None
+    killed = process.stdout.read().count(b"killed")
+    print(f"saboteur: {killed} killed", file=sys.stderr)
+
+
+def kill_pagers() -> None:
+    _kill_one_by_one("-n")
+
+
+def kill_wardens() -> None:
+    _kill_one_by_one("-o")
+
+
 def kill_self() -> None:
     """`migrate` itself dies; its agents see the end of their input."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -137,7 +165,8 @@ def migrate_again() -> None:
 
 ACTS = {act.__name__.replace("_", "-"): act for act in (
     kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
-    kill_child, kill_everything, kill_restoring_criu, kill_self, kill_tree, list_ports, migrate_again, take_pid,
+    kill_child, kill_everything, kill_pagers, kill_restoring_criu, kill_self, kill_tree, kill_wardens, list_ports,
+    migrate_again, take_pid,
 )}  # fmt: skip
 
 
