@@ -35,6 +35,7 @@ class Fill:
         self._journal = journal
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
+        self._orders = 0
         self.filled: Optional[Filled] = None
 
     @classmethod
@@ -68,14 +69,22 @@ class Fill:
         raise FillError(f"the pager did not start: see {journal / 'pager.log'}")
 
     async def _ask(self, **order: object) -> dict[str, Any]:
-        self._writer.write(json.dumps(order).encode() + b"\n")
-        line = await self._reader.readline()
-        if not line:
-            raise FillError("the pager is gone")
-        answer: dict[str, Any] = json.loads(line)
+        self._orders += 1
+        self._writer.write(json.dumps({**order, "order": self._orders}).encode() + b"\n")
+        answer = await self._answer("order", self._orders)
         if "error" in answer:
             raise BrokenRounds(answer["error"])
         return answer
+
+    async def _answer(self, name: str, value: object) -> dict[str, Any]:
+        """The next answer that says so. A pager that replaces another may say again what that one has said."""
+        while True:
+            line = await self._reader.readline()
+            if not line:
+                raise FillError("the pager is gone")
+            answer: dict[str, Any] = json.loads(line)
+            if answer.get(name) == value:
+                return answer
 
     async def add_round(self, number: int) -> None:
         """Index a round that has arrived. Raises BrokenRounds."""
@@ -92,10 +101,7 @@ class Fill:
     async def done(self) -> Filled:
         """Wait until memory is whole and both have left. Raises FillError when they left without that."""
         if self.filled is None:
-            line = await self._reader.readline()
-            if not line:
-                raise FillError("the pager is gone")
-            answer = json.loads(line)
+            answer = await self._answer("done", True)
             self.filled = Filled(answer["bytes"], answer["seconds"], answer["faults"], answer["longest"])
             await wait_for_pager(self._journal)
         return self.filled

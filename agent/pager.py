@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import socket
+import stat
 import struct
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Optional
 from agent import userfault
 from agent.pagemap import PAGE, Index, Memory
 from agent.pending import Pages, Pending, Space
-from agent.record import TASK, Record
+from agent.record import COPIED, GONE, TASK, Record
 
 LAST_WORD = 0x52535446
 CHUNK = 1024 * 1024
@@ -56,8 +57,9 @@ class Pager:
 
     def add_round(self, number: int) -> None:
         """A round has arrived whole. Raises BrokenChain and ImageError."""
-        self._memory.add_round(number)
-        self._record.last_round = number
+        if number > self._record.last_round:  # else the order is repeated: the pager that took it died over its answer
+            self._memory.add_round(number)
+            self._record.last_round = number
 
     def mark(self) -> int:
         """Decide what is lazy, once the last round's images are here. Returns its bytes. Raises ImageError."""
@@ -76,12 +78,47 @@ class Pager:
         self._record.close_gap()
         for kind, descriptor, pid, message in self._record.past:
             if kind == TASK:
-                self._add_task(pid, descriptor)
-            elif descriptor in self._spaces:
+                self._spaces[descriptor] = self._space(pid, descriptor)
+            elif descriptor not in self._spaces:
+                continue
+            elif kind == GONE:
+                del self._spaces[descriptor]
+            elif kind == COPIED:
+                self._spaces[descriptor].pending.drop(message.address, message.end)
+            else:
                 self._live(self._spaces[descriptor], message)
+        self._take_strays()
+        for space in list(self._spaces.values()):
+            self._poll.register(space.descriptor, select.POLLIN)
+            # a fault is told once, and the predecessor may have been told
+            userfault.wake_all(space.descriptor)
+
+    def _take_strays(self) -> None:
+        """Descriptors over which the predecessor died: received or accepted, not recorded; or not closed."""
+        for descriptor in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+            if userfault.is_userfaultfd(descriptor) and descriptor not in self._spaces:
+                if self._record.half_read:
+                    self._welcome(descriptor)
+                else:
+                    os.close(descriptor)
+            elif self._record.connection < 0 and self._is_criu(descriptor):
+                self._record.connection = descriptor
         if self._record.connection >= 0:
             self._connection = socket.socket(fileno=self._record.connection)
             self._poll.register(self._connection, select.POLLIN)
+
+    def _is_criu(self, descriptor: int) -> bool:
+        """Whether it is a connection that our listener has accepted."""
+        try:
+            if descriptor == self._listener.fileno() or not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                return False
+        except OSError:
+            return False  # the warden's, and closed meanwhile
+        accepted = socket.socket(fileno=descriptor)
+        try:
+            return accepted.family == socket.AF_UNIX and accepted.getsockname() == self._listener.getsockname()
+        finally:
+            accepted.detach()
 
     # --- criu's protocol ---
 
@@ -96,26 +133,31 @@ class Pager:
 
     def _hear(self, connection: socket.socket) -> None:
         """One message of criu's."""
-        if self._record.half_read:
-            data, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        if self._record.half_read == 0 and connection.recv_into(self._record.word, 4, socket.MSG_WAITALL) < 4:
+            # received into the record, so that a successor has what a predecessor took
+            self._record.half_read = 0
+            self._hang_up(connection)
+            return
+        (pid,) = struct.unpack("=i", self._record.word)
+        if pid == LAST_WORD:
+            self._record.complete = 1
+            self._record.half_read = 0
+            self._hang_up(connection)
+        elif pid <= 0:
+            self._record.half_read = 0  # a zombie, which has no memory
+        else:
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
             if not descriptors:
                 raise OSError("criu sent no descriptor with a task")
-            pid = self._record.half_read
-            self._record.add_task(pid, descriptors[0])
-            self._record.half_read = 0
-            self._add_task(pid, descriptors[0])
-            return
-        data = connection.recv(4, socket.MSG_WAITALL)
-        if len(data) < 4:
-            self._hang_up(connection)
-            return
-        (word,) = struct.unpack("=I", data)
-        (pid,) = struct.unpack("=i", data)
-        if word == LAST_WORD:
-            self._record.complete = 1
-            self._hang_up(connection)
-        elif pid > 0:
-            self._record.half_read = pid
+            self._poll.register(self._welcome(descriptors[0]).descriptor, select.POLLIN)
+
+    def _welcome(self, descriptor: int) -> Space:
+        """The task that criu has named last."""
+        pid = self._record.half_read
+        self._record.add_task(pid, descriptor)
+        self._record.half_read = 0
+        self._spaces[descriptor] = self._space(pid, descriptor)
+        return self._spaces[descriptor]
 
     def _hang_up(self, connection: socket.socket) -> None:
         self._poll.unregister(connection)
@@ -123,11 +165,11 @@ class Pager:
         self._connection = None
         connection.close()
 
-    def _add_task(self, pid: int, descriptor: int) -> None:
+    def _space(self, pid: int, descriptor: int) -> Space:
         index = self._lazy.get(pid, Index())
         hot = [(start, end) for start, end, number, _ in index.extents if number > 1]
         pieces = ((start, end, self._number(pid, number), offset) for start, end, number, offset in index.extents)
-        self._add_space(Space(pid, descriptor, Pending(pieces), hot))
+        return Space(pid, descriptor, Pending(pieces), hot)
 
     def _number(self, pid: int, number: int) -> int:
         key = (pid, number)
@@ -136,14 +178,11 @@ class Pager:
             self._pages.append(Pages(self._memory.pages(pid, number)))
         return self._numbers[key]
 
-    def _add_space(self, space: Space) -> None:
-        self._spaces[space.descriptor] = space
-        self._poll.register(space.descriptor, select.POLLIN)
-
     def _forget(self, space: Space) -> None:
         """An address space has ended, or has got all that is its own. Closing the last descriptor ends the watch."""
         if self._spaces.pop(space.descriptor, None) is not None:
             self._poll.unregister(space.descriptor)
+            self._record.add_gone(space.descriptor)
             os.close(space.descriptor)
 
     # --- userfaultfd ---
@@ -153,8 +192,9 @@ class Pager:
         if message.event == userfault.FORK:
             # from here on two spaces want the same pages: nothing is given back any more
             self._shared = True
-            child = Space(space.pid, message.descriptor, space.pending.copy(), list(space.hot))
-            self._add_space(child)
+            self._spaces[message.descriptor] = Space(
+                space.pid, message.descriptor, space.pending.copy(), list(space.hot)
+            )
         elif message.event == userfault.REMAP:
             space.pending.move(message.address, message.to, message.length)
         elif message.event in (userfault.REMOVE, userfault.UNMAP):
@@ -174,6 +214,8 @@ class Pager:
                 self._fault(space, message.address & -PAGE)
             else:
                 self._live(space, message)
+                if message.event == userfault.FORK:
+                    self._poll.register(message.descriptor, select.POLLIN)
             if space.descriptor not in self._spaces:
                 return
 
@@ -261,7 +303,9 @@ class Pager:
                 # whoever needs the page waits; what it never gets is a zero
                 time.sleep(SHORT_OF_MEMORY)
         self._record.copied += high - low
-        if self._record.punching and not self._shared:
+        # recorded before it is given back: a successor must never copy what was a page and is a hole
+        recorded = self._record.add_copied(space.descriptor, low, high)
+        if recorded and self._record.punching and not self._shared:
             pages.punch(offset, high - low)
         return True
 
@@ -318,6 +362,5 @@ class Pager:
 
     def leave(self) -> None:
         """All is in: closing the last descriptors lets the kernel forget that anybody watched."""
-        self._record.finished = 1
         for space in list(self._spaces.values()):
             self._forget(space)

@@ -3,6 +3,7 @@
 A new pager can build its index from the images again, but not the past of the address spaces: which descriptor is
 whose, what was forked, moved, unmapped. So the pager reads each message of a userfaultfd straight into a slot of this
 record: the kernel's own write is the record, and no instant is left in which a message was read and is nowhere.
+What was copied is recorded too, in its order among the events: a new pager goes on where the last one was.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ _HEADER = 4096
 
 TASK = 1
 MESSAGE = 2
+COPIED = 3
+GONE = 4
 
 _FIELDS = (
     "used", "connection", "half_read", "last_round", "complete", "filling", "punching", "finished", "faults",
-    "longest_ns", "copied", "marked",
+    "longest_ns", "copied", "marked", "resumed_ns",
 )  # fmt: skip
 
 
@@ -66,12 +69,43 @@ class Record:
             raise RecordFull(f"over {SLOTS} events of address spaces")
         return _HEADER + used * _SLOT
 
-    def add_task(self, pid: int, descriptor: int) -> None:
-        """A task's userfaultfd has come; a zombie has none and descriptor -1."""
+    @property
+    def word(self) -> memoryview:
+        """The four bytes of `half_read`, for a word of criu's to be received into."""
+        place = _FIELDS.index("half_read") * 8
+        return self._view[place : place + 4]
+
+    def _add(self, kind: int, *words: int) -> None:
         place = self._place()
-        struct.pack_into("=qq", self._map, place + 8, descriptor, pid)
-        struct.pack_into("=q", self._map, place, TASK)
+        struct.pack_into("=q", self._map, place, 0)
+        struct.pack_into(f"={len(words)}q", self._map, place + 8, *words)
+        struct.pack_into("=q", self._map, place, kind)
         self._set("used", self._get("used") + 1)
+
+    def add_task(self, pid: int, descriptor: int) -> None:
+        """A task's userfaultfd has come."""
+        self._add(TASK, descriptor, pid)
+
+    def add_gone(self, descriptor: int) -> None:
+        """An address space has ended, and its descriptor is about to be closed: its number may come again."""
+        self._add(GONE, descriptor)
+
+    def add_copied(self, descriptor: int, start: int, end: int) -> bool:
+        """A range is in place. False when half of the record is used: events need the rest, copying can be repeated."""
+        used = self._get("used")
+        if used:
+            place = _HEADER + (used - 1) * _SLOT
+            kind, whose, first, last = struct.unpack_from("=qqqq", self._map, place)
+            if (kind, whose) == (COPIED, descriptor) and end == first:
+                struct.pack_into("=q", self._map, place + 16, start)
+                return True
+            if (kind, whose) == (COPIED, descriptor) and start == last:
+                struct.pack_into("=q", self._map, place + 24, end)
+                return True
+        if used >= SLOTS // 2:
+            return False
+        self._add(COPIED, descriptor, start, end)
+        return True
 
     def read(self, descriptor: int) -> Union[userfault.Message, None]:
         """The next message of a userfaultfd, recorded if it is more than a fault. None when there is none.
@@ -79,9 +113,12 @@ class Record:
         Raises OSError when the descriptor is no longer good.
         """
         place = self._place()
-        struct.pack_into("=qq", self._map, place, MESSAGE, descriptor)
+        # in this order: whatever a predecessor left in the slot must never look like a message
+        struct.pack_into("=q", self._map, place, 0)
         message = self._view[place + 16 : place + _SLOT]
         message[:] = bytes(userfault.MESSAGE)
+        struct.pack_into("=q", self._map, place + 8, descriptor)
+        struct.pack_into("=q", self._map, place, MESSAGE)
         try:
             if os.readv(descriptor, [message]) != userfault.MESSAGE:
                 return None
@@ -93,18 +130,31 @@ class Record:
         return parsed
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """What changes whenever something was copied or has happened."""
+        return self._get("copied"), self._get("used")
+
+    @property
     def tasks(self) -> list[int]:
         """PIDs of the tasks whose memory is filled."""
         return [pid for kind, _, pid, _ in self.past if kind == TASK and pid > 0]
 
     @property
     def past(self) -> Iterator[tuple[int, int, int, userfault.Message]]:
-        """(kind, descriptor, pid, message) of all that has happened, the message that was being read last included."""
+        """(kind, descriptor, pid, message) of all that has happened, the message that was being read last included.
+
+        What was copied is told as a message from `address` to `end`.
+        """
         used = self._get("used")
         for number in range(min(used + 1, SLOTS)):
             kind, descriptor, word = struct.unpack_from("=qqq", self._map, _HEADER + number * _SLOT)
             if kind == TASK and number < used:
                 yield kind, descriptor, word, userfault.Message(0)
+            elif kind == GONE and number < used:
+                yield kind, descriptor, 0, userfault.Message(0)
+            elif kind == COPIED and number < used:
+                (end,) = struct.unpack_from("=q", self._map, _HEADER + number * _SLOT + 24)
+                yield kind, descriptor, 0, userfault.Message(0, address=word, end=end)
             elif kind == MESSAGE:
                 place = _HEADER + number * _SLOT + 16
                 data = bytes(self._view[place : place + userfault.MESSAGE])

@@ -38,6 +38,10 @@ _Five = ctypes.c_int64 * 5
 """Room for every argument: all of their members are 64 bits wide."""
 
 
+_LOWEST = 1 << 16
+"""vm.mmap_min_addr, at most: nothing is mapped below."""
+
+
 class Gone(Exception):
     """The address space has ended."""
 
@@ -137,6 +141,21 @@ def zero(descriptor: int, address: int, length: int) -> None:
 def wake(descriptor: int, address: int, length: int) -> None:
     """Wake who waits for pages that are there by now. Where range or process are gone, so is who waited."""
     _ioctl(descriptor, _IO_WAKE, _Five(address, length))  # struct uffdio_range
+
+
+def wake_all(descriptor: int) -> None:
+    """Wake whoever waits for any page: who still finds it missing says so again."""
+    for bits in (52, 48, 47):  # what an address space can hold; the kernel refuses a range beyond its own
+        if _ioctl(descriptor, _IO_WAKE, _Five(_LOWEST, (1 << bits) - (1 << 16) - _LOWEST)) == 0:
+            return
+
+
+def is_userfaultfd(descriptor: int) -> bool:
+    """Whether an open descriptor of ours is one."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}") == "anon_inode:[userfaultfd]"
+    except OSError:
+        return False
 
 
 def available() -> str:

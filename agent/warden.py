@@ -40,7 +40,7 @@ LOCK = "pager.lock"
 STOPPED = "pager.stopped"
 """The tasks that are stopped while one of the two is being replaced."""
 REPLACEMENTS = 20
-"""Deaths after which a pager is not replaced any more: the tree stays stopped, its memory is kept."""
+"""Deaths without a page between them after which a pager is not replaced: the tree stays stopped, its memory kept."""
 
 _CLONE_FILES = 0x400
 _CLONE = {"x86_64": 56, "aarch64": 220, "ppc64le": 120}
@@ -92,25 +92,29 @@ class Pair:
         if not self.record.filling:
             return
         pids = {pid for root in self.record.tasks for pid in _tree(root) if _state(pid) in ("R", "S", "D")}
+        # what a predecessor stopped, and died before it could continue it
+        pids |= self._stopped()
         self.stopped.write_text("".join(f"{pid}\n" for pid in pids))
         for pid in pids:
             _signal(pid, signal.SIGSTOP)
 
     def continue_tree(self) -> None:
         """Undo `stop_tree`, also that of a predecessor; what had been stopped by somebody else stays so."""
-        try:
-            pids = [int(pid) for pid in self.stopped.read_text().split()]
-        except FileNotFoundError:
-            return
-        for pid in pids:
+        for pid in self._stopped():
             _signal(pid, signal.SIGCONT)
-        self.stopped.unlink()
+        self.stopped.unlink(missing_ok=True)
+
+    def _stopped(self) -> set[int]:
+        try:
+            return {int(pid) for pid in self.stopped.read_text().split()}
+        except FileNotFoundError:
+            return set()
 
     # --- the warden ---
 
     def guard(self, pager: int, *, child: bool) -> int:
         """Watch the pager and replace it when it dies; the exit status when there is nothing left to watch."""
-        deaths = 0
+        deaths, progress = 0, self.record.progress
         descriptor = os.pidfd_open(pager)
         while True:
             select.select([descriptor], [], [])
@@ -119,7 +123,8 @@ class Pair:
                 os.waitpid(pager, 0)
             if self.record.finished:
                 return 0
-            deaths += 1
+            deaths = deaths + 1 if progress == self.record.progress else 1
+            progress = self.record.progress
             self.stop_tree()
             if deaths > REPLACEMENTS:
                 _give_up()
@@ -140,8 +145,6 @@ class Life:
         self._pager = Pager(pair.images, pair.record, pair.listener)
         self._warden = os.pidfd_open(warden)
         self._control: Optional[socket.socket] = None
-        self._buffer = b""
-        self._started = time.monotonic()
         self._again = again
         self._left = False
 
@@ -174,14 +177,17 @@ class Life:
         return self._control is None and not self._record.filling and not self._record.complete
 
     def _leave(self) -> int:
-        self._pager.leave()
+        resumed = self._record.resumed_ns
         self._tell(
             done=True,
             bytes=self._record.copied,
             faults=self._record.faults,
             longest=self._record.longest_ns / 1e9,
-            seconds=time.monotonic() - self._started,
+            seconds=(time.monotonic_ns() - resumed) / 1e9 if resumed else 0.0,
         )
+        # said before it is so: who dies in between is replaced, and says it again
+        self._record.finished = 1
+        self._pager.leave()
         return 0
 
     def _replace_warden(self) -> None:
@@ -203,7 +209,7 @@ class Life:
         if control is None:
             return
         try:
-            data = control.recv(65536)
+            data = control.recv(65536, socket.MSG_PEEK)
         except OSError:
             data = b""
         if not data:
@@ -214,25 +220,28 @@ class Life:
             if self._record.complete:
                 self._record.filling = 1
             return
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
+        line, ended, _ = data.partition(b"\n")
+        if ended:
             self._obey(json.loads(line))
+            # taken only when it is carried out: a successor finds it again, and every order may be repeated
+            control.recv(len(line) + 1, socket.MSG_WAITALL)
 
     def _obey(self, order: dict[str, Any]) -> None:
+        number = order.get("order")
         try:
             if "round" in order:
                 self._pager.add_round(int(order["round"]))
-                self._tell(round=order["round"])
+                self._tell(order=number)
             elif "mark" in order:
-                self._tell(lazy=self._pager.mark())
+                self._tell(order=number, lazy=self._pager.mark())
             elif "resumed" in order:
-                self._started = time.monotonic()
+                self._record.resumed_ns = self._record.resumed_ns or time.monotonic_ns()
                 self._record.punching = 1
                 self._record.filling = 1
             elif "leave" in order:
                 self._left = True
         except (ImageError, OSError) as error:
-            self._tell(error=str(error))
+            self._tell(order=number, error=str(error))
 
     def _tell(self, **words: object) -> None:
         try:

@@ -102,19 +102,17 @@ def list_ports() -> None:
 def _kill_one_by_one(which: str) -> None:
     """While the pager's pair lives on the target, kill one of the two every tenth of a second: oldest or newest."""
     script = (
-        "echo ready; for i in $(seq 600); do "
-        f"kill -KILL $(pgrep {which} -f '[p]ager /run/migrate') 2>/dev/null && echo killed; sleep 0.1; done"
+        "echo ready; while read -t 0.1 none; [ $? -gt 128 ]; do "  # until the end of its input
+        f"kill -KILL $(pgrep {which} -f '[p]ager /run/migrate') 2>/dev/null && echo killed; done"
     )
-    process = subprocess.Popen(["ssh", "-n", "beta", script], stdout=subprocess.PIPE)
+    process = subprocess.Popen(["ssh", "beta", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     atexit.register(_end, process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    assert process.stdout is not None
-    killed = process.stdout.read().count(b"killed")
+    killed = process.communicate()[0].count(b"killed")
     print(f"saboteur: {killed} killed", file=sys.stderr)
 
 

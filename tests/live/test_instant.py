@@ -1,0 +1,158 @@
+"""Instant resume: the tree runs before its memory is there, and nothing that dies meanwhile costs a byte of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import Started
+from tests.live.lab_host import LOG, LabHost, gap, wait_for_log, wait_for_sweeps
+
+SIZES = {"netns": ("--mib", "512"), "vm": ("--mib", "64", "--rate", "50", "--interval", "0.05", "--rest", "10")}
+
+
+@pytest.fixture
+def large(nothing_behind: None, lab: tuple[LabHost, LabHost], started: Started, backend: str) -> int:
+    """A witness whose memory takes a while to fill."""
+    for host in lab:
+        host.run(f"rm -f {LOG}")
+    pid = started.launch("python3", "/root/programs/witness.py", *SIZES[backend], "--log", LOG)
+    wait_for_log(lab[0], lines=20)
+    return pid
+
+
+def right(beta: LabHost) -> list[tuple[int, float, int, int, int]]:
+    """Its whole log after it has looked at all its memory twice on the target."""
+    lines = wait_for_sweeps(beta, 2)
+    assert [line[0] for line in lines] == list(range(len(lines)))
+    assert {line[3] for line in lines} == {0}, "bad pages"
+    assert {line[4] for line in lines} == {0}, "the child answered wrongly"
+    return lines
+
+
+def no_pager(beta: LabHost) -> None:
+    """Pager and warden have left, and nothing watches the tree's memory."""
+    assert beta.run("pgrep -f '[p]ager /run/migrate'", check=False).out == ""
+
+
+def test_report(alpha: LabHost, beta: LabHost, large: int, migrate: Any) -> None:
+    run = migrate("--copy-files", "--resume", "instant", str(large), "beta")
+    assert run.status == 0, run.explain()
+    no_pager(beta)
+    right(beta)
+    assert run.report["resume"] == "instant"
+    assert run.report["fill_seconds"] > 0
+    assert run.report["faults"] >= 0
+    assert run.report["longest_fault_seconds"] < 10
+    assert "uf" not in re.findall(r"\buf\b", beta.read(f"/proc/{large}/smaps"))
+
+
+@pytest.mark.backends("netns")
+@pytest.mark.parametrize("act", ["kill-pagers", "kill-wardens"])
+@pytest.mark.parametrize("phase", ["restore", "resume"])
+def test_pager_or_warden_killed_again_and_again(
+    alpha: LabHost, beta: LabHost, large: int, sabotage: Any, act: str, phase: str
+) -> None:
+    """SIGKILL every tenth of a second, from the restore or from the resume on."""
+    run = sabotage(large, phase, act, options="--copy-files --resume instant")
+    assert run.status == 0, run.explain()
+    killed = re.search(r"saboteur: (\d+) killed", run.err)
+    assert killed, run.explain()
+    assert int(killed.group(1)) >= 1, run.explain()
+    no_pager(beta)
+    lines = right(beta)
+    after = [line for line in lines if line[1] > time.time() - 600]
+    assert gap(after) < run.report["downtime_seconds"] + 10
+
+
+def test_eager_on_request(alpha: LabHost, beta: LabHost, started: Started, nothing_behind: None, migrate: Any) -> None:
+    pid = started.launch("sleep", "100000")
+    run = migrate("--resume", "eager", str(pid), "beta")
+    assert run.status == 0, run.explain()
+    assert run.report["resume"] == "eager"
+    assert run.report["fill_seconds"] == 0
+    assert beta.alive(pid)
+
+
+PREFORK = """
+import os, time
+heap = bytearray(os.urandom(1 << 20) * 64)
+for _ in range(4):
+    if os.fork() == 0:
+        time.sleep(10**6)
+time.sleep(10**6)
+"""
+
+
+def test_memory_shared_since_a_fork_does_not_multiply(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """userfaultfd can't share pages again, criu can: so such a tree is restored eagerly, and that is said."""
+    pid = started.launch("python3", "-c", PREFORK)
+    time.sleep(2 if alpha.backend == "netns" else 20)
+    rollups = "cat /proc/{0}/smaps_rollup $(pgrep -P {0} | sed 's,.*,/proc/&/smaps_rollup,')"
+    pss = rollups + " | awk '/^Pss:/ {{s+=$2}} END {{print s}}'"
+    before = int(alpha.run(pss.format(pid)).out)
+    run = migrate("--resume", "instant", str(pid), "beta")
+    assert run.status == 0, run.explain()
+    assert run.report["resume"] == "eager"
+    assert any("shared" in event["text"] for event in run.of("note")), run.explain()
+    assert int(beta.run(pss.format(pid)).out) <= 1.3 * before
+
+
+FORKER = """
+import mmap, os, sys, time
+size = 30 << 20
+heap = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+block = os.urandom(4096)
+for at in range(0, size, 4096):
+    heap[at:at + 8] = at.to_bytes(8, "little")
+turn = 0
+while True:
+    turn += 1
+    child = os.fork()
+    if child == 0:
+        part = range((turn * 7919 * 4096) % (size // 2), size, 4096 * 64)
+        os._exit(0 if all(heap[at:at + 8] == at.to_bytes(8, "little") for at in part) else 1)
+    good = os.waitpid(child, 0)[1] == 0
+    moved = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    moved[:8] = b"12345678"
+    moved.resize(8 << 20)
+    good = good and moved[:8] == b"12345678"
+    moved.close()
+    heap.madvise(mmap.MADV_DONTNEED, size - (1 << 20), 1 << 20)
+    good = good and heap[size - 4096:size - 4088] == bytes(8)
+    for at in range(size - (1 << 20), size, 4096):
+        heap[at:at + 8] = at.to_bytes(8, "little")
+    with open("/run/forker", "w") as out:
+        out.write(f"{turn} {good}")
+    if not good:
+        time.sleep(10**6)
+"""
+
+
+@pytest.mark.backends("netns")
+def test_forks_moves_and_removals_while_memory_fills(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """A process that forks, moves, drops and unmaps memory all the time sees only what it wrote.
+
+    It is small: should the freeze meet a child of it, the images hold its memory twice.
+    """
+    pid = started.launch("python3", "-c", FORKER)
+    time.sleep(3)
+    assert alpha.read("/run/forker").endswith("True")
+    run = migrate("--resume", "instant", str(pid), "beta")
+    assert run.status == 0, run.explain()
+    time.sleep(1)
+    turn, verdict = beta.read("/run/forker").split()
+    assert verdict == "True"
+    time.sleep(2)
+    later, verdict = beta.read("/run/forker").split()
+    assert verdict == "True"
+    assert int(later) > int(turn)
+    beta.run("rm -f /run/forker")
+    alpha.run("rm -f /run/forker")
