@@ -1,4 +1,4 @@
-"""The sequence of a migration; with `recovery`, the only file that speaks to both ends.
+"""The sequence of a migration; with `rounds` and `recovery`, the only file that speaks to both ends.
 
 Straight-line: a short method a phase, in the order of `phases.Phase`. Each undo is registered before its act on an
 `AsyncExitStack`; `undo.pop_all()` *is* the point of no return, and it stands behind `_commit`, whose outcome is always
@@ -18,7 +18,8 @@ from agent import protocol
 from migrator import errors, plan, precopy
 from migrator.hosts import Ends, Links, Order, RealLinks
 from migrator.peer import PeerFault, PeerLost, error_of
-from migrator.phases import Careful, Observer, Phase, Report, Round
+from migrator.phases import Careful, Observer, Phase, Report
+from migrator.rounds import Rounds
 from migrator.together import all_of, both, uninterrupted
 
 EAGER_RATE = 1.0 * 1024**3
@@ -37,9 +38,7 @@ class Migration:
         self._ends = Ends(links, self._observer)
         self._started = time.monotonic()
         self._frozen_at = 0.0
-        self._rounds: list[Round] = []
-        self._wire = 0
-        self._round_wire = 0
+        self._rounds = Rounds(self._ends, self._observer)
         self._leftovers: list[str] = []
         self._source_aborted = False
         self._freeze_seconds = 0.0
@@ -148,50 +147,21 @@ class Migration:
         undo.push_async_callback(uninterrupted, self._undo_source, self._observer.note)
         source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
         for name in ["pages", "images"] + (["files-1", "files-2"] if chosen.copy_files else []):
-            stream = await self._ends.stream(name, source.socket, prepared.socket, self._count)
+            stream = await self._ends.stream(name, source.socket, prepared.socket, self._rounds.count)
             undo.push_async_callback(uninterrupted, stream.close, self._observer.note)
         await self._ends.target.accept(protocol.Accept(1, "pages"))
-
-    def _count(self, size: int) -> None:
-        self._wire += size
-        self._round_wire += size
-        self._observer.transferred(self._round_wire)
 
     async def _precopy(self) -> int:
         """Rounds while the process runs, until the controller says freeze. Returns the final dump's number."""
         await self._observer.phase(Phase.PRECOPY)
         if self._plan.copy_files:
             await self._copy_files("files-1")
-        number = 1
+        if not self._plan.precopy:
+            return 1
         rate = 0.0 if self._plan.instant else EAGER_RATE
-        costs = precopy.Costs(memory=self._plan.tree.memory, restore_rate=rate)
-        while self._plan.precopy:
-            decision = precopy.decide(self._rounds, self._order.limits, costs)
-            if decision.action is precopy.Action.FREEZE:
-                tell = self._observer.detail if decision.within_limit else self._observer.note
-                tell(f"freezing: {decision.reason}")
-                break
-            self._begin_round(number, decision.predicted_bytes, final=False)
-            started = time.monotonic()
-            dumped, accepted = await both(
-                self._ends.source.pre_dump(protocol.PreDump(number, "pages")),
-                self._ends.target.accept_done(protocol.AcceptDone(number)),
-            )
-            seconds = time.monotonic() - started
-            self._end_round(number, dumped.pages, accepted.bytes, seconds, dumped.frozen_seconds, final=False)
-            number += 1
-            # the next round's page server stands before it is known whether that round is the freeze
-            await self._ends.target.accept(protocol.Accept(number, "pages"))
-        return number
-
-    def _begin_round(self, number: int, expected: int, *, final: bool) -> None:
-        self._round_wire = 0
-        self._observer.round_started(number, expected, final)
-
-    def _end_round(self, number: int, pages: int, size: int, seconds: float, frozen: float, *, final: bool) -> None:
-        done = Round(pages, size, self._round_wire, seconds, frozen)
-        self._rounds.append(done)
-        self._observer.round_done(number, done, final)
+        return await self._rounds.precopy(
+            self._order.limits, precopy.Costs(memory=self._plan.tree.memory, restore_rate=rate)
+        )
 
     async def _copy_files(self, stream: str) -> protocol.Moved:
         paths = self._plan.copy_files
@@ -203,8 +173,8 @@ class Migration:
 
     async def _freeze(self, number: int) -> None:
         await self._observer.phase(Phase.FREEZE)
-        dirty = precopy.predicted_dirty(self._rounds, self._plan.tree.memory)
-        self._begin_round(number, dirty, final=True)
+        dirty = precopy.predicted_dirty(self._rounds.done, self._plan.tree.memory)
+        self._rounds.begin(number, dirty, final=True)
         self._frozen_at = time.monotonic()
         held, accepted = await both(
             self._ends.source.dump(protocol.Dump(number, "pages")),
@@ -219,7 +189,7 @@ class Migration:
             acts.append(self._copy_files("files-2"))
         await all_of(acts)
         pages = accepted.bytes // self._page_size
-        self._end_round(number, pages, accepted.bytes, held.freeze_seconds, held.freeze_seconds, final=True)
+        self._rounds.end(number, pages, accepted.bytes, held.freeze_seconds, held.freeze_seconds, final=True)
 
     async def _restore(self, number: int) -> None:
         await self._observer.phase(Phase.RESTORE)
@@ -365,13 +335,13 @@ class Migration:
             target_pid=pid,
             source=socket.gethostname(),
             target=str(self._order.target),
-            rounds=tuple(self._rounds),
+            rounds=tuple(self._rounds.done),
             downtime_seconds=downtime,
             freeze_seconds=self._freeze_seconds,
             restore_seconds=self._restore_seconds,
             total_seconds=time.monotonic() - self._started,
-            bytes=sum(done.bytes for done in self._rounds),
-            wire_bytes=self._wire,
+            bytes=sum(done.bytes for done in self._rounds.done),
+            wire_bytes=self._rounds.wire_bytes,
             leftovers=tuple(self._leftovers),
             resume="instant" if self._instant else "eager",
             fill_seconds=self._filled.seconds,

@@ -1,0 +1,64 @@
+"""The rounds of one migration: pre-copy while the tree runs, and the account of what each round carried.
+
+Owns the loop of pre-copy and the figures of every round, the final dump's among them. What comes after a round is
+decided by `precopy`; the freeze and all that follows it are `migration`'s.
+"""
+
+from __future__ import annotations
+
+import time
+
+from agent import protocol
+from migrator import precopy
+from migrator.hosts import Ends
+from migrator.phases import Observer, Round
+from migrator.together import both
+
+
+class Rounds:
+    """What has been carried so far, and the means to carry more."""
+
+    def __init__(self, ends: Ends, observer: Observer) -> None:
+        self.done: list[Round] = []
+        self.wire_bytes = 0
+        """Bytes that went over the link, of rounds and of everything else."""
+        self._ends = ends
+        self._observer = observer
+        self._wire_bytes_before = 0  # when this round began
+
+    def count(self, size: int) -> None:
+        """So many bytes went over the link."""
+        self.wire_bytes += size
+        self._observer.transferred(self.wire_bytes - self._wire_bytes_before)
+
+    def begin(self, number: int, expected: int, *, final: bool) -> None:
+        """A round begins, which is expected to carry so many bytes."""
+        self._wire_bytes_before = self.wire_bytes
+        self._observer.round_started(number, expected, final)
+
+    def end(self, number: int, pages: int, size: int, seconds: float, frozen: float, *, final: bool) -> None:
+        """A round has arrived whole. Sizes in bytes."""
+        done = Round(pages, size, self.wire_bytes - self._wire_bytes_before, seconds, frozen)
+        self.done.append(done)
+        self._observer.round_done(number, done, final)
+
+    async def precopy(self, limits: precopy.Limits, costs: precopy.Costs) -> int:
+        """Rounds while the tree runs, until the controller says freeze. Returns the final dump's number."""
+        number = 1
+        while True:
+            decision = precopy.decide(self.done, limits, costs)
+            if decision.action is precopy.Action.FREEZE:
+                tell = self._observer.detail if decision.within_limit else self._observer.note
+                tell(f"freezing: {decision.reason}")
+                return number
+            self.begin(number, decision.predicted_bytes, final=False)
+            started = time.monotonic()
+            dumped, accepted = await both(
+                self._ends.source.pre_dump(protocol.PreDump(number, "pages")),
+                self._ends.target.accept_done(protocol.AcceptDone(number)),
+            )
+            seconds = time.monotonic() - started
+            self.end(number, dumped.pages, accepted.bytes, seconds, dumped.frozen_seconds, final=False)
+            number += 1
+            # the next round's page server stands before it is known whether that round is the freeze
+            await self._ends.target.accept(protocol.Accept(number, "pages"))
