@@ -25,21 +25,26 @@ PAGE = 4096
 class Memory:
     """Pages that know what they should hold."""
 
-    def __init__(self, mib: int, seed: int) -> None:
+    def __init__(self, mib: int, seed: int, noise: int = PAGE) -> None:
         self.count = mib * 256
         self.map = mmap.mmap(-1, self.count * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.versions = [0] * self.count
         self.locks = [threading.Lock() for _ in range(64)]
-        self.salt = random.Random(seed).randbytes(PAGE - 16)
+        self.salt = random.Random(seed).randbytes(noise - 16)
         self.bad = 0
         self.sweeps = 0
         for index in range(self.count):
             self.write(index)
 
     def content(self, index: int) -> bytes:
-        """What the page must hold now. Mostly incompressible, each page different."""
-        shift = index % (PAGE - 16)
-        return struct.pack("<QQ", index, self.versions[index]) + self.salt[shift:] + self.salt[:shift]
+        """What the page must hold now: each page is different, and by itself incompressible.
+
+        Two near each other have nothing in common where there is much more noise than a compressor looks back.
+        """
+        body = PAGE - 16
+        shift = index % body if len(self.salt) == body else index * body % (len(self.salt) - body)
+        piece = self.salt[shift : shift + body]
+        return struct.pack("<QQ", index, self.versions[index]) + piece + self.salt[: body - len(piece)]
 
     def write(self, index: int) -> None:
         """A new version of a page."""
@@ -84,6 +89,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=500, help="pages dirtied a second")
     parser.add_argument("--hot", type=int, default=1 << 40, help="pages that are dirtied again and again")
     parser.add_argument("--rest", type=float, default=0.05, help="seconds between two looks at all of memory")
+    parser.add_argument("--noise", type=int, default=PAGE, help="bytes of noise that pages are made of")
     parser.add_argument("--interval", type=float, default=0.002, help="seconds between lines of the log")
     options = parser.parse_args()
 
@@ -97,7 +103,7 @@ def main() -> None:
     os.close(to_parent[1])
 
     log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    memory = Memory(options.mib, seed=7)
+    memory = Memory(options.mib, seed=7, noise=options.noise)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=dirty, args=(memory, options.rate, options.hot), daemon=True).start()

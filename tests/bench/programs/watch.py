@@ -1,0 +1,113 @@
+"""What a migration takes on one host, seen from outside. Standard library only; runs on the lab's hosts.
+
+    watch.py memory PID     until its input ends, samples what the tree of PID takes and what everything takes that came
+                            since the start; then one JSON list of [time, images, others, tree], in bytes
+    watch.py logs           until its input ends, reads criu's logs of migrations, which go when a migration is over;
+                            then one JSON object, name -> text
+
+Others are all new processes but the tree and our own: `migrate`, agents, pager, warden, criu, sshd's children, by their
+PSS. Images are what lies in the migrations' own file systems. The tree is taken by RSS, which is read at no cost to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+INTERVAL = 0.02
+LAST_WORDS = ("Restore finished successfully",)
+"""Behind it nothing more is read: an open file would keep a file system from being unmounted."""
+
+
+def processes() -> set[int]:
+    """Everybody."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def parent(pid: int) -> int:
+    """0 where it is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def session(pid: int) -> int:
+    """0 where it is gone."""
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return 0
+
+
+def pss(pid: int) -> int:
+    """Bytes, its part of what it shares."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def rss(pid: int) -> int:
+    """Bytes."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    return 0
+
+
+def images() -> int:
+    """Bytes in the images' own file systems."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/run/migrate"):
+            place = f"/run/migrate/{name}"
+            if os.path.ismount(place):
+                room = os.statvfs(place)
+                total += (room.f_blocks - room.f_bfree) * room.f_frsize
+    return total
+
+
+def turns() -> Iterator[float]:
+    """The time, again and again until our input ends."""
+    while not select.select([0], [], [], INTERVAL)[0]:
+        yield time.time()
+
+
+def memory(tree: int) -> list[tuple[float, int, int, int]]:
+    """Samples of what the tree and the others take."""
+    there = processes()
+    mine = {os.getpid(), os.getppid(), parent(os.getppid())}
+    samples = []
+    for now in turns():
+        of_tree = {pid for pid in processes() if pid == tree or session(pid) == tree}
+        others = processes() - there - mine - of_tree
+        samples.append((now, images(), sum(map(pss, others)), sum(map(rss, of_tree))))
+    return samples
+
+
+def logs() -> dict[str, str]:
+    """The newest state of each log."""
+    found: dict[str, str] = {}
+    journals = Path("/var/lib/migrate")
+    before = set(journals.glob("*"))
+    for _ in turns():
+        for path in journals.glob("*/*.log"):
+            if path.parent not in before and not any(words in found.get(path.name, "") for words in LAST_WORDS):
+                with contextlib.suppress(OSError):
+                    found[path.name] = path.read_text(errors="replace")
+    return found
+
+
+def main() -> None:
+    seen: object = memory(int(sys.argv[2])) if sys.argv[1] == "memory" else logs()
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()
