@@ -356,6 +356,11 @@ class Pager:
                 return
 
     @property
+    def engaged(self) -> bool:
+        """Whether a criu is at work, or held: it says its last word only once its hook has let the tree go."""
+        return self._connection is not None
+
+    @property
     def whole(self) -> bool:
         """Whether every address space that still lives has all of its memory."""
         return bool(self._record.complete) and not any(space.pending.size for space in self._spaces.values())

@@ -173,8 +173,13 @@ class Life:
 
     @property
     def _forsaken(self) -> bool:
-        """Whether there is no agent any more, and no tree yet."""
-        return self._control is None and not self._record.filling and not self._record.complete
+        """Whether there is no agent any more, and no tree, nor a criu that holds one."""
+        if self._control is not None:
+            return False
+        if self._record.complete:
+            # nobody will say that the tree runs: its images are not given back, but its memory is filled
+            self._record.filling = 1
+        return not self._record.complete and not self._pager.engaged
 
     def _leave(self) -> int:
         resumed = self._record.resumed_ns
@@ -216,9 +221,6 @@ class Life:
             self._pager.unwatch(control.fileno())
             control.close()
             self._control = None
-            # nobody will say that the tree runs: what is in memory already is not given back, but it is filled
-            if self._record.complete:
-                self._record.filling = 1
             return
         line, ended, _ = data.partition(b"\n")
         if ended:

@@ -194,7 +194,7 @@ def _add_agents(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         choices=("instant", "eager"),
-        default="eager",
+        default="instant",
         help="run before memory is filled in, or after (default: %(default)s)",
     )
     parser.add_argument("--sudo", action="store_true", help="become root on the target with sudo -n")

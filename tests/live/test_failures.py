@@ -102,7 +102,7 @@ def test_source_criu_killed_in_its_hold(alpha: LabHost, beta: LabHost, witness: 
 
 
 def test_criu_killed_in_restore(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
-    undone(sabotage(witness, "restore", "kill-restoring-criu"), codes=(33,))
+    undone(sabotage(witness, "freeze", "kill-restoring-criu"), codes=(33,))
     still_right(alpha, beta, witness)
 
 
@@ -156,6 +156,6 @@ def test_library_missing_on_the_target(
 
 def test_failure_is_no_long_pause(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any) -> None:
     """A restore that fails costs a pause, no more."""
-    undone(sabotage(witness, "restore", "kill-restoring-criu"), codes=(33,))
+    undone(sabotage(witness, "freeze", "kill-restoring-criu"), codes=(33,))
     lines = wait_for_sweeps(alpha, 1)
     assert gap(lines) < 60, json.dumps(gap(lines))

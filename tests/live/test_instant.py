@@ -39,7 +39,7 @@ def no_pager(beta: LabHost) -> None:
 
 
 def test_report(alpha: LabHost, beta: LabHost, large: int, migrate: Any) -> None:
-    run = migrate("--copy-files", "--resume", "instant", str(large), "beta")
+    run = migrate("--copy-files", str(large), "beta")
     assert run.status == 0, run.explain()
     no_pager(beta)
     right(beta)
@@ -57,7 +57,7 @@ def test_pager_or_warden_killed_again_and_again(
     alpha: LabHost, beta: LabHost, large: int, sabotage: Any, act: str, phase: str
 ) -> None:
     """SIGKILL every tenth of a second, from the restore or from the resume on."""
-    run = sabotage(large, phase, act, options="--copy-files --resume instant")
+    run = sabotage(large, phase, act)
     assert run.status == 0, run.explain()
     killed = re.search(r"saboteur: (\d+) killed", run.err)
     assert killed, run.explain()
@@ -68,7 +68,7 @@ def test_pager_or_warden_killed_again_and_again(
     assert gap(after) < run.report["downtime_seconds"] + 10
 
 
-def test_eager_on_request(alpha: LabHost, beta: LabHost, started: Started, nothing_behind: None, migrate: Any) -> None:
+def test_eager_on_request(nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any) -> None:
     pid = started.launch("sleep", "100000")
     run = migrate("--resume", "eager", str(pid), "beta")
     assert run.status == 0, run.explain()
@@ -96,7 +96,7 @@ def test_memory_shared_since_a_fork_does_not_multiply(
     rollups = "cat /proc/{0}/smaps_rollup $(pgrep -P {0} | sed 's,.*,/proc/&/smaps_rollup,')"
     pss = rollups + " | awk '/^Pss:/ {{s+=$2}} END {{print s}}'"
     before = int(alpha.run(pss.format(pid)).out)
-    run = migrate("--resume", "instant", str(pid), "beta")
+    run = migrate(str(pid), "beta")
     assert run.status == 0, run.explain()
     assert run.report["resume"] == "eager"
     assert any("shared" in event["text"] for event in run.of("note")), run.explain()
@@ -145,7 +145,7 @@ def test_forks_moves_and_removals_while_memory_fills(
     pid = started.launch("python3", "-c", FORKER)
     time.sleep(3)
     assert alpha.read("/run/forker").endswith("True")
-    run = migrate("--resume", "instant", str(pid), "beta")
+    run = migrate(str(pid), "beta")
     assert run.status == 0, run.explain()
     time.sleep(1)
     turn, verdict = beta.read("/run/forker").split()

@@ -85,8 +85,11 @@ def fill_images() -> None:
 
 
 def kill_restoring_criu() -> None:
-    """Kill the next criu that appears on the target."""
-    waiter = "for i in $(seq 100000); do pkill -KILL -x criu && echo killed && break; done"
+    """Kill the next criu that restores on the target. To be said early: a restore can be over in a few milliseconds."""
+    kill = (
+        "for p in $(pgrep -x criu); do grep -q restore /proc/$p/cmdline && kill -KILL $p && echo killed && exit; done"
+    )
+    waiter = f"for i in $(seq 100000); do {kill}; done"
     process = subprocess.Popen(["ssh", "-n", "beta", f"echo ready; {waiter}"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
