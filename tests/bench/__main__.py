@@ -1,6 +1,6 @@
 """`python -m tests.bench`: two steps of `vagrant/lab bench`, which brings the labs up in between.
 
-measure --lab NAME --backend netns|vm [--quick] [--rows ROW…] RESULTS     on a lab that is up; adds lines to RESULTS
+measure --lab NAME --backend netns|vm [--quick] [--rows ROW…] RESULTS     on a lab that is up; adds to RESULTS
 show [--json] [--picture FILE] [--markdown] RESULTS                       all that is in RESULTS
 """
 
@@ -25,12 +25,13 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--lab", required=True)
     measure.add_argument("--backend", choices=rows.BACKENDS, required=True)
     measure.add_argument("--quick", action="store_true")
-    measure.add_argument("--rows", nargs="+", choices=list(rows.ROWS), default=list(rows.ROWS))
     show = commands.add_parser("show")
     show.add_argument("--json", action="store_true")
     show.add_argument("--markdown", action="store_true")
     show.add_argument("--picture", type=Path)
+    show.add_argument("--backends", nargs="+", choices=rows.BACKENDS, default=rows.BACKENDS)
     for command in (measure, show):
+        command.add_argument("--rows", nargs="+", choices=list(rows.ROWS), default=list(rows.ROWS))
         command.add_argument("results", type=Path)
     return top
 
@@ -45,12 +46,13 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of a {model}, kernel {os.uname().release.split('-')[0]}"
 
 
-def measure(lab: str, backend: str, quick: bool, chosen: Sequence[str], kept: Path) -> None:
-    """Every chosen row that this backend measures; a row that fails says so, and the others go on."""
+def measure(lab: str, backend: str, quick: bool, chosen: Sequence[str], kept: Path) -> int:
+    """Every chosen row that this backend measures; a row that fails says so, and the others go on. 1 if one did."""
     from tests.bench import measures, moves  # needs paramiko, which `show` must do without
 
     sizes = (measures.QUICK if quick else measures.FULL)[backend]
     results: list[Result] = []
+    failed = 0
     with moves.Bench.on(lab, backend) as bench:
         for row in (row for row in rows.ROWS if row in chosen and backend in rows.ROWS[row]):
             began = time.monotonic()
@@ -60,12 +62,14 @@ def measure(lab: str, backend: str, quick: bool, chosen: Sequence[str], kept: Pa
             except measures.Unavailable as reason:
                 results.append(rows.not_measured(row, backend, str(reason)))
             except (moves.BenchError, AssertionError, TimeoutError, KeyError, ValueError, OSError) as error:
+                failed = 1
                 print(f"bench: {row} on {backend} failed: {error}", file=sys.stderr)
                 first = (str(error).splitlines() or [type(error).__name__])[0]
                 results.append(rows.not_measured(row, backend, f"failed: {first[:200]}"))
             said = "; ".join(" ".join(table.cells(each)[2:3]) for each in results if each.row == row)
             print(f"bench: {row} on {backend}: {said} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
             _keep(kept, measures.judged(results))
+    return failed
 
 
 def _keep(kept: Path, results: Sequence[Result]) -> None:
@@ -81,12 +85,12 @@ def read(kept: Path) -> list[Result]:
 
 
 def main() -> int:
-    """0; figures never fail anything, they are only shown."""
+    """1 when a row failed to be measured; how good the figures are fails nothing."""
     options = parser().parse_args()
     if options.command == "measure":
-        measure(options.lab, options.backend, options.quick, options.rows, options.results)
-        return 0
-    results = rows.in_order(read(options.results))
+        return measure(options.lab, options.backend, options.quick, options.rows, options.results)
+    missing = rows.elsewhere(options.rows, options.backends)
+    results = rows.in_order([*read(options.results), *missing])
     if options.picture:
         options.picture.write_text(picture.svg(results, machine()))
     if options.json:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from labkit import cache, checks, demo, image, netns, packages, project, record, seed, ssh, tree, vm
+from labkit import bench, cache, checks, demo, image, netns, packages, project, record, seed, ssh, tree, vm
 from labkit.run import LabError, say, step
 
 PLACE = f"""
@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     )
     test.add_argument("--all", action="store_true", dest="everything", help="also what is too long for CI")
     test.add_argument("--backend", choices=checks.BACKENDS, help="live tests on this kind of lab only")
+    measured = commands.add_parser("bench", help="from nothing: measure migrations, beside the usual ways")
+    measured.add_argument("--backend", choices=bench.BACKENDS, help="default: one after the other")
+    measured.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    measured.add_argument("--json", action="store_true", help="one object a row instead of the table")
+    measured.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these only, e.g. 'by hand' ours")
+    measured.add_argument("--picture", type=Path, metavar="FILE", help="where the SVG goes")
     commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
     commands.add_parser("down", parents=[named], help="stop both hosts and remove what they left")
     status = commands.add_parser("status", parents=[named], help="where the hosts are")
@@ -58,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def up(name: str, backend: str) -> record.Lab:
-    """The lab with this name, running; what a crash left of it is cleaned first."""
+def up(name: str, backend: str, memory: str = "") -> record.Lab:
+    """The lab with this name, running; what a crash left of it is cleaned first. `memory` is a virtual machine's."""
     there = record.load(name)
     if there is not None and there.state == "up" and there.backend == backend:
         say(f"lab '{name}' is up already")
@@ -68,7 +74,7 @@ def up(name: str, backend: str) -> record.Lab:
     if there is not None:
         say(f"clearing what is left of lab '{name}'")
     down(name)
-    lab = record.Lab(name, backend)
+    lab = record.Lab(name, backend, memory=memory)
     if backend == "netns":
         netns.require()
         with cache.lock("build"):
@@ -169,8 +175,19 @@ def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> in
     return done.report()
 
 
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Labs of its own, one after the other."""
+    with cache.lock("build"):
+        python = project.developer_python()
+    backends = (arguments.backend,) if arguments.backend else bench.BACKENDS
+    wanted = bench.Wanted(backends, arguments.quick, tuple(arguments.rows), arguments.json, arguments.picture)
+    return bench.play(python, wanted, f"bench-{os.getpid()}", up, down)
+
+
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """One command."""
+    if arguments.command == "bench":
+        return run_bench(arguments)
     if arguments.command == "test":
         return run_tests(arguments.everything, arguments.backend, rest)
     if arguments.command == "demo":

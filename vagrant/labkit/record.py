@@ -44,6 +44,7 @@ class Lab:
     backend: str
     hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
     accelerator: str = ""
+    memory: str = ""  # of each virtual machine, in QEMU's words; the usual, if empty
     project: str = ""  # digest of the source that is installed on alpha
     is_ready: bool = False  # the start came to its end
 

@@ -79,7 +79,7 @@ def _boots(boot: Boot, name: str) -> bool:
     return initrd.PROBE_ANSWER in said.stdout.decode(errors="replace")
 
 
-def machine_arguments(accelerator_name: str, boot: Boot, kernel_words: str) -> list[str]:
+def machine_arguments(accelerator_name: str, boot: Boot, kernel_words: str, memory: str = MEMORY) -> list[str]:
     """What every machine of the lab has."""
     accel = (
         ["-accel", "kvm", "-cpu", "host"]
@@ -88,7 +88,7 @@ def machine_arguments(accelerator_name: str, boot: Boot, kernel_words: str) -> l
     )
     words = f"console=ttyS0 quiet loglevel=4 net.ifnames=0 {kernel_words}"
     return [
-        *("-nodefaults", "-display", "none", "-machine", "q35", *accel, "-smp", "1", "-m", MEMORY),
+        *("-nodefaults", "-display", "none", "-machine", "q35", *accel, "-smp", "1", "-m", memory),
         *("-device", "virtio-rng-pci"),
         *("-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", words),
     ]
@@ -130,7 +130,8 @@ def start(lab: record.Lab, images: Images, boot: Boot) -> None:
         base: list[str | Path] = ["-b", images.of(name), "-F", "raw"]
         run(["qemu-img", "create", "-q", "-f", "qcow2", *base, lab.folder / f"{name}.qcow2"])
         command = [QEMU, "-name", marker(lab, name), *host_arguments(name, host.control_port)]
-        command += machine_arguments(lab.accelerator, boot, kernel_words(lab.name, name))
+        words = kernel_words(lab.name, name)
+        command += machine_arguments(lab.accelerator, boot, words, lab.memory or MEMORY)
         with (lab.folder / f"{name}.qemu.log").open("wb") as log:
             started = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=lab.folder, start_new_session=True
