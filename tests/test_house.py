@@ -21,7 +21,6 @@ TABLES = {"agent/protocol.py"}
 DOORS = {
     "asyncssh": {"migrator/transport.py"},
     "tqdm": {"migrator/progress.py"},
-    "psutil": {"agent/process.py"},
     "zstandard": {"migrator/transport.py"},
 }
 """Third-party package -> the one module that may import it."""
