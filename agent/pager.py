@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Optional
 
 from agent import userfault
-from agent.pagemap import PAGE, Index, Memory
+from agent.pageindex import Index, Memory
+from agent.pagemap import PAGE
 from agent.pending import Pages, Pending, Space
 from agent.record import COPIED, GONE, TASK, Record
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -29,6 +30,7 @@ class Pages:
         self.size = os.fstat(self.descriptor).st_size
         address = _libc.mmap(None, self.size, mmap.PROT_READ, mmap.MAP_SHARED, self.descriptor, 0)
         if address in (None, ctypes.c_void_p(-1).value):
+            os.close(self.descriptor)
             raise OSError(ctypes.get_errno(), f"{path} can't be mapped")
         self.address: int = address
 
@@ -47,37 +49,60 @@ Piece = tuple[int, int, int, int]
 
 
 class Pending:
-    """What of one address space is still to come: pieces by their address there, ascending."""
+    """What of one address space is still to come: pieces by their address there, ascending and without overlap.
+
+    Parallel arrays: torn memory has millions of pieces.
+    """
 
     def __init__(self, pieces: Iterable[Piece]) -> None:
-        self._pieces = list(pieces)
-        self._starts = [piece[0] for piece in self._pieces]
-        self.size = sum(piece[1] - piece[0] for piece in self._pieces)
+        self._starts = array("Q")
+        self._ends = array("Q")
+        self._images = array("I")
+        self._offsets = array("Q")
+        self.size = 0
+        for start, end, image, offset in pieces:
+            self._starts.append(start)
+            self._ends.append(end)
+            self._images.append(image)
+            self._offsets.append(offset)
+            self.size += end - start
 
     def copy(self) -> Pending:
         """The same for a forked child."""
-        return Pending(self._pieces)
+        twin = Pending(())
+        twin._starts, twin._ends = self._starts[:], self._ends[:]
+        twin._images, twin._offsets = self._images[:], self._offsets[:]
+        twin.size = self.size
+        return twin
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        """All of it."""
+        return zip(self._starts, self._ends, self._images, self._offsets)
+
+    def _piece(self, place: int) -> Piece:
+        return self._starts[place], self._ends[place], self._images[place], self._offsets[place]
 
     def at(self, address: int) -> Optional[Piece]:
         """The piece that holds an address."""
         place = bisect_right(self._starts, address) - 1
-        if place >= 0 and address < self._pieces[place][1]:
-            return self._pieces[place]
+        if place >= 0 and address < self._ends[place]:
+            return self._piece(place)
         return None
 
     @property
     def first(self) -> Optional[Piece]:
         """The last piece of all: from the end, dropping is cheapest."""
-        return self._pieces[-1] if self._pieces else None
+        return self._piece(-1) if self._starts else None
 
     def drop(self, start: int, end: int) -> list[Piece]:
         """Take a range out; what of it was still to come."""
         place = max(0, bisect_right(self._starts, start) - 1)
+        stop = place
         out: list[Piece] = []
         kept: list[Piece] = []
-        stop = place
-        while stop < len(self._pieces) and self._pieces[stop][0] < end:
-            first, last, image, offset = self._pieces[stop]
+        while stop < len(self._starts) and self._starts[stop] < end:
+            first, last, image, offset = self._piece(stop)
             low, high = max(first, start), min(last, end)
             if low < high:
                 out.append((low, high, image, offset + low - first))
@@ -86,13 +111,18 @@ class Pending:
                 if high < last:
                     kept.append((high, last, image, offset + high - first))
             else:
-                kept.append(self._pieces[stop])
+                kept.append((first, last, image, offset))
             stop += 1
         if out:
-            self._pieces[place:stop] = kept
-            self._starts[place:stop] = [piece[0] for piece in kept]
+            self._replace(place, stop, kept)
             self.size -= sum(high - low for low, high, _, _ in out)
         return out
+
+    def _replace(self, place: int, stop: int, pieces: list[Piece]) -> None:
+        self._starts[place:stop] = array("Q", [piece[0] for piece in pieces])
+        self._ends[place:stop] = array("Q", [piece[1] for piece in pieces])
+        self._images[place:stop] = array("I", [piece[2] for piece in pieces])
+        self._offsets[place:stop] = array("Q", [piece[3] for piece in pieces])
 
     def move(self, start: int, to: int, length: int) -> None:
         """A range has another address now."""
@@ -104,8 +134,7 @@ class Pending:
     def insert(self, piece: Piece) -> None:
         """One more piece, where there is none."""
         place = bisect_right(self._starts, piece[0])
-        self._pieces.insert(place, piece)
-        self._starts.insert(place, piece[0])
+        self._replace(place, place, [piece])
         self.size += piece[1] - piece[0]
 
 
