@@ -133,6 +133,13 @@ def _migrate_parser() -> argparse.ArgumentParser:
         default=precopy.Limits.max_rounds,
         help="pre-copy rounds at most; 0 moves everything in the freeze (default: %(default)s)",
     )
+    parser.add_argument(
+        "--on-no-converge",
+        choices=("freeze", "fail"),
+        default=precopy.Limits.on_no_converge.value,
+        help="where the predicted downtime stays above the limit: move it all the same, or leave it where it is "
+        "(default: %(default)s)",
+    )
     return parser
 
 
@@ -142,7 +149,10 @@ def _check_parser() -> argparse.ArgumentParser:
         description="Say everything that stands in the way of moving a process tree; change nothing.",
     )
     _add_order(parser)
-    parser.set_defaults(max_downtime=precopy.Limits.max_downtime, max_rounds=precopy.Limits.max_rounds)
+    limits = precopy.Limits()
+    parser.set_defaults(
+        max_downtime=limits.max_downtime, max_rounds=limits.max_rounds, on_no_converge=limits.on_no_converge
+    )
     return parser
 
 
@@ -244,7 +254,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
         pid=options.pid,
         target=transport.parse_target(options.host),
         wishes=plan.Wishes(options.copy_files, options.require_precopy, options.resume == "instant"),
-        limits=precopy.Limits(options.max_downtime, options.max_rounds),
+        limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
         criu=options.criu,
     )

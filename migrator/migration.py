@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import os
 import secrets
 import socket
 import time
 from collections.abc import Awaitable
 
 from agent import protocol
-from migrator import errors, plan, precopy
+from migrator import errors, history, plan, precopy
+from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks
 from migrator.peer import PeerFault, PeerLost, error_of
 from migrator.phases import Careful, Observer, Phase, Report
 from migrator.rounds import Rounds
 from migrator.together import all_of, both, uninterrupted
-
-EAGER_RATE = 1.0 * 1024**3
-"""Bytes a second of an eager `criu restore` (0.8 to 1.3 s a GiB, DESIGN)."""
 
 _LOST = (PeerFault, PeerLost, errors.MigrateError)
 
@@ -31,9 +31,10 @@ _LOST = (PeerFault, PeerLost, errors.MigrateError)
 class Migration:
     """One migration, once."""
 
-    def __init__(self, order: Order, observer: Observer, links: Links) -> None:
+    def __init__(self, order: Order, observer: Observer, links: Links, history: History | None = None) -> None:
         self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self._order = order
+        self._history = history or History(None)
         self._observer = Careful(observer)
         self._ends = Ends(links, self._observer)
         self._started = time.monotonic()
@@ -156,12 +157,12 @@ class Migration:
         await self._observer.phase(Phase.PRECOPY)
         if self._plan.copy_files:
             await self._copy_files("files-1")
+        limits, costs = self._order.limits, self._history.costs(str(self._order.target))
         if not self._plan.precopy:
-            return 1
-        rate = 0.0 if self._plan.instant else EAGER_RATE
-        return await self._rounds.precopy(
-            self._order.limits, precopy.Costs(memory=self._plan.tree.memory, restore_rate=rate)
-        )
+            limits = dataclasses.replace(limits, max_rounds=0)
+        restore_rate = 0.0 if self._plan.instant else costs.restore_rate or precopy.TYPICAL_RESTORE_RATE
+        costs = dataclasses.replace(costs, memory=self._plan.tree.memory, restore_rate=restore_rate)
+        return await self._rounds.precopy(limits, costs)
 
     async def _copy_files(self, stream: str) -> protocol.Moved:
         paths = self._plan.copy_files
@@ -235,6 +236,10 @@ class Migration:
             await self._clean(end)
         report = self._report("migrated", pid, downtime)
         self._observer.report(report)
+        memory = 0 if self._plan.instant else self._plan.tree.memory
+        self._history.learn(
+            str(self._order.target), Measured(downtime, self._restore_seconds, memory, self._rounds.done)
+        )
         return report
 
     async def _resume(self, killed: protocol.Killed) -> int:
@@ -337,6 +342,7 @@ class Migration:
             target=str(self._order.target),
             rounds=tuple(self._rounds.done),
             downtime_seconds=downtime,
+            predicted_downtime_seconds=self._rounds.predicted_downtime,
             freeze_seconds=self._freeze_seconds,
             restore_seconds=self._restore_seconds,
             total_seconds=time.monotonic() - self._started,
@@ -352,7 +358,7 @@ class Migration:
 
 async def migrate(order: Order, observer: Observer) -> Report:
     """Move a process tree. Raises MigrateError, or CancelledError after everything was undone."""
-    return await Migration(order, observer, RealLinks(order)).run()
+    return await Migration(order, observer, RealLinks(order), history.of_user(os.environ, os.geteuid())).run()
 
 
 async def check(order: Order, observer: Observer) -> tuple[plan.Plan, tuple[plan.Obstacle, ...]]:

@@ -56,6 +56,7 @@ class Report:
     fill_seconds: float = 0.0
     faults: int = 0
     longest_fault_seconds: float = 0.0
+    predicted_downtime_seconds: float = 0.0  # when the freeze was decided; 0 where it never came to that
 
 
 class Observer(Protocol):

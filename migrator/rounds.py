@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 
 from agent import protocol
-from migrator import precopy
+from migrator import errors, precopy
 from migrator.hosts import Ends
 from migrator.phases import Observer, Round
 from migrator.together import both
+
+_ADVICE = "allow more with --max-downtime, try when it is less busy, or move it all the same: --on-no-converge freeze"
 
 
 class Rounds:
@@ -25,6 +27,8 @@ class Rounds:
         self._ends = ends
         self._observer = observer
         self._wire_bytes_before = 0  # when this round began
+        self.predicted_downtime = 0.0
+        """Seconds, as the controller saw it when it decided to freeze."""
 
     def count(self, size: int) -> None:
         """So many bytes went over the link."""
@@ -43,14 +47,20 @@ class Rounds:
         self._observer.round_done(number, done, final)
 
     async def precopy(self, limits: precopy.Limits, costs: precopy.Costs) -> int:
-        """Rounds while the tree runs, until the controller says freeze. Returns the final dump's number."""
+        """Rounds while the tree runs, until the controller says freeze. Returns the final dump's number.
+
+        Raises NotConverging where the operator would rather have it stay than be frozen for longer than the limit.
+        """
         number = 1
         while True:
             decision = precopy.decide(self.done, limits, costs)
+            self.predicted_downtime = decision.predicted_downtime
             if decision.action is precopy.Action.FREEZE:
                 tell = self._observer.detail if decision.within_limit else self._observer.note
                 tell(f"freezing: {decision.reason}")
                 return number
+            if decision.action is precopy.Action.FAIL:
+                raise errors.NotConverging(decision.reason, hint=_ADVICE)
             self.begin(number, decision.predicted_bytes, final=False)
             started = time.monotonic()
             dumped, accepted = await both(

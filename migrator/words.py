@@ -63,9 +63,15 @@ def summary(report: Report) -> str:
         return ""
     return (
         f"running on {escape(report.target)} as pid {report.target_pid}: "
-        f"down {seconds_text(report.downtime_seconds, upper=True)}, total {seconds_text(report.total_seconds)}, "
+        f"down {seconds_text(report.downtime_seconds, upper=True)}{_predicted(report)}, "
+        f"total {seconds_text(report.total_seconds)}, "
         f"{bytes_text(report.bytes)} in {bytes_text(report.wire_bytes)} on the wire\n"
     )
+
+
+def _predicted(report: Report) -> str:
+    predicted = report.predicted_downtime_seconds
+    return f" (predicted {seconds_text(predicted)})" if predicted > 0 else ""
 
 
 def error_text(error: MigrateError) -> str:
