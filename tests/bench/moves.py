@@ -27,9 +27,6 @@ NOISE = 4 << 20
 CIPHER = "aes128-gcm@openssh.com"
 """What `migrate` chooses by itself, and so what everybody else gets."""
 
-STAMP = "import sys, time\nfor line in sys.stdin: print(time.time(), line, end='', flush=True)"
-"""Puts the host's time before every line that `migrate` prints."""
-
 WITNESS = {
     "netns": ("--rest", "3600"),
     # an emulated CPU is a tenth of a real one, and has to run criu and ssh as well
@@ -159,7 +156,7 @@ class Bench:
     def migrate(self, pid: int, *options: str) -> tuple[dict[str, Any], dict[str, float]]:
         """`migrate` alone: its report, and when each phase began."""
         words = shlex.join(["migrate", "--json", "--resume", "instant", *options, str(pid), "beta"])
-        said = self.alpha.run(f"{words} 2>&1 | python3 -uc {shlex.quote(STAMP)}", seconds=1800).out
+        said = self.alpha.run(f"{words} 2>&1 | python3 -u {PLACE}/stamp.py", seconds=1800).out
         at: dict[str, float] = {}
         report: dict[str, Any] = {}
         for line in said.splitlines():

@@ -5,7 +5,7 @@
     watch.py logs           until its input ends, reads criu's logs of migrations, which go when a migration is over;
                             then one JSON object, name -> text
 
-Others are all new processes but the tree and our own: `migrate`, agents, pager, warden, criu, sshd's children, by their
+Others are all new processes but the tree and the benchmark's (`migrate`, agents, pager, warden, criu, sshd), by their
 PSS. Images are what lies in the migrations' own file systems. The tree is taken by RSS, which is read at no cost to it.
 """
 
@@ -79,6 +79,13 @@ def turns() -> Iterator[float]:
         yield time.time()
 
 
+def of_bench(pid: int) -> bool:
+    """Whether it is what runs `migrate` for the benchmark and puts the time before its lines."""
+    with contextlib.suppress(OSError):
+        return b"stamp.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return True
+
+
 def memory(tree: int) -> list[tuple[float, int, int, int]]:
     """Samples of what the tree and the others take."""
     there = processes()
@@ -86,7 +93,9 @@ def memory(tree: int) -> list[tuple[float, int, int, int]]:
     samples = []
     for now in turns():
         of_tree = {pid for pid in processes() if pid == tree or session(pid) == tree}
-        others = processes() - there - mine - of_tree
+        now_there = processes()
+        there &= now_there  # a number that is given out again is another process
+        others = [pid for pid in now_there - there - mine - of_tree if not of_bench(pid)]
         samples.append((now, images(), sum(map(pss, others)), sum(map(rss, of_tree))))
     return samples
 
