@@ -135,11 +135,14 @@ class Bench:
         """`watch.py` on a host meanwhile; what it saw is in the list afterwards."""
         channel = host.start(shlex.join(["python3", f"{PLACE}/watch.py", *words]))
         seen: list[Any] = []
+        said = bytearray()
+        while not said.endswith(b"\n"):
+            said += channel.recv(64)
+        said.clear()
         try:
             yield seen
         finally:
             channel.shutdown_write()
-            said = bytearray()
             while part := channel.recv(1 << 20):
                 said += part
             channel.close()

@@ -1,9 +1,11 @@
 """What a migration takes on one host, seen from outside. Standard library only; runs on the lab's hosts.
 
-    watch.py memory PID     until its input ends, samples what the tree of PID takes and what everything takes that came
-                            since the start; then one JSON list of [time, images, others, tree], in bytes
-    watch.py logs           until its input ends, reads criu's logs of migrations, which go when a migration is over;
-                            then one JSON object, name -> text
+    watch.py memory PID     samples what the tree of PID takes, and what everything takes that came since the start; in
+                            the end one JSON list of [time, images, others, tree], in bytes
+    watch.py logs           reads criu's logs of new migrations, which go when a migration is over; in the end one JSON
+                            object, name -> text
+
+Both say `watching` when they have begun, and end with their input.
 
 Others are all new processes but the tree and the benchmark's (`migrate`, agents, pager, warden, criu, sshd), by their
 PSS. Images are what lies in the migrations' own file systems. The tree is taken by RSS, which is read at no cost to it.
@@ -75,6 +77,7 @@ def images() -> int:
 
 def turns() -> Iterator[float]:
     """The time, again and again until our input ends."""
+    print("watching", flush=True)
     while not select.select([0], [], [], INTERVAL)[0]:
         yield time.time()
 
