@@ -113,14 +113,26 @@ class Pair:
     # --- the warden ---
 
     def guard(self, pager: int, *, child: bool) -> int:
-        """Watch the pager and replace it when it dies; the exit status when there is nothing left to watch."""
+        """Watch the pager (a pidfd) and replace it when it dies; the exit status when there is nothing left to watch.
+
+        Never leaves on an error of its own: the descriptors stay open, whatever happens.
+        """
+        try:
+            return self._guard(pager, child=child)
+        except BaseException:
+            _say(traceback.format_exc())
+            self.stop_tree()
+            _give_up()
+
+    def _guard(self, pager: int, *, child: bool) -> int:
+        # a pager, whose child this may be, ignores it; and then there is nothing to wait for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         deaths, progress = 0, self.record.progress
-        descriptor = os.pidfd_open(pager)
         while True:
-            select.select([descriptor], [], [])
-            os.close(descriptor)
+            select.select([pager], [], [])
             if child:
-                os.waitpid(pager, 0)
+                os.waitid(os.P_PIDFD, pager, os.WEXITED)
+            os.close(pager)
             if self.record.finished:
                 return 0
             deaths = deaths + 1 if progress == self.record.progress else 1
@@ -128,22 +140,19 @@ class Pair:
             self.stop_tree()
             if deaths > REPLACEMENTS:
                 _give_up()
-            warden = os.getpid()
-            pager = fork_sharing()
-            if pager == 0:
-                live(self, warden, again=True)
+            pager = start_pager(self, again=True)
             child = True
-            descriptor = os.pidfd_open(pager)
 
 
 class Life:
     """One life of a pager, as a process."""
 
     def __init__(self, pair: Pair, warden: int, *, again: bool) -> None:
+        """`warden` is a pidfd."""
         self._pair = pair
         self._record = pair.record
         self._pager = Pager(pair.images, pair.record, pair.listener)
-        self._warden = os.pidfd_open(warden)
+        self._warden = warden
         self._control: Optional[socket.socket] = None
         self._again = again
         self._left = False
@@ -199,7 +208,8 @@ class Life:
         self._pager.unwatch(self._warden)
         os.close(self._warden)
         self._pair.stop_tree()
-        pager = os.getpid()
+        # open before there is a warden: it may be too late when that comes to it
+        pager = os.pidfd_open(os.getpid())
         warden = fork_sharing()
         if warden == 0:
             _to_the_end(lambda: self._pair.guard(pager, child=False))
@@ -260,9 +270,14 @@ def _give_up() -> NoReturn:
         time.sleep(3600)
 
 
-def live(pair: Pair, warden: int, *, again: bool) -> NoReturn:
-    """Be a pager until the end of this process."""
-    _to_the_end(lambda: Life(pair, warden, again=again).run())
+def start_pager(pair: Pair, *, again: bool) -> int:
+    """A pager that watches us in turn; its pidfd."""
+    # open before there is a pager: we may be dead when that comes to it
+    warden = os.pidfd_open(os.getpid())
+    pager = fork_sharing()
+    if pager == 0:
+        _to_the_end(lambda: Life(pair, warden, again=again).run())
+    return os.pidfd_open(pager)
 
 
 def _to_the_end(act: Callable[[], int]) -> NoReturn:
@@ -311,8 +326,4 @@ def main(images: Path, journal: Path) -> int:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     pair = Pair(images, journal)
-    warden = os.getpid()
-    pager = fork_sharing()
-    if pager == 0:
-        live(pair, warden, again=False)
-    return pair.guard(pager, child=True)
+    return pair.guard(start_pager(pair, again=False), child=True)
