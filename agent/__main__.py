@@ -7,7 +7,7 @@ import sys
 
 def main() -> int:
     """Parse the arguments and serve, or carry one bulk stream."""
-    if sys.argv[1:2] == ["relay"] and len(sys.argv) == 4:
+    if sys.argv[1:2] == ["relay"] and len(sys.argv) in (4, 5):
         # a relay is started in every migration while somebody waits: it loads nothing that it does not need
         from agent import bulk
 
@@ -33,7 +33,7 @@ def main() -> int:
     serve.add_argument("--state", type=Path, help="directory of journals and logs")
     serve.add_argument("--run", type=Path, help="directory of images, sockets and locks")
     serve.add_argument("--criu", help="criu to drive")
-    commands.add_parser("relay", help="SOCKET NAME: carry one bulk stream between standard streams and a socket")
+    commands.add_parser("relay", help="SOCKET NAME [FORM]: carry one bulk stream between standard streams and a socket")
     commands.add_parser("pager", help="IMAGES JOURNAL: fill a restored tree's memory")
     arguments = parser.parse_args()
     if arguments.command != "serve":

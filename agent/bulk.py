@@ -1,8 +1,8 @@
 """Bulk streams of one host: the agent's unix socket that they arrive at, and the relay that brings them there.
 
-Owns the socket, the header line `STREAM <name>` and the moving of raw bytes; knows nothing of what they mean. The end
-of a stream does not tell that all of it came, since a cut connection ends it just so: what it carries must say itself
-where it ends (the page server's protocol and tar do).
+Owns the socket, the header line `STREAM <name>` and the moving of bytes, raw or unpacked; knows nothing of what they
+mean. The end of a stream does not tell that all of it came, since a cut connection ends it just so: what it carries
+must say itself where it ends (the page server's protocol, tar and frames do).
 
 A stream's far end is the migrator: directly on the source, behind an SSH channel and `relay` on the target. sshd gives
 a command pipes, criu's `--ps-socket` wants a socket: hence the relay. Refuses every connection of another user, and
@@ -22,6 +22,7 @@ import struct
 TYPE_CHECKING = False  # what typing would give, without its 5 ms
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from pathlib import Path
 
 PATH_LIMIT = 107
@@ -38,6 +39,9 @@ HEADER_LIMIT = 256
 
 BUFFER = 1 << 20
 """Bytes that are moved at a time, and asked for as room in pipes and sockets."""
+
+DAMAGED = "the stream is damaged"
+"""protocol.py's."""
 
 _SO_SNDBUFFORCE = 32
 _F_SETPIPE_SZ = 1031
@@ -195,8 +199,11 @@ def _name(line: bytes) -> str | None:
         return None
 
 
-def relay(socket_path: str, name: str) -> int:
+def relay(socket_path: str, name: str, form: str = "plain") -> int:
     """Join stdin and stdout to the stream `name` of the agent at `socket_path`; return the exit code.
+
+    With the form "packed" stdin brings frames (see `frames`), and the agent gets what they stand for; the other
+    direction is plain. What is no such frame ends both directions, and stderr says `DAMAGED`.
 
     The first line on stdout is the header again: the stream stands, and what a login shell printed before is no part of
     it. Either direction ends on its own (half-close); all ends when both have, or when the agent's side has gone
@@ -228,18 +235,19 @@ def relay(socket_path: str, name: str) -> int:
     _widen(1)
     failed: list[int] = []
     sending = _thread.allocate_lock()
+    bad, pass_on = _inwards(form)
 
     def inwards() -> None:
         incoming = select.poll()
         incoming.register(0, select.POLLIN)
-        buffer = bytearray(BUFFER)
         while incoming.poll():
             with sending:
                 try:
-                    if not _stdin_to_socket(sock, buffer):
+                    if not pass_on(sock):
                         return
-                except OSError as error:
-                    failed.append(_complain(name, "towards the agent", error))
+                except (OSError, bad) as error:
+                    why = DAMAGED if isinstance(error, bad) else "towards the agent"
+                    failed.append(_complain(name, why, error))
                     _shut(sock, socket.SHUT_RDWR)  # half a stream is of no use: end the other direction as well
                     return
 
@@ -253,21 +261,41 @@ def relay(socket_path: str, name: str) -> int:
             end.unregister(sock)
             end.register(0, select.POLLIN)
             if not failed and end.poll(0):
-                _stdin_to_socket(sock, bytearray(1))  # what still waits can't be delivered, its end can
-    except OSError as error:
+                pass_on(sock)  # what still waits can't be delivered, its end can
+    except (OSError, bad) as error:
         _shut(sock, socket.SHUT_RDWR)
         return _complain(name, "the agent has left", error)
     return 1 if failed else 0
 
 
-def _stdin_to_socket(sock: socket.socket, buffer: bytearray) -> bool:
-    """Pass on what waits on stdin; False when that was its end."""
-    count = os.readv(0, [buffer])
-    if count:
-        sock.sendall(memoryview(buffer)[:count])
-    else:
-        _shut(sock, socket.SHUT_WR)
-    return bool(count)
+def _inwards(form: str) -> tuple[type[Exception], Callable[[socket.socket], bool]]:
+    """What passes on what waits on stdin, returning False when that was its end; and what it raises beside OSError."""
+    if form == "packed":
+        from agent import frames, zstd
+
+        coming = frames.Frames(zstd.find()[1])
+
+        def unpacked(sock: socket.socket) -> bool:
+            count = os.readv(0, [coming.room()])
+            for piece in coming.took(count):
+                sock.sendall(piece)
+            if not count:
+                _shut(sock, socket.SHUT_WR)
+            return bool(count)
+
+        return frames.BadFrames, unpacked
+
+    buffer = bytearray(BUFFER)
+
+    def plain(sock: socket.socket) -> bool:
+        count = os.readv(0, [buffer])
+        if count:
+            sock.sendall(memoryview(buffer)[:count])
+        else:
+            _shut(sock, socket.SHUT_WR)
+        return bool(count)
+
+    return BrokenStream, plain  # raised by nothing here: any bytes are a plain stream
 
 
 def _socket_to_stdout(sock: socket.socket) -> None:

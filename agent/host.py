@@ -9,7 +9,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from agent import process, userfault, warden
+from agent import process, userfault, warden, zstd
 from agent.criu import Criu
 from agent.peculiar import SYSTEMD
 from agent.protocol import HostFacts, Probe
@@ -38,6 +38,7 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         systemd=SYSTEMD.is_dir(),
         cpuinfo=await _cpuinfo(criu) if version and probe.want_cpuinfo else "",
         no_lazy_pages=userfault.available() or warden.available(),
+        zstd=zstd.find()[0],
         cpu_check=await _cpu_check(criu, probe.cpuinfo) if version and probe.cpuinfo else "",
     )
 

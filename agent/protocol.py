@@ -4,7 +4,14 @@ This file is the protocol's document; it imports nothing of ours and touches no 
 
 **Channels.** Control is one JSON object a line on the agent's stdin and stdout; logs go to its stderr. Bulk data
 travels on named streams: connections to the agent's unix socket (`Prepared.socket`), each opened with one line
-`STREAM <name>\n` and raw bytes after it.
+`STREAM <name>\n` and raw bytes after it. On their way to the target's relay they may be packed: frames, each with a
+head of nine bytes (`!cII`: kind, the size that it stands for, the length of the body that follows):
+
+    P  plain     the body itself
+    Z  packed    one zstd frame with a checksum
+    0  zeros     so many zero bytes; no body
+    .  the end   without it the stream was cut off
+
 
 **Banner.** The first line each way is plain text, for `cat` and for tired people:
 
@@ -38,6 +45,11 @@ HEARTBEAT = b"\n"
 HEARTBEAT_SECONDS = 10.0
 STREAM_HEADER = "STREAM"
 """First word of the line that names a bulk stream."""
+FRAME_HEAD = "!cII"
+FRAME_LARGEST = 1 << 20
+"""Bytes that a frame of a packed stream stands for at most."""
+STREAM_DAMAGED = "the stream is damaged"
+"""In the line that a relay writes to its stderr when what came is no packed stream."""
 
 # --- faults ----------------------------------------------------------------------------------------------------------
 
@@ -94,6 +106,7 @@ class HostFacts:
     cpuinfo: str  # source: base64 of cpuinfo.img (cpu of this host); "" where criu cannot tell
     cpu_check: str  # target: "" when the given cpuinfo is compatible, else criu's words
     no_lazy_pages: str = ""  # target: why memory can't be filled in after the resume; "" when it can
+    zstd: str = ""  # by what packed streams can be unpacked here: module, library, program
 
 
 @dataclasses.dataclass(frozen=True)

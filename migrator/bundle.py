@@ -159,9 +159,9 @@ def agent_command(arguments: Sequence[str], *, sudo: bool, python: str) -> list[
     return [*_as_root(sudo), *_program(_BOOT, _digest(), str(len(archive())), *serve, python=python)]
 
 
-def relay_command(path: str, socket: str, name: str, *, sudo: bool, python: str) -> list[str]:
+def relay_command(path: str, socket: str, name: str, form: str = "plain", *, sudo: bool, python: str) -> list[str]:
     """What carries a bulk stream there; `path` is what `greet` returned."""
-    return [*_as_root(sudo), python, "-IS", "-Xutf8", path, "relay", socket, name]
+    return [*_as_root(sudo), python, "-IS", "-Xutf8", path, "relay", socket, name, form]
 
 
 def local_command(arguments: Sequence[str], *, sudo: bool) -> list[str]:

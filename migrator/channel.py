@@ -167,8 +167,11 @@ class Link(Protocol):
     async def start_agent(self, role: str) -> Channel:
         """Start the agent; its standard input and output. `role` is for the log. Raises ConnectError."""
 
-    async def open_stream(self, socket: str, name: str) -> Channel:
-        """Connect to the agent's bulk socket as stream `name`; it stands when this returns. Raises LinkLost."""
+    async def open_stream(self, socket: str, name: str, form: str = "plain") -> Channel:
+        """Connect to the agent's bulk socket as stream `name`; it stands when this returns. Raises LinkLost.
+
+        With the form "packed" what is written must be frames (protocol.py).
+        """
 
     async def close(self) -> None:
         """Give up the connection with all channels. Never raises."""
@@ -178,7 +181,7 @@ async def pump(a: Channel, b: Channel, on_bytes: Callable[[int], None]) -> None:
     """Carry bytes both ways until both directions have ended; `on_bytes` is told of those that went from `a` to `b`.
 
     Each piece goes on as it came, so nothing waits for more. An end is passed on. When one side fails, both are closed,
-    so that whoever waits at the other one learns of it, and its OSError is raised. Cancelling stops at once and leaves
+    so that whoever waits at the other one learns of it, and its error is raised. Cancelling stops at once and leaves
     closing to the caller.
     """
 
@@ -192,7 +195,7 @@ async def pump(a: Channel, b: Channel, on_bytes: Callable[[int], None]) -> None:
     ways = [asyncio.ensure_future(carry(a, b, on_bytes)), asyncio.ensure_future(carry(b, a, None))]
     try:
         await asyncio.gather(*ways)
-    except OSError:
+    except Exception:
         await a.close()
         await b.close()
         raise

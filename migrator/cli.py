@@ -196,6 +196,12 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-precopy", action="store_true", help="refuse where the source cannot track dirty memory"
     )
+    parser.add_argument(
+        "--compress",
+        choices=("auto", "zstd", "none"),
+        default="auto",
+        help="compress what travels: where it pays, always, or never (default: %(default)s)",
+    )
     _add_agents(parser)
     _add_output(parser)
 
@@ -253,7 +259,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
     return hosts.Order(
         pid=options.pid,
         target=transport.parse_target(options.host),
-        wishes=plan.Wishes(options.copy_files, options.require_precopy, options.resume == "instant"),
+        wishes=plan.Wishes(options.copy_files, options.require_precopy, options.resume == "instant", options.compress),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
         criu=options.criu,

@@ -8,7 +8,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
+from agent.protocol import STREAM_DAMAGED
 from migrator import bundle, errors, plan, precopy, transport
+from migrator.bandwidth import Bucket, Metered
+from migrator.packing import Packed
 from migrator.peer import Peer, PeerLost
 from migrator.phases import Observer
 from migrator.together import both
@@ -28,6 +31,8 @@ class Order:
     limits: precopy.Limits
     sudo: bool = False
     criu: str = ""
+    bandwidth: float = 0.0
+    """Bytes a second of pre-copy at most, on the wire; 0: as many as go."""
 
 
 class Links(Protocol):
@@ -56,18 +61,36 @@ class RealLinks:
         return await transport.connect(self._order.target, sudo=self._order.sudo, agent_arguments=self._arguments)
 
 
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How bytes go from one host to the other, and who is told of them."""
+
+    compress: str  # auto, zstd, none
+    bucket: Bucket
+    on_bytes: Callable[[int], None]
+    """So many bytes have come from the source."""
+    on_wire: Callable[[int], None]
+    """So many bytes were given to SSH, which adds about a thousandth."""
+
+
 class Stream:
     """One bulk stream, coupled from the source's agent to the target's for as long as it is open."""
 
-    def __init__(
-        self, name: str, source: transport.Channel, target: transport.Channel, on_bytes: Callable[[int], None]
-    ):
+    def __init__(self, name: str, source: transport.Channel, target: transport.Channel, way: Way) -> None:
         self.name = name
-        self._ends = (source, target)
-        self._pump = asyncio.create_task(transport.pump(source, target, on_bytes))
+        self.damage = ""
+        """What the target's relay had against it, when that is why it ended."""
+        sink: transport.Channel = Metered(target, way.bucket, way.on_wire)
+        if way.compress != "none":
+            sink = Packed(sink, always=way.compress == "zstd")
+        self._ends = (source, sink)
+        self._pump = asyncio.create_task(transport.pump(source, sink, way.on_bytes))
 
     async def close(self) -> None:
         """Close both ends: whoever reads or writes there fails."""
+        for line in self._ends[1].stderr_tail().splitlines():
+            if STREAM_DAMAGED in line:
+                self.damage = line
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         for end in self._ends:
@@ -88,6 +111,7 @@ class Ends:
         self._links = links
         self._observer = observer
         self._opened = contextlib.AsyncExitStack()
+        self._streams: list[Stream] = []
         self._source_link: transport.Link
         self._target_link: transport.Link
 
@@ -125,14 +149,20 @@ class Ends:
         self._observer.detail(f"{link.name}: {banner.line()}")
         return peer
 
-    async def stream(self, name: str, here: str, there: str, on_bytes: Callable[[int], None]) -> Stream:
+    async def stream(self, name: str, here: str, there: str, way: Way) -> Stream:
         """A bulk stream between the two agents' sockets."""
+        form = "plain" if way.compress == "none" else "packed"
         source, target = await both(
-            self._source_link.open_stream(here, name), self._target_link.open_stream(there, name)
+            self._source_link.open_stream(here, name), self._target_link.open_stream(there, name, form)
         )
-        stream = Stream(name, source, target, on_bytes)
+        stream = Stream(name, source, target, way)
+        self._streams.append(stream)
         self._opened.push_async_callback(stream.close)
         return stream
+
+    def damage(self) -> str:
+        """What a relay had against the stream that it was sent, in one line; "" as long as all is well."""
+        return next((f"{self.target.host}: {stream.damage}" for stream in self._streams if stream.damage), "")
 
     async def close(self) -> None:
         """End of input for the agents, end of the connections."""

@@ -168,10 +168,11 @@ class LocalLink:
         log.debug("%s: starting the agent as %s", self.name, role)
         return await self._run("serve", "--build", bundle.build_id(), *self._arguments, patience=PATIENCE)
 
-    async def open_stream(self, socket: str, name: str) -> Channel:
+    async def open_stream(self, socket: str, name: str, form: str = "plain") -> Channel:
         """Connect to the agent's bulk socket: by ourselves, or through a relay that sudo runs. Raises LinkLost."""
+        through_relay = self._sudo or form != "plain"
         try:
-            return await (self._relay(socket, name) if self._sudo else self._connect(socket, name))
+            return await (self._relay(socket, name, form) if through_relay else self._connect(socket, name))
         except (OSError, ConnectError) as error:
             raise LinkLost(f"{self.name}: stream {name} could not be opened: {error}") from error
 
@@ -201,8 +202,8 @@ class LocalLink:
             raise
         return channel
 
-    async def _relay(self, path: str, name: str) -> Channel:
-        channel = await self._run("relay", path, name)
+    async def _relay(self, path: str, name: str, form: str) -> Channel:
+        channel = await self._run("relay", path, name, form)
         await bundle.greet_relay(channel, name)
         return channel
 

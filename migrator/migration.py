@@ -18,8 +18,9 @@ from collections.abc import Awaitable
 
 from agent import protocol
 from migrator import errors, history, plan, precopy
+from migrator.bandwidth import Bucket
 from migrator.history import History, Measured
-from migrator.hosts import Ends, Links, Order, RealLinks
+from migrator.hosts import Ends, Links, Order, RealLinks, Way
 from migrator.peer import PeerFault, PeerLost, error_of
 from migrator.phases import Careful, Observer, Phase, Report
 from migrator.rounds import Rounds
@@ -40,6 +41,7 @@ class Migration:
         self._started = time.monotonic()
         self._frozen_at = 0.0
         self._rounds = Rounds(self._ends, self._observer)
+        self._bucket = Bucket(order.bandwidth)
         self._leftovers: list[str] = []
         self._source_aborted = False
         self._freeze_seconds = 0.0
@@ -66,7 +68,8 @@ class Migration:
             # from here on there is no way back, and nothing may interrupt
             report = await uninterrupted(self._forward(killed), self._observer.note)
         except PeerFault as fault:
-            error = error_of(fault)
+            damage = self._ends.damage()  # the cause, where a page server only saw its stream end
+            error = errors.CopyError(damage) if damage else error_of(fault)
             if error is None:
                 raise
             raise self._over(error) from fault
@@ -147,8 +150,11 @@ class Migration:
         undo.push_async_callback(uninterrupted, self._undo_target, self._observer.note)
         undo.push_async_callback(uninterrupted, self._undo_source, self._observer.note)
         source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
+        if chosen.compress == "none" != self._order.wishes.compress:
+            self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
+        way = Way(chosen.compress, self._bucket, self._rounds.came, self._rounds.went)
         for name in ["pages", "images"] + (["files-1", "files-2"] if chosen.copy_files else []):
-            stream = await self._ends.stream(name, source.socket, prepared.socket, self._rounds.count)
+            stream = await self._ends.stream(name, source.socket, prepared.socket, way)
             undo.push_async_callback(uninterrupted, stream.close, self._observer.note)
         await self._ends.target.accept(protocol.Accept(1, "pages"))
 
@@ -174,6 +180,7 @@ class Migration:
 
     async def _freeze(self, number: int) -> None:
         await self._observer.phase(Phase.FREEZE)
+        self._bucket.lift()
         dirty = precopy.predicted_dirty(self._rounds.done, self._plan.tree.memory)
         self._rounds.begin(number, dirty, final=True)
         self._frozen_at = time.monotonic()

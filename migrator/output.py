@@ -120,7 +120,7 @@ class Progress:
     def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
         """A round begins."""
 
-    def transferred(self, wire_bytes: int) -> None:
+    def transferred(self, sent_bytes: int) -> None:
         """So many bytes of the current round have gone out."""
 
     def round_done(self, number: int, result: Round, final: bool) -> None:

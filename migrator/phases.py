@@ -77,8 +77,8 @@ class Observer(Protocol):
     def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
         """A round begins; `expected_bytes` is 0 where unknown."""
 
-    def transferred(self, wire_bytes: int) -> None:
-        """So many bytes of the current round have gone out since it started."""
+    def transferred(self, sent_bytes: int) -> None:
+        """So many bytes of the current round have gone out since it started, counted before they are compressed."""
 
     def round_done(self, number: int, result: Round, final: bool) -> None:
         """A round has arrived whole."""
@@ -117,9 +117,9 @@ class Careful:
         """As the other one's."""
         self._try(self._inner.round_started, number, expected_bytes, final)
 
-    def transferred(self, wire_bytes: int) -> None:
+    def transferred(self, sent_bytes: int) -> None:
         """As the other one's."""
-        self._try(self._inner.transferred, wire_bytes)
+        self._try(self._inner.transferred, sent_bytes)
 
     def round_done(self, number: int, result: Round, final: bool) -> None:
         """As the other one's."""

@@ -43,6 +43,8 @@ class Wishes:
     require_precopy: bool = False
     instant: bool = True
     """Resume before memory is filled, where both hosts can."""
+    compress: str = "auto"
+    """auto, zstd or none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Plan:
     memory: int  # bytes that the images may take
     notes: tuple[str, ...]  # a line each, for the operator
     instant: bool = False  # the tree runs before its memory is there
+    compress: str = "none"  # auto, zstd, none: how bulk streams go over the wire
 
 
 def questions(tree: TreeFacts) -> Check:
@@ -94,7 +97,10 @@ def make_plan(
     if eagerly:
         notes.append(eagerly)
     instant = wishes.instant and not eagerly
-    plan = Plan(tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes), instant)
+    compress = wishes.compress if target.zstd else "none"
+    if compress != wishes.compress == "zstd":
+        notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
+    plan = Plan(tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes), instant, compress)
     return plan, tuple(dict.fromkeys(obstacles))
 
 

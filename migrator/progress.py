@@ -184,16 +184,16 @@ class Bars(Lines):
         self._refreshed = 0.0
         self.transferred(0)
 
-    def transferred(self, wire_bytes: int) -> None:
+    def transferred(self, sent_bytes: int) -> None:
         """Grow the bar, ten times a second at most."""
         now = self._clock()
         if self._bar is None or now - self._refreshed < REFRESH_SECONDS:
             return
         self._refreshed = now
         label, expected, start = self._round
-        rate = f"{bytes_text(wire_bytes / (now - start))}/s" if wire_bytes and now > start else ""
+        rate = f"{bytes_text(sent_bytes / (now - start))}/s" if sent_bytes and now > start else ""
         of = f"  of {bytes_text(expected)}" if expected else ""
-        self._draw_round(label, wire_bytes, expected and max(expected, wire_bytes), f"{rate:>10}", of)
+        self._draw_round(label, sent_bytes, expected and max(expected, sent_bytes), f"{rate:>10}", of)
 
     def warn(self, text: str) -> None:
         """Above the live line."""

@@ -27,17 +27,23 @@ class Rounds:
         self._ends = ends
         self._observer = observer
         self._wire_bytes_before = 0  # when this round began
+        self._came = 0  # since then
         self.predicted_downtime = 0.0
         """Seconds, as the controller saw it when it decided to freeze."""
 
-    def count(self, size: int) -> None:
+    def came(self, size: int) -> None:
+        """So many bytes came from the source, before they are compressed."""
+        self._came += size
+        self._observer.transferred(self._came)
+
+    def went(self, size: int) -> None:
         """So many bytes went over the link."""
         self.wire_bytes += size
-        self._observer.transferred(self.wire_bytes - self._wire_bytes_before)
 
     def begin(self, number: int, expected: int, *, final: bool) -> None:
         """A round begins, which is expected to carry so many bytes."""
         self._wire_bytes_before = self.wire_bytes
+        self._came = 0
         self._observer.round_started(number, expected, final)
 
     def end(self, number: int, pages: int, size: int, seconds: float, frozen: float, *, final: bool) -> None:

@@ -93,11 +93,11 @@ class SshLink:
             raise
         return channel
 
-    async def open_stream(self, socket: str, name: str) -> Channel:
+    async def open_stream(self, socket: str, name: str, form: str = "plain") -> Channel:
         """A channel to the agent's bulk socket, by way of a relay that stands when this returns. Raises LinkLost."""
         if not self._agent_path:
             raise LinkLost(f"{self.name}: stream {name} is asked for before an agent was started")
-        command = bundle.relay_command(self._agent_path, socket, name, sudo=self._sudo, python=self._python)
+        command = bundle.relay_command(self._agent_path, socket, name, form, sudo=self._sudo, python=self._python)
         try:
             channel = await self._open(command, 0.0)
             try:

@@ -21,7 +21,8 @@ TABLES = {"agent/protocol.py"}
 DOORS = {
     "asyncssh": {"migrator/transport.py"},
     "tqdm": {"migrator/progress.py"},
-    "zstandard": {"migrator/transport.py"},
+    "zstandard": {"migrator/packing.py"},
+    "compression": {"agent/zstd.py"},  # the standard library's, from 3.14 on
 }
 """Third-party package -> the one module that may import it."""
 SHARED = {"agent", "agent.protocol", "agent.wire"}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from agent import process, protocol, wire
 from agent.protocol import FaultCode
 from migrator import bundle
+from migrator.bandwidth import Bucket
 from migrator.channel import Channel
-from migrator.hosts import Stream
+from migrator.hosts import Stream, Way
 from migrator.peer import Peer, PeerFault
 from tests.fake_hosts import FakeHost, HostLink, Pair, soon
 
@@ -125,7 +126,7 @@ async def test_every_command_of_the_table_in_the_right_order(
     streams = []
     for name in ("pages", "images", "files"):
         ends = await here.link.open_stream(begun.socket, name), await there.link.open_stream(prepared.socket, name)
-        streams.append(Stream(name, *ends, lambda size: None))
+        streams.append(Stream(name, *ends, Way("none", Bucket(), lambda size: None, lambda size: None)))
 
     moved = await asyncio.gather(
         source.send_files(protocol.SendFiles("files", (str(extra),))),

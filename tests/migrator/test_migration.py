@@ -61,7 +61,7 @@ class Watcher:
     def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
         pass
 
-    def transferred(self, wire_bytes: int) -> None:
+    def transferred(self, sent_bytes: int) -> None:
         pass
 
     def round_done(self, number: int, result: Round, final: bool) -> None:

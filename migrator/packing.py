@@ -1,0 +1,214 @@
+"""Bulk streams compressed on their way to the target: whether, how strongly, and where the time for it comes from.
+
+The only door to zstandard. The source's bytes come here plain, the target's relay unpacks them (protocol.py has the
+form of the frames). Each piece is judged by itself: `Judge` is the pure part, `Packed` the channel that packs in
+threads, off the event loop, and sends in order. A piece that is small goes out at once; nothing waits for more.
+
+What a piece costs is predicted in both forms, from what the last ones have shown: packing seconds, and bytes over the
+rate at which the link takes them (encryption included, and the target's pace as far as it pushes back). That is zstd's
+own --adapt as a formula: on a slow link it packs strongly, on a fast one at its fastest, and where the link outruns
+that or the piece does not shrink, not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import struct
+import threading
+import time
+
+import zstandard
+
+from agent.protocol import FRAME_HEAD, FRAME_LARGEST
+from migrator.channel import CHUNK, Channel
+
+LEVELS = (-10, -5, -1, 1, 3)
+"""zstd's levels that are worth it, the fastest first; above 3 nothing much is gained on memory."""
+
+SPEEDS = (1400e6, 1000e6, 700e6, 500e6, 300e6)
+"""Bytes a second of each on a Python heap and one core, until this machine has shown its own."""
+
+GAINS = (1.0, 0.7, 0.45, 0.4, 0.38)
+"""What each makes of a piece, over what the fastest makes of its sample; likewise."""
+
+LINK = 300e6
+"""Bytes a second that SSH takes, until it has shown."""
+
+SMALL = 1024
+"""Bytes: a piece below it is sent as it is."""
+
+SAMPLE, SLICES = 16384, 8
+"""Bytes of a piece that are tried at the fastest level, and in how many slices: 2 % of the time of packing it all."""
+
+WORTH = 0.9
+"""A sample that is not shorter than this share of itself says that the piece does not shrink."""
+
+MEMORY = 16 << 20
+"""Bytes after which half of what was seen of the link is forgotten."""
+
+_HEAD = struct.Struct(FRAME_HEAD)
+_NOTHING = bytes(CHUNK)
+
+
+class Judge:
+    """Which level for the next piece, from the pieces so far. Pure: clocks and bytes are told. Safe between threads."""
+
+    def __init__(self, *, always: bool, workers: int) -> None:
+        self._always = always
+        self._workers = workers
+        self._speeds = list(SPEEDS)
+        self._gains = list(GAINS)
+        self._link_bytes = LINK * 0.01
+        self._link_seconds = 0.01
+
+    @property
+    def link(self) -> float:
+        """Bytes a second that the link takes."""
+        return self._link_bytes / self._link_seconds
+
+    def sent(self, size: int, seconds: float) -> None:
+        """The link took so many bytes in so long."""
+        kept = 0.5 ** (size / MEMORY)
+        self._link_bytes = self._link_bytes * kept + size
+        self._link_seconds = max(self._link_seconds * kept + seconds, 1e-9)
+
+    def packed(self, level: int, shrink: float, size: int, length: int, seconds: float) -> None:
+        """Packing took so long and made `length` bytes of `size`, of which the sample had promised `shrink`."""
+        at = LEVELS.index(level)
+        self._speeds[at] += 0.1 * (size / max(seconds, 1e-9) - self._speeds[at])
+        self._gains[at] += 0.1 * (length / size / shrink - self._gains[at])
+
+    def level(self, shrink: float) -> int | None:
+        """The level that carries a piece soonest whose sample shrank to this share; None: as it is."""
+        if shrink >= WORTH:
+            return None
+        # one byte: to pack it, then to send what is left of it. Summed, not the larger of both: where cores are few
+        # and the link is fast, packing and encrypting take turns
+        costs = [
+            1 / (speed * self._workers) + min(gain * shrink, 1.0) / self.link
+            for speed, gain in zip(self._speeds, self._gains, strict=True)
+        ]
+        best = min(range(len(LEVELS)), key=costs.__getitem__)
+        if costs[best] >= 1 / self.link and not self._always:
+            return None
+        return LEVELS[best]
+
+
+class _Packer(threading.local):
+    """zstd's contexts, which belong to one thread each."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[int, zstandard.ZstdCompressor] = {}
+
+    def at(self, level: int) -> zstandard.ZstdCompressor:
+        """What packs at this level."""
+        if level not in self._contexts:
+            self._contexts[level] = zstandard.ZstdCompressor(level=level, write_checksum=True)
+        return self._contexts[level]
+
+
+def frame(kind: bytes, size: int, body: bytes = b"") -> bytes:
+    """One frame, as it goes over the wire."""
+    return _HEAD.pack(kind, size, len(body)) + body
+
+
+END = frame(b".", 0)
+
+
+class Packed(Channel):
+    """A channel to a relay that unpacks; what is written here goes there as frames, what is read comes plain.
+
+    `always`: compress whatever shrinks, however fast the link is. `close` ends the threads as well.
+    """
+
+    def __init__(self, inner: Channel, *, always: bool = False, workers: int = 0) -> None:
+        super().__init__()
+        workers = workers or max(1, min(4, len(os.sched_getaffinity(0)) - 1))
+        self._inner = inner
+        self._packer = _Packer()
+        self._judge = Judge(always=always, workers=workers)
+        self._threads = concurrent.futures.ThreadPoolExecutor(workers, "pack")
+        self._waiting: asyncio.Queue[bytes | asyncio.Future[bytes] | None] = asyncio.Queue(workers + 1)
+        self._sender = asyncio.create_task(self._send())
+
+    async def _receive(self, size: int) -> bytes:
+        return await self._inner.read(size)
+
+    async def write(self, data: bytes) -> None:
+        """Pack and send; waits while threads or link do not keep up. Raises what sending an earlier piece raised."""
+        for start in range(0, len(data), FRAME_LARGEST):
+            piece = data[start : start + FRAME_LARGEST]
+            if len(piece) < SMALL:
+                await self._put(frame(b"P", len(piece), piece))
+            else:
+                loop = asyncio.get_running_loop()
+                await self._put(loop.run_in_executor(self._threads, self._pack, piece))
+
+    async def write_eof(self) -> None:
+        """Send the end, after all that was written."""
+        if not self._sender.done():
+            await self._put(END)
+            await self._put(None)
+        await self._sender
+        await self._inner.write_eof()
+
+    async def _put(self, item: bytes | asyncio.Future[bytes] | None) -> None:
+        if not self._sender.done():
+            put = asyncio.ensure_future(self._waiting.put(item))
+            try:
+                await asyncio.wait({put, self._sender}, return_when=asyncio.FIRST_COMPLETED)
+                if put.done():
+                    return
+            finally:
+                put.cancel()
+        self._sender.result()
+        raise BrokenPipeError("the stream has ended")
+
+    async def _send(self) -> None:
+        while (item := await self._waiting.get()) is not None:
+            data = item if isinstance(item, bytes) else await item
+            started = time.perf_counter()
+            await self._inner.write(data)
+            self._judge.sent(len(data), time.perf_counter() - started)
+
+    def _pack(self, data: bytes) -> bytes:
+        """In a thread: the frame of a piece."""
+        if data.startswith(_NOTHING[:64]) and data == _NOTHING[: len(data)]:
+            return frame(b"0", len(data))
+        shrink = self._sample(data)
+        level = self._judge.level(shrink)
+        if level is not None:
+            started = time.perf_counter()
+            packed = self._packer.at(level).compress(data)
+            self._judge.packed(level, shrink, len(data), len(packed), time.perf_counter() - started)
+            if len(packed) < len(data):
+                return frame(b"Z", len(data), packed)
+        return frame(b"P", len(data), data)
+
+    def _sample(self, data: bytes) -> float:
+        step = len(data) // SLICES
+        parts = (
+            data
+            if len(data) <= SAMPLE
+            else b"".join(data[at : at + SAMPLE // SLICES] for at in range(0, step * SLICES, step))
+        )
+        return len(self._packer.at(LEVELS[0]).compress(parts)) / len(parts)
+
+    async def wait(self) -> int | None:
+        """The relay's exit status."""
+        return await self._inner.wait()
+
+    async def close(self) -> None:
+        """End both directions at once."""
+        self._sender.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            await self._sender
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._inner.close()
+
+    def stderr_tail(self) -> str:
+        """What the relay said."""
+        return self._inner.stderr_tail()
