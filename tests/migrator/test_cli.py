@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from migrator import cli
+from migrator.arguments import parse
 from migrator.phases import Phase
 from tests.migrator import fake_engine
 
@@ -137,7 +138,7 @@ def test_the_order_is_what_was_asked() -> None:
     words = (
         "4711 root@db2:2222 --copy-files --require-precopy --max-downtime 1.5 --max-rounds 3 --sudo --criu /opt/criu"
     )
-    order = cli._order(cli.parse(words.split()))
+    order = cli._order(parse(words.split()))
     assert order.pid == 4711
     assert (order.wishes.copy_files, order.wishes.require_precopy) == (True, True)
     assert (order.limits.max_downtime, order.limits.max_rounds) == (1.5, 3)
@@ -147,13 +148,13 @@ def test_the_order_is_what_was_asked() -> None:
 
 
 def test_defaults() -> None:
-    order = cli._order(cli.parse(["check", "4711", "db2"]))
+    order = cli._order(parse(["check", "4711", "db2"]))
     assert (order.limits.max_downtime, order.limits.max_rounds) == (0.3, 8)
     assert (order.wishes.copy_files, order.wishes.require_precopy, order.sudo, order.criu) == (False, False, False, "")
 
 
 def test_an_option_may_stand_before_the_pid() -> None:
-    assert cli.parse(["--quiet", "4711", "db2"]).pid == 4711
+    assert parse(["--quiet", "4711", "db2"]).pid == 4711
 
 
 # --- exit statuses ---------------------------------------------------------------------------------------------------

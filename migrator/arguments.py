@@ -1,0 +1,183 @@
+"""The words of the command line, and what is wrong with them.
+
+Owns every option, its default and its help. Refuses to do anything: `cli` does, with what comes out here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+from agent.protocol import VERSION
+from migrator import errors, precopy
+
+LARGEST_PID = 4194304
+"""PID_MAX_LIMIT of a 64-bit kernel."""
+MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+EPILOG = """\
+exit status: 0 migrated; 3 migrated, leftovers named; 2 usage; 10-19 no connection, 20-29 obstacles, 30-49 failed and
+undone, 128+N stopped by signal N: the process runs on the source; 70, 71: `migrate recover ID`; 1 a bug.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours: one line, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise errors.UsageError(f"{message} (see {self.prog} --help)")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options, with `command` set. Raises errors.UsageError; exits 0 by itself for --help and --version."""
+    first = argv[0] if argv else ""
+    if first in _SUBCOMMANDS:
+        return _SUBCOMMANDS[first]().parse_args(argv[1:], argparse.Namespace(command=first))
+    return _migrate_parser().parse_args(argv, argparse.Namespace(command="migrate"))
+
+
+def _migrate_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate",
+        usage="migrate [OPTION…] PID [USER@]HOST[:PORT]\n"
+        "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
+        "       migrate recover [OPTION…] [ID]",
+        description="Move a running process tree to another host, with memory, open files and PIDs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
+    _add_order(parser)
+    parser.add_argument(
+        "--max-downtime",
+        metavar="SECONDS",
+        type=_seconds,
+        default=precopy.Limits.max_downtime,
+        help="freeze when the predicted downtime is at most this (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-rounds",
+        metavar="N",
+        type=_count,
+        default=precopy.Limits.max_rounds,
+        help="pre-copy rounds at most; 0 moves everything in the freeze (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--on-no-converge",
+        choices=("freeze", "fail"),
+        default=precopy.Limits.on_no_converge.value,
+        help="where the predicted downtime stays above the limit: move it all the same, or leave it where it is "
+        "(default: %(default)s)",
+    )
+    return parser
+
+
+def _check_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate check",
+        description="Say everything that stands in the way of moving a process tree; change nothing.",
+    )
+    _add_order(parser)
+    limits = precopy.Limits()
+    parser.set_defaults(
+        max_downtime=limits.max_downtime, max_rounds=limits.max_rounds, on_no_converge=limits.on_no_converge
+    )
+    return parser
+
+
+def _recover_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate recover",
+        description="Settle a migration that was cut off, by the journals of both hosts. Run it on the source.",
+    )
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        type=_migration_id,
+        nargs="?",
+        help="the migration, as its error message named it (default: the newest one that is not finished)",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="[USER@]HOST[:PORT]",
+        default="",
+        help="how to reach the target now, where that is not what the journal says",
+    )
+    _add_agents(parser)
+    _add_output(parser)
+    return parser
+
+
+_SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "check": _check_parser,
+    "recover": _recover_parser,
+}
+
+
+def _add_order(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pid", metavar="PID", type=_pid, help="root of the process tree on this host")
+    parser.add_argument("host", metavar="[USER@]HOST[:PORT]", help="where to; ~/.ssh/config applies")
+    parser.add_argument(
+        "--copy-files",
+        action="store_true",
+        help="copy regular files that the tree writes to, or that are missing on the target",
+    )
+    parser.add_argument(
+        "--require-precopy", action="store_true", help="refuse where the source cannot track dirty memory"
+    )
+    parser.add_argument(
+        "--compress",
+        choices=("auto", "zstd", "none"),
+        default="auto",
+        help="compress what travels: where it pays, always, or never (default: %(default)s)",
+    )
+    _add_agents(parser)
+    _add_output(parser)
+
+
+def _add_agents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        choices=("instant", "eager"),
+        default="instant",
+        help="run before memory is filled in, or after (default: %(default)s)",
+    )
+    parser.add_argument("--sudo", action="store_true", help="become root on the target with sudo -n")
+    parser.add_argument("--criu", metavar="PATH", default="", help="the criu program on both hosts (default: by PATH)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quiet", action="store_true", help="only the last line, and errors")
+    how.add_argument("--json", action="store_true", help="one event a line; the last one is the report")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show every criu command, and measurements")
+
+
+def _pid(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) < 20 and 0 < int(word) <= LARGEST_PID):
+        raise argparse.ArgumentTypeError(f"{word!r} is no process id")
+    return int(word)
+
+
+def _count(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) < 7):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of rounds")
+    return int(word)
+
+
+def _seconds(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{word!r} is no time in seconds")
+    return value
+
+
+def _migration_id(word: str) -> str:
+    if not MIGRATION_ID.fullmatch(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no migration's id")
+    return word
