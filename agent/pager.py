@@ -267,7 +267,7 @@ class Pager:
         """Copy one piece. False when the address space is gone, or busy with a change."""
         pages = self._pages[image]
         source = pages.ready(offset, high - low)
-        position, size = low, high - low
+        position, size, missed = low, high - low, -1
         while position < high:
             size = min(size, high - position)
             try:
@@ -284,6 +284,11 @@ class Pager:
                 if size > PAGE:
                     # a copy must lie within one area, and the tree may have split it (mprotect): in smaller pieces
                     size = size // 2 // PAGE * PAGE
+                    continue
+                if position != missed:
+                    # or just being moved: since 6.8 the area is looked for before a change under way is (mfill_atomic in
+                    # mm/userfaultfd.c). Asked once more the kernel says so, until the event is read
+                    missed = position
                     continue
                 # really unmapped: the event is on the way; who waits is woken and finds out
                 userfault.wake(space.descriptor, position, PAGE)
