@@ -1,0 +1,209 @@
+"""Pager and warden, as the agent starts them, over images made by hand: a real userfaultfd, and whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from agent import process
+from agent.fill import Fill
+from agent.warden import SOCKET, STOPPED
+from tests import watched
+from tests.watched import PAGE, Tree
+
+pytestmark = watched.needs_userfaultfd
+
+PAGES = 2000
+LIVES = ["read", "write", "fork", "move", "unmap", "drop", "protect"]
+
+
+class Place:
+    """Where one migration's images and journal would lie."""
+
+    def __init__(self, directory: Path) -> None:
+        self.images, self.journal = directory / "images", directory / "journal"
+        self.images.mkdir()
+        self.journal.mkdir()
+        self.trees: list[Tree] = []
+        self.fill: Fill
+
+    def tree(self, life: str, seed: int = 0, pages: int = PAGES) -> Tree:
+        self.trees.append(Tree(self.images / SOCKET, life, pages, seed))
+        return self.trees[-1]
+
+    async def begin(self, pages: int = PAGES) -> None:
+        """Pager and warden stand and know both rounds."""
+        watched.write_images(self.images, [tree.pid for tree in self.trees], pages)
+        self.fill = await Fill.start(self.images, self.journal, [])
+        await self.fill.add_round(1)
+        await self.fill.add_round(2)
+        assert await self.fill.mark() == len(self.trees) * sum(map(bool, map(watched.round_of, range(pages)))) * PAGE
+
+    async def restore(self, tree: Tree) -> None:
+        """Until it is held, so to speak: all was told, nothing runs."""
+        tree.go()
+        await asyncio.to_thread(tree.greeted)
+
+    @property
+    def pair(self) -> list[int]:
+        """Pager and warden, those that live."""
+        found = []
+        for pid in process.pids():
+            try:
+                stat = process.read_stat(pid)
+            except process.NoSuchProcess:
+                continue
+            if stat.sid == self.fill.session and stat.state not in "ZX":
+                found.append(pid)
+        return found
+
+    @property
+    def log(self) -> str:
+        return (self.journal / "pager.log").read_text()
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Place]:
+    # a unix socket's path is short, so pytest's tmp_path is too long for it
+    directory = Path(tempfile.mkdtemp(prefix="m-", dir="/dev/shm"))
+    place = Place(directory)
+    yield place
+    for tree in place.trees:
+        tree.close()
+    if hasattr(place, "fill"):
+        await asyncio.wait_for(place.fill.close(), 20)
+        assert place.pair == []
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("life", LIVES)
+async def test_memory_is_right(place: Place, life: str) -> None:
+    tree = place.tree(life)
+    await place.begin()
+    await place.restore(tree)
+    tree.run()
+    place.fill.resumed()
+    filled = await place.fill.done()
+    seen = await asyncio.to_thread(tree.result)
+    assert seen["bad"] == 0
+    assert seen["checked"] > 1000
+    assert filled.faults >= 1
+    assert place.log == ""
+    assert not watches(tree.pid)
+
+
+def watches(pid: int) -> bool:
+    """Whether any area of it is watched."""
+    flags = [line.split()[1:] for line in Path(f"/proc/{pid}/smaps").read_text().splitlines() if "VmFlags" in line]
+    return any("um" in line for line in flags)
+
+
+async def test_an_idle_tree_is_filled_and_then_left_alone(place: Place) -> None:
+    tree = place.tree("idle")
+    await place.begin()
+    await place.restore(tree)
+    assert watches(tree.pid)
+    tree.run()
+    await asyncio.sleep(0.05)
+    assert place.pair, "nothing is filled before RESUMED"
+    place.fill.resumed()
+    filled = await place.fill.done()
+    assert filled.bytes == sum(map(bool, map(watched.round_of, range(PAGES)))) * PAGE
+    assert not watches(tree.pid)
+    left = [(place.images / str(number) / "pages-1.img").stat().st_blocks * 512 for number in (1, 2)]
+    # what a later round brought again is in no piece; and one page was read before the resume
+    kept = sum(watched.round_of(page) == 2 for page in range(PAGES)) + 1
+    assert left == [kept * PAGE, 0], "given back behind it"
+    tree.run()
+    assert (await asyncio.to_thread(tree.result))["bad"] == 0
+
+
+async def test_faults_are_served_before_the_resume(place: Place) -> None:
+    """And nothing of the images is given back: they may be needed once more."""
+    tree = place.tree("read")
+    await place.begin()
+    await place.restore(tree)
+    tree.run()
+    assert (await asyncio.to_thread(tree.result))["bad"] == 0
+    first = (place.images / "1" / "pages-1.img").read_bytes()
+    assert first[:PAGE] != bytes(PAGE)
+    assert first.count(bytes(PAGE)) == 0
+    place.fill.resumed()
+    await place.fill.done()
+
+
+async def test_several_tasks(place: Place) -> None:
+    trees = [place.tree(life, seed) for seed, life in enumerate(("read", "drop"))]
+    await place.begin()
+    for tree in trees:
+        await place.restore(tree)
+    for tree in trees:
+        tree.run()
+    place.fill.resumed()
+    await place.fill.done()
+    assert [(await asyncio.to_thread(tree.result))["bad"] for tree in trees] == [0, 0]
+
+
+@pytest.mark.parametrize("life", ["leave", "idle"])
+async def test_a_task_that_ends_while_its_memory_is_filled(place: Place, life: str) -> None:
+    tree = place.tree(life)
+    await place.begin()
+    await place.restore(tree)
+    if life == "idle":
+        tree.close()
+    tree.run() if life == "leave" else None
+    place.fill.resumed()
+    await asyncio.wait_for(place.fill.done(), 20)
+    assert place.log == ""
+
+
+# --- whoever dies ----------------------------------------------------------------------------------------------------
+
+
+async def killed_while(place: Place, running: Callable[[], bool], choose: Callable[[list[int]], int]) -> int:
+    """SIGKILL one of the two again and again, each time both stand and the tree runs; how often."""
+    kills = victim = 0
+    while running():
+        pair = place.pair
+        # one that was told to die may not have heard of it yet: killing the other one then would be killing both
+        if len(pair) == 2 and victim not in pair and not (place.journal / STOPPED).exists():
+            victim = choose(pair)
+            with contextlib.suppress(ProcessLookupError):  # it has left meanwhile
+                os.kill(victim, signal.SIGKILL)
+                kills += 1
+            await asyncio.sleep(random.uniform(0.002, 0.02))
+        await asyncio.sleep(0.002)
+    return kills
+
+
+@pytest.mark.parametrize("victim", ["pager", "warden", "either"])
+@pytest.mark.parametrize("life", ["slow", "fork", "move", "drop"])
+async def test_killed_again_and_again(place: Place, life: str, victim: str) -> None:
+    tree = place.tree(life, seed=7)
+    await place.begin()
+    warden = place.fill.session
+    (pager,) = [pid for pid in place.pair if pid != warden]
+    choose: dict[str, Callable[[list[int]], int]] = {
+        "pager": lambda pair: next(pid for pid in pair if pid != warden),
+        "warden": lambda pair: next(pid for pid in pair if pid != pager),
+        "either": random.Random(1).choice,
+    }
+    await place.restore(tree)
+    tree.run()
+    place.fill.resumed()
+    job = asyncio.ensure_future(asyncio.to_thread(tree.result))
+    kills = await asyncio.wait_for(killed_while(place, lambda: not job.done(), choose[victim]), 30)
+    seen = await job
+    assert (seen["bad"], kills > 0, place.log) == (0, True, ""), place.log
+    await asyncio.wait_for(place.fill.done(), 20)
+    assert not (place.journal / STOPPED).exists()
+    assert place.log == ""
