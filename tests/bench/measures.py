@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from tests.bench.moves import CIPHER, TINY, Bench, Move
-from tests.bench.rows import Goal, Result, at_least, at_most, compared, growth, median
+from tests.bench.rows import Goal, Result, at_least, at_most, compared, growth, median, ratio
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -105,7 +105,7 @@ def _stream(row: str, kind: str, goal: Goal, bench: Bench, sizes: Sizes) -> Resu
         with bench.heap(kind, sizes.large) as pid:
             report, at = bench.migrate(pid, "--max-rounds", "0")
         rates["criu, MiB/s"].append(report["bytes"] / MIB / (at["restore"] - at["freeze"]))
-    value = median(rates["criu, MiB/s"]) / median(rates["ssh, MiB/s"])
+    value = ratio(rates["criu, MiB/s"], rates["ssh, MiB/s"])
     return Result(row, value, "of ssh cat", goal, bench.backend, rates)
 
 
@@ -163,7 +163,7 @@ def floor(bench: Bench, sizes: Sizes) -> Iterator[Result]:
             seconds["plain, s"].append(bench.on_one_host(pid).downtime)
         with bench.witness(TINY) as pid:
             seconds["ours, s"].append(bench.ours(pid).downtime)
-    value = median(seconds["ours, s"]) / median(seconds["plain, s"])
+    value = ratio(seconds["ours, s"], seconds["plain, s"])
     yield Result("floor", value, "of plain criu", at_most(2), bench.backend, seconds)
 
 

@@ -107,7 +107,7 @@ class Bench:
 
     def _wait_for_first_sweep(self) -> None:
         deadline = time.monotonic() + 300
-        while log_lines(self.alpha.run(f"tail -n 1 {LOG}").out)[0][2] < 1:
+        while self._log(self.alpha, "tail -n 2")[-1][2] < 1:
             if time.monotonic() > deadline:
                 raise BenchError("the witness does not come to rest")
             time.sleep(0.1)
@@ -215,6 +215,11 @@ class Bench:
 
     # --- what the witness saw ------------------------------------------------------------------------------------
 
+    def _log(self, host: LabHost, how: str = "cat") -> list[tuple[int, float, int, int, int]]:
+        """Whole lines only: a line that is being written can be seen in two pieces, where a page of the file ends."""
+        text = host.run(f"{how} {LOG}").out
+        return log_lines(text[: text.rfind("\n") + 1])
+
     def _lines_before(self) -> int:
         return int(self.alpha.run(f"wc -l <{LOG}").out)
 
@@ -222,11 +227,11 @@ class Bench:
         """The log after the move, checked: a figure of a process that was not moved well is no figure."""
         time.sleep(2.0 if self.backend == "vm" else 0.3)
         if where is None:
-            here = len(log_lines(self.alpha.read(LOG)))
-            lines = log_lines(self.beta.read(LOG))
+            here = len(self._log(self.alpha))
+            lines = self._log(self.beta)
             lines[here:] = [(line[0], line[1] - self.beta_ahead, *line[2:]) for line in lines[here:]]
         else:
-            lines = log_lines(where.read(LOG))
+            lines = self._log(where)
             pauses = [later[1] - earlier[1] for earlier, later in zip(lines[began:], lines[began + 1 :])]
             here = began + 1 + pauses.index(max(pauses))
         if [line[0] for line in lines] != list(range(len(lines))) or any(line[3] or line[4] for line in lines):

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 from tests.bench.rows import Result, median
 from tests.bench.table import number
 
-WIDTH = 860
-LEFT = 250
+WIDTH = 900
+LEFT = 300
 RIGHT = 110
 LINE = 22
 GOOD, BAD, PLAIN, INK, FAINT = "#2b7a4b", "#b3382c", "#5b6f8f", "#222222", "#cccccc"

@@ -139,6 +139,11 @@ def growth(by_size: Mapping[str, Sequence[float]]) -> float:
     return median(sizes[-1]) / median(sizes[0])
 
 
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of pairs that were measured one after the other, so that a machine's busy moment hits both."""
+    return median([mine / other for mine, other in zip(ours, theirs)])
+
+
 def compared(ours: Result, by_hand: Optional[Result], haul: Optional[Result]) -> list[Result]:
     """`ours` in parts of the other two's downtimes, which is what it is judged by."""
     found = []

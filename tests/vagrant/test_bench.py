@@ -76,6 +76,10 @@ def test_growth_is_from_the_first_size_to_the_last_by_medians() -> None:
     assert rows.growth({"small": [1.0, 2.0, 9.0], "middle": [50.0], "large": [3.0, 5.0]}) == 2.0
 
 
+def test_a_ratio_is_that_of_pairs() -> None:
+    assert rows.ratio([10.0, 1.0, 4.0], [5.0, 0.5, 1.0]) == 2.0
+
+
 def test_rows_that_no_chosen_backend_measures_say_so() -> None:
     missing = rows.elsewhere(list(rows.ROWS), ["vm"])
     assert [each.row for each in missing] == [row for row, where in rows.ROWS.items() if "vm" not in where]
