@@ -286,7 +286,7 @@ class Pager:
                     size = size // 2 // PAGE * PAGE
                     continue
                 if position != missed:
-                    # or just being moved: since 6.8 the area is looked for before a change under way is (mfill_atomic in
+                    # or just being moved: since 6.8 the area is looked for before a change is (mfill_atomic in
                     # mm/userfaultfd.c). Asked once more the kernel says so, until the event is read
                     missed = position
                     continue
