@@ -66,6 +66,7 @@ class FaultCode(str, enum.Enum):
     CHANGED = "changed"  # the tree is not the one that was inspected
     FILES = "files"  # a file could not be copied
     BROKEN_STREAM = "broken-stream"
+    THROTTLE = "throttle"  # the tree's processor time can't be limited; it has all of it
     BROKEN_ROUNDS = "broken-rounds"  # a page that no round holds, or a damaged image
     JOURNAL = "journal"  # the journal forbids this act, or there is none
     VETOED = "vetoed"  # the dump or restore was given up on request
@@ -166,6 +167,7 @@ class TreeFacts:
     peculiarities: tuple[Peculiarity, ...]
     memory: int  # bytes that the images will hold at most: anonymous, swapped and shared memory, once per task
     copied_on_write: int = 0  # bytes of it that tasks share since a fork, counted once for each further task
+    no_throttle: str = ""  # why its processor time can't be limited; "" when it can
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +284,18 @@ class Dumped:
     bytes: int
     seconds: float
     frozen_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Throttle:
+    """Source: limit the tree's processor time, for as long as it runs here. May be said again, with less."""
+
+    share: float  # of what it took before it was limited
+
+
+@dataclasses.dataclass(frozen=True)
+class Throttled:
+    processors: float  # the limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -473,6 +487,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("accept", Accept, Nothing, "target", Pace.QUICK),
     Command("accept_done", AcceptDone, Accepted, "target", Pace.BULK),
     Command("pre_dump", PreDump, Dumped, "source", Pace.BULK),
+    Command("throttle", Throttle, Throttled, "source", Pace.QUICK),
     Command("dump", Dump, Held, "source", Pace.BULK),
     Command("send_images", SendImages, Moved, "source", Pace.BULK),
     Command("receive_images", ReceiveImages, Moved, "target", Pace.BULK),

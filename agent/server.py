@@ -6,6 +6,7 @@ Standard output is the wire. Whatever else prints lands on standard error, so th
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import os
 import platform
@@ -27,6 +28,7 @@ from agent.settle import read_journal, settle
 from agent.source import Source, Vetoed
 from agent.target import NotRunning, Target
 from agent.tasks import TreeChanged
+from agent.throttle import ThrottleError, why_not
 
 SILENCE = 120.0
 """Seconds without a heartbeat after which the other side counts as gone: a host that dies says nothing, and sshd would
@@ -71,6 +73,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (NotRunning, FaultCode.CRIU),
     (BrokenRounds, FaultCode.BROKEN_ROUNDS),
     (FillError, FaultCode.CRIU),
+    (ThrottleError, FaultCode.THROTTLE),
 )
 
 
@@ -95,6 +98,7 @@ class Server:
             "accept": lambda request: self._to.accept(request),
             "accept_done": lambda request: self._to.accept_done(request),
             "pre_dump": lambda request: self._from.pre_dump(request),
+            "throttle": lambda request: self._from.throttle(request),
             "dump": lambda request: self._from.dump(request),
             "send_images": lambda request: self._from.send_images(request),
             "receive_images": lambda request: self._to.receive_images(request),
@@ -192,7 +196,11 @@ class Server:
         return await host.facts(Criu(self._settings.criu), request)
 
     async def _inspect(self, request: protocol.Inspect) -> protocol.TreeFacts:
-        return await asyncio.get_running_loop().run_in_executor(None, process.inspect, request.pid)
+        def inspect() -> protocol.TreeFacts:
+            facts = process.inspect(request.pid)
+            return dataclasses.replace(facts, no_throttle=why_not(task.pid for task in facts.tasks))
+
+        return await asyncio.get_running_loop().run_in_executor(None, inspect)
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)

@@ -13,7 +13,7 @@ import os
 import signal
 from typing import Any, Callable
 
-from agent import criu, freezer, images, process, protocol
+from agent import criu, freezer, images, process, protocol, throttle
 from agent.fill import wait_for_pager
 from agent.journal import Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
@@ -181,7 +181,7 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
             for task in _queued(journal):
                 _signal(task, signal.SIGCONT)
     await wait_for_pager(journal.directory)
-    left = _remove(settings, journal)
+    left = await _unthrottle(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").undo()
     journal.write(Record.DONE)
@@ -265,7 +265,7 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.has(Record.DONE):
         return _settled(journal)
     await wait_for_pager(journal.directory)
-    left = _remove(settings, journal)
+    left = await _unthrottle(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
     for log in journal.directory.glob("*.log"):
@@ -274,8 +274,16 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     return _settled(journal, left)
 
 
+async def _unthrottle(journal: Journal) -> tuple[str, ...]:
+    """A throttled tree's processor time, should the guard that gives it back have been killed together with its agent.
+
+    After a reboot there is nothing to give back.
+    """
+    return await throttle.put_back(journal.directory) if _same_boot(journal) else ()
+
+
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
-    for name in ("hold", "held", "verdict", "stopped", LOCK):
+    for name in ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     settings.socket(journal.migration).unlink(missing_ok=True)
     criu.keep_log(journal.directory / "restore.log")

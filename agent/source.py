@@ -21,6 +21,7 @@ from agent.lock import TaskLocks
 from agent.settings import Settings
 from agent.streams import Taken
 from agent.tasks import Tasks, TreeChanged
+from agent.throttle import Throttle
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ class Source:
         self._starting = asyncio.Lock()  # held while a criu starts, so that none starts behind an abort's back
         self._journal: Journal
         self._streams = Taken()
+        self._throttle: Optional[Throttle] = None
 
     async def begin(self) -> protocol.Prepared:
         """Lock and pin the tree, open the journal, make room. Undoes itself when it fails."""
@@ -144,6 +146,24 @@ class Source:
         if not process.alive(self._begin.pid, self._begin.start_time):
             raise Ended(self._begin.pid)
 
+    async def throttle(self, request: protocol.Throttle) -> protocol.Throttled:
+        """Less processor time for the tree until it is frozen. Raises ThrottleError, Ended or WrongOrder."""
+        if not 0 < request.share <= 1:
+            raise WrongOrder(f"a share of {request.share} is none")
+        async with self._starting:
+            if self._journal.last is not Record.BEGIN:
+                raise WrongOrder("the migration is past being throttled")
+            if self._throttle is None:
+                self._throttle = Throttle(self._journal.directory, self._begin.migration)
+            try:
+                return protocol.Throttled(await self._throttle.limit(self._begin.pid, request.share))
+            except process.NoSuchProcess:
+                self._root_lives()
+                raise
+
+    async def _unthrottle(self) -> tuple[str, ...]:
+        return await self._throttle.release() if self._throttle is not None else ()
+
     async def dump(self, request: protocol.Dump) -> protocol.Held:
         """Freeze, dump what is left, hold. Raises CriuError, Ended, TreeChanged or Vetoed: then the tree runs again."""
         stream = await self._streams.get(request.stream)
@@ -157,7 +177,10 @@ class Source:
         )  # fmt: skip
         started = time.monotonic()
         running = await self._spawn(arguments, log, stream.fileno())
-        if not await _first(hold.reached(), running.process.wait()):
+        lifting = asyncio.ensure_future(self._lift())
+        reached = await _first(hold.reached(), running.process.wait())
+        lifting.cancel()
+        if not reached:
             await self._end_of(running)
             raise criu.CriuError("criu ended before its hold, without an error", str(log))
         if self._journal.has(Record.ABORT):
@@ -177,6 +200,10 @@ class Source:
             raise criu.CriuError("criu ended in its hold, without an error", str(log))
         # how many pages it took stands in stats-dump only after the hook (CRIU.md): the target counts them
         return protocol.Held(tasks, seconds, images.size(directory))
+
+    async def _lift(self) -> None:
+        if self._throttle is not None:
+            await self._throttle.lift_when_stopped(self._begin.pid)
 
     def _protect(self, directory: Path) -> None:
         """Queue a SIGSTOP to every task: should criu be killed now, the kernel would let the tree run (rule 7).
@@ -269,7 +296,7 @@ class Source:
         self._tasks.signal(signal.SIGCONT, self._stopped)
         if self._jobs:
             await asyncio.wait(self._jobs)  # they have files open in what is to be removed
-        left = self._clean()
+        left = await self._unthrottle() + self._clean()
         if told or not self._journal.has(Record.FROZEN):
             self._journal.write(Record.DONE)
         self._journal.close()
@@ -280,7 +307,7 @@ class Source:
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         self._streams.hang_up()
-        left = self._clean()
+        left = await self._unthrottle() + self._clean()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
         self._journal.write(Record.DONE)

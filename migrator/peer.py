@@ -46,6 +46,7 @@ _ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
     FaultCode.JOURNAL: errors.CopyError,
     FaultCode.VETOED: errors.CopyError,
     FaultCode.BROKEN_ROUNDS: errors.CopyError,
+    FaultCode.THROTTLE: errors.CopyError,
 }
 _CRIU_ERRORS: dict[str, type[errors.MigrateError]] = {
     "restore": errors.RestoreError,
@@ -223,6 +224,10 @@ class Peer:
     async def pre_dump(self, request: protocol.PreDump) -> protocol.Dumped:
         """One pre-copy round."""
         return await self.call("pre_dump", request, protocol.Dumped)
+
+    async def throttle(self, request: protocol.Throttle) -> protocol.Throttled:
+        """Limit the tree's processor time."""
+        return await self.call("throttle", request, protocol.Throttled)
 
     async def dump(self, request: protocol.Dump) -> protocol.Held:
         """Freeze, dump, hold."""

@@ -140,6 +140,11 @@ async def test_every_command_of_the_table_in_the_right_order(
     )
     assert dumped.bytes == accepted.bytes == 3 * 4096
     await target.accept(protocol.Accept(2, "pages"))
+    slowed = source.throttle(protocol.Throttle(1.0))
+    if tree.no_throttle:  # without root, or a cpu controller
+        assert (await fault(slowed)).code is FaultCode.THROTTLE
+    else:
+        assert (await slowed).processors > 0
     held, accepted = await asyncio.gather(
         source.dump(protocol.Dump(2, "pages")), target.accept_done(protocol.AcceptDone(2))
     )
@@ -336,6 +341,7 @@ _ALONE: dict[str, Act] = {
     "accept": lambda peer, pid: peer.accept(protocol.Accept(1, "pages")),
     "accept_done": lambda peer, pid: peer.accept_done(protocol.AcceptDone(1)),
     "pre_dump": lambda peer, pid: peer.pre_dump(protocol.PreDump(1, "pages")),
+    "throttle": lambda peer, pid: peer.throttle(protocol.Throttle(0.5)),
     "dump": lambda peer, pid: peer.dump(protocol.Dump(1, "pages")),
     "send_images": lambda peer, pid: peer.send_images(protocol.SendImages(1, "images")),
     "receive_images": lambda peer, pid: peer.receive_images(protocol.ReceiveImages(1, "images")),
