@@ -167,7 +167,12 @@ class Migration:
         if not self._plan.precopy:
             limits = dataclasses.replace(limits, max_rounds=0)
         restore_rate = 0.0 if self._plan.instant else costs.restore_rate or precopy.TYPICAL_RESTORE_RATE
-        costs = dataclasses.replace(costs, memory=self._plan.tree.memory, restore_rate=restore_rate)
+        costs = dataclasses.replace(
+            costs,
+            held_back=self._order.bandwidth > 0,
+            memory=self._plan.tree.memory,
+            restore_rate=restore_rate,
+        )
         return await self._rounds.precopy(limits, costs)
 
     async def _copy_files(self, stream: str) -> protocol.Moved:
@@ -243,10 +248,10 @@ class Migration:
             await self._clean(end)
         report = self._report("migrated", pid, downtime)
         self._observer.report(report)
-        memory = 0 if self._plan.instant else self._plan.tree.memory
-        self._history.learn(
-            str(self._order.target), Measured(downtime, self._restore_seconds, memory, self._rounds.done)
-        )
+        if not self._order.bandwidth:  # else the rounds tell nothing of the link
+            memory = 0 if self._plan.instant else self._plan.tree.memory
+            measured = Measured(downtime, self._restore_seconds, memory, self._rounds.done)
+            self._history.learn(str(self._order.target), measured)
         return report
 
     async def _resume(self, killed: protocol.Killed) -> int:

@@ -45,6 +45,8 @@ class Wishes:
     """Resume before memory is filled, where both hosts can."""
     compress: str = "auto"
     """auto, zstd or none."""
+    throttle: bool = False
+    """Slow it down where pre-copy does not converge."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,11 @@ def make_plan(
     here, there = _names(source, target)
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
     obstacles += of_oddities(here, tree.peculiarities)
+    if wishes.throttle and tree.no_throttle:
+        option, remedy = "--on-no-converge throttle", "use --on-no-converge freeze, or fail"
+        obstacles.append(
+            Obstacle("no-throttle", here, option, f"its time can't be limited: {tree.no_throttle}", remedy)
+        )
     copies: tuple[str, ...] = ()
     memory, on_disk = _image_room(tree), False
     if not any(one.kind in UNTOUCHABLE for one in tree.peculiarities):

@@ -94,6 +94,8 @@ class Costs:
     """Round trips, criu's start, the images that are no memory, files copied inside the freeze."""
     rate: float = 0.0
     """Bytes a second that dump and link have carried together, for as long as no round here tells it; 0: unknown."""
+    held_back: bool = False
+    """The rounds were slower than the link, and so than the freeze will be: what is known of the link counts too."""
     memory: int = 0
     """Bytes of the tree, before any round has counted them."""
     restore_seconds: float = TYPICAL_RESTORE_SECONDS
@@ -213,7 +215,10 @@ def rate(rounds: Sequence[Round], costs: Costs) -> float:
     largest = max(rounds, key=lambda done: done.bytes, default=None)
     if largest is None or largest.bytes <= 0 or largest.seconds <= 0:
         return costs.rate or TYPICAL_RATE
-    return costs.rate if costs.rate > 0 and largest.bytes < TELLING else largest.bytes / largest.seconds
+    measured = largest.bytes / largest.seconds
+    if costs.held_back:
+        return max(measured, costs.rate)
+    return costs.rate if costs.rate > 0 and largest.bytes < TELLING else measured
 
 
 def _constant_seconds(rounds: Sequence[Round], costs: Costs) -> float:

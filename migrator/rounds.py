@@ -6,11 +6,13 @@ decided by `precopy`; the freeze and all that follows it are `migration`'s.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from agent import protocol
 from migrator import errors, precopy
 from migrator.hosts import Ends
+from migrator.peer import PeerFault
 from migrator.phases import Observer, Round
 from migrator.together import both
 
@@ -58,8 +60,9 @@ class Rounds:
         Raises NotConverging where the operator would rather have it stay than be frozen for longer than the limit.
         """
         number = 1
+        throttled: list[int] = []
         while True:
-            decision = precopy.decide(self.done, limits, costs)
+            decision = precopy.decide(self.done, limits, costs, throttled)
             self.predicted_downtime = decision.predicted_downtime
             if decision.action is precopy.Action.FREEZE:
                 tell = self._observer.detail if decision.within_limit else self._observer.note
@@ -67,6 +70,13 @@ class Rounds:
                 return number
             if decision.action is precopy.Action.FAIL:
                 raise errors.NotConverging(decision.reason, hint=_ADVICE)
+            if decision.action is precopy.Action.THROTTLE:
+                self._observer.note(f"slowing it down: {decision.reason}")
+                if await self._slow_down(decision.share):
+                    throttled.append(len(self.done))
+                else:
+                    limits = dataclasses.replace(limits, on_no_converge=precopy.OnNoConverge.FREEZE)
+                continue
             self.begin(number, decision.predicted_bytes, final=False)
             started = time.monotonic()
             dumped, accepted = await both(
@@ -78,3 +88,17 @@ class Rounds:
             number += 1
             # the next round's page server stands before it is known whether that round is the freeze
             await self._ends.target.accept(protocol.Accept(number, "pages"))
+
+    async def _slow_down(self, share: float) -> bool:
+        """Leave the tree this share of the processor time that it took. False where its host can't do that."""
+        try:
+            limit = await self._ends.source.throttle(protocol.Throttle(share))
+        except PeerFault as fault:
+            if fault.fault.code is not protocol.FaultCode.THROTTLE:
+                raise
+            self._observer.note(f"it can't be slowed down: {fault.fault.message}")
+            return False
+        self._observer.note(
+            f"it has {share:.0%} of its processor time until the freeze: {limit.processors:.2f} processors"
+        )
+        return True

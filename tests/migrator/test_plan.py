@@ -114,6 +114,7 @@ TREE = TreeFacts(
     memory=256 * MIB,
 )
 PLAIN = World(host("alpha"), host("beta"), TREE)
+SLOW = PLAIN.with_(tree=dataclasses.replace(TREE, no_throttle="no cgroups are mounted here"))
 
 
 def test_a_plain_tree_has_no_obstacle() -> None:
@@ -144,6 +145,7 @@ PROVOKED: dict[str, tuple[World, str, str]] = {
     "no tracking": (
         PLAIN.on_source(dirty_tracking=False).with_(wishes=Wishes(require_precopy=True)), "no-dirty-tracking", "alpha",
     ),
+    "no cpu controller": (SLOW.with_(wishes=Wishes(throttle=True)), "no-throttle", "alpha"),
     "sockets on a new kernel": (connected(PLAIN).on_source(kernel="6.16.0-1"), "criu-kernel-sockets", "alpha"),
     "pidfd": (PLAIN.on_target(criu_version="4.0").odd("pidfd", "pidfd"), "pidfd", "beta"),
     "small PIDs": (PLAIN.on_target(pid_max=201), "pid-range", "beta"),
@@ -229,6 +231,8 @@ ABSENT: dict[str, World] = {
     .on_target(criu_version="4.2.1"),
     "sockets on a new kernel of the target": connected(PLAIN).on_target(kernel="6.18"),
     "pidfd": PLAIN.odd("pidfd", "pidfd"),
+    "no cpu controller, and none is asked for": SLOW,
+    "a cpu controller": PLAIN.with_(wishes=Wishes(throttle=True)),
     "PIDs just fit": PLAIN.on_target(pid_max=202),
     "others have other numbers": PLAIN.with_(taken=(task(7, tids=(7, 8)),)),
     "no tracking, and it was not required": PLAIN.on_source(dirty_tracking=False),
