@@ -20,6 +20,7 @@ from agent import process
 from agent.lock import TaskLocks
 from agent.protocol import CriuOptions, HostFacts, TargetCheck, TreeFacts
 from migrator import errors, hosts, migration, plan, precopy, recovery, transport
+from migrator.history import History
 from migrator.peer import Peer
 from migrator.phases import Phase, Report, Round
 from tests.fake_hosts import Pair, Victim, eventually, soon
@@ -151,6 +152,9 @@ class Lab:
         self.precopy = True
         self.rounds = 0
         """Pre-copy rounds before the freeze."""
+        self.history = History(pair.directory / "kept" / "history.json")
+        self.give_up = False
+        """Whether the controller gives up in the place of a freeze."""
         self._extra = pair.directory / "extra"
         self._extra.write_text("comes along")
 
@@ -163,7 +167,7 @@ class Lab:
         victim = self.pair.victim(children)
         watcher = Watcher(cues or {})
         order = hosts.Order(victim.pid, transport.Target("beta"), plan.Wishes(copy_files=True), precopy.Limits())
-        trial = migration.Migration(order, watcher, self.links)
+        trial = migration.Migration(order, watcher, self.links, self.history)
 
         def make_plan(
             source: HostFacts, target: HostFacts, tree: TreeFacts, check: TargetCheck, wishes: plan.Wishes
@@ -172,7 +176,8 @@ class Lab:
             return self._plan(tree), ()
 
         def decide(rounds: Sequence[Round], *rest: object) -> precopy.Decision:
-            action = precopy.Action.FREEZE if len(rounds) == self.rounds else precopy.Action.AGAIN
+            end = precopy.Action.FAIL if self.give_up else precopy.Action.FREEZE
+            action = end if len(rounds) == self.rounds else precopy.Action.AGAIN
             return precopy.Decision(action, "so many will do", 0.1, 12288, True)
 
         self.monkeypatch.setattr(plan, "make_plan", make_plan)
@@ -251,8 +256,21 @@ async def test_a_migration(lab: Lab, children: int) -> None:
     assert report.target_pid in lab.target.restored()
     assert [done.pages for done in report.rounds] == [3, 3, 2]
     assert 0 < report.freeze_seconds < report.downtime_seconds < report.total_seconds
+    assert report.predicted_downtime_seconds == 0.1
+    learnt = lab.history.costs("beta")
+    assert 0 < learnt.fixed_seconds < report.downtime_seconds + precopy.TYPICAL_FIXED_SECONDS
+    assert learnt != precopy.Costs()
     attempt.lives_on_target()
     assert lab.target.journal(attempt.id) == ["PREPARED", "HELD", "RESUMING", "RESUMED", "DONE"]
+
+
+async def test_one_that_does_not_converge_is_left_where_it_is(lab: Lab) -> None:
+    lab.rounds, lab.give_up = 2, True
+    attempt = await lab.migrate()
+    attempt.failed(Phase.PRECOPY, errors.NotConverging, 35)
+    attempt.lives_on_source()
+    assert len(attempt.watcher.rounds) == 2
+    assert lab.history.costs("beta") == precopy.Costs(), "nothing was measured"
 
 
 async def test_without_precopy_all_goes_in_the_freeze(lab: Lab) -> None:

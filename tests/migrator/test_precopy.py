@@ -251,6 +251,12 @@ def test_a_measured_rate_counts_unless_the_rounds_are_too_small_to_tell_one() ->
     assert precopy.rate(rounds_of(0), Costs()) == precopy.TYPICAL_RATE
 
 
+def test_rounds_that_were_held_back_tell_no_more_than_what_the_link_carries_at_least() -> None:
+    assert precopy.rate(rounds_of(100, 50), Costs(rate=200.0 * MIB, held_back=True)) == 200 * MIB
+    assert precopy.rate(rounds_of(100, 50), Costs(rate=50.0 * MIB, held_back=True)) == 100 * MIB
+    assert precopy.rate(rounds_of(100, 50), Costs(held_back=True)) == 100 * MIB
+
+
 def rounds_at(*pairs: tuple[float, float]) -> list[Round]:
     return [Round(1000, int(size * MIB), int(size * MIB), seconds, 0.0) for size, seconds in pairs]
 
