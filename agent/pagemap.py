@@ -37,6 +37,8 @@ _PAGEMAP_MAGIC = 0x56084025
 _MM_MAGIC = 0x57492820
 
 _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_LOCKED, _MAP_HUGETLB = 0x02, 0x20, 0x2000, 0x40000
+_AREA_GUARD = 1 << 16
+"""No area of its own but pages inside one that MADV_GUARD_INSTALL forbids, as glibc 2.42 does below a stack."""
 _AREA_SPECIAL = 1 << 2 | 1 << 3 | 1 << 12  # VSYSCALL, VDSO, VVAR (criu/include/image.h)
 
 
@@ -188,6 +190,8 @@ def lazy_areas(mm: Path) -> Areas:
             continue
         area = {field: value for field, value, _ in _fields(name, body)}
         start, end, flags, status = (area.get(field, 0) for field in (1, 2, 6, 7))
+        if status & _AREA_GUARD:
+            continue
         if start % PAGE or end % PAGE or not behind <= start < end:
             raise ImageError(f"{name} has an area from {start:#x} to {end:#x}, which cannot be there")
         behind = end

@@ -250,6 +250,12 @@ def test_areas_that_cannot_be_there(path: Path, given: list[tuple[int, int]]) ->
         areas(path, fake_images.mm((*each, PRIVATE | ANONYMOUS, ORDINARY) for each in given))
 
 
+def test_forbidden_pages_inside_an_area_are_no_area(path: Path) -> None:
+    """What criu 4.2 lists for a thread's stack of glibc 2.42."""
+    whole, guard = (BASE, BASE + 8 * PAGE, PRIVATE | ANONYMOUS, ORDINARY), (BASE, BASE + PAGE, 0, 1 << 16)
+    assert areas(path, fake_images.mm([whole, guard])) == [(BASE, BASE + 8 * PAGE)]
+
+
 def test_an_area_without_addresses_cannot_be_there(path: Path) -> None:
     data = fake_images.image(fake_images.MM, b"\x72\x00")
     with pytest.raises(ImageError, match="cannot be there"):
