@@ -50,6 +50,7 @@ class Pager:
         self._poll = select.poll()
         self._connection: Optional[socket.socket] = None
         self._shared = False
+        self._short = False
         self._owed: list[tuple[Space, int, int]] = []
         self._looked = time.monotonic_ns()
         self._asked = self._looked
@@ -188,8 +189,8 @@ class Pager:
 
     # --- userfaultfd ---
 
-    def _live(self, space: Space, message: userfault.Message) -> None:
-        """An event of an address space, now or in a former life."""
+    def _live(self, space: Space, message: userfault.Message) -> bool:
+        """An event of an address space, now or in a former life. False when it changed nothing of what is to come."""
         if message.event == userfault.FORK:
             # from here on two spaces want the same pages: nothing is given back any more
             self._shared = True
@@ -197,9 +198,10 @@ class Pager:
                 space.pid, message.descriptor, space.pending.copy(), list(space.hot)
             )
         elif message.event == userfault.REMAP:
-            space.pending.move(message.address, message.to, message.length)
+            return space.pending.move(message.address, message.to, message.length)
         elif message.event in (userfault.REMOVE, userfault.UNMAP):
-            space.pending.drop(message.address, message.end)
+            return bool(space.pending.drop(message.address, message.end))
+        return True
 
     def _events(self, space: Space) -> None:
         """All that an address space has to say."""
@@ -214,7 +216,10 @@ class Pager:
             if message.event == userfault.FAULT:
                 self._fault(space, message.address & -PAGE)
             else:
-                self._live(space, message)
+                if not self._live(space, message) and not self._record.gaps:
+                    # most events, once most is in: the record would be full of them. With a gap in what was copied a
+                    # successor may take for missing what this life knows to be there: then it needs them all
+                    self._record.forget_last()
                 if message.event == userfault.FORK:
                     self._poll.register(message.descriptor, select.POLLIN)
             if space.descriptor not in self._spaces:
@@ -241,6 +246,11 @@ class Pager:
             self._forget(space)
         except userfault.Busy:
             return False
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            self._short = True
+            return False
         return True
 
     def _pay(self) -> None:
@@ -264,7 +274,7 @@ class Pager:
                 return
 
     def _copy(self, space: Space, low: int, high: int, image: int, offset: int) -> bool:
-        """Copy one piece. False when the address space is gone, or busy with a change."""
+        """Copy one piece. False when the address space is gone, or busy with a change, or the host out of memory."""
         pages = self._pages[image]
         source = pages.ready(offset, high - low)
         position, size, missed = low, high - low, -1
@@ -306,11 +316,15 @@ class Pager:
             except OSError as error:
                 if error.errno != errno.ENOMEM:
                     raise
-                # whoever needs the page waits; what it never gets is a zero
-                time.sleep(SHORT_OF_MEMORY)
+                # whoever needs the page waits; what it never gets is a zero. Events and orders are heard meanwhile
+                self._short = True
+                space.pending.insert((position, high, image, offset + position - low))
+                return False
         self._record.copied += high - low
         # recorded before it is given back: a successor must never copy what was a page and is a hole
         recorded = self._record.add_copied(space.descriptor, low, high)
+        if not recorded:
+            self._record.gaps = 1
         if recorded and self._record.punching and not self._shared:
             pages.punch(offset, high - low)
         return True
@@ -322,7 +336,9 @@ class Pager:
         filling = self._record.filling and any(space.pending.size for space in self._spaces.values())
         # a fault that is found now may have waited through the last chunk, but not through a wait for it
         before = time.monotonic_ns()
-        ready = {number for number, _ in self._poll.poll(0 if filling else 1 if self._owed else None)}
+        pause = SHORT_OF_MEMORY * 1000 if self._short else 0 if filling else 1
+        self._short = False
+        ready = {number for number, _ in self._poll.poll(pause if filling or self._owed else None)}
         self._asked = self._looked if filling else time.monotonic_ns()
         self._looked = before
         for number in ready & set(self._spaces):

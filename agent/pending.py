@@ -124,12 +124,13 @@ class Pending:
         self._images[place:stop] = array("I", [piece[2] for piece in pieces])
         self._offsets[place:stop] = array("Q", [piece[3] for piece in pieces])
 
-    def move(self, start: int, to: int, length: int) -> None:
-        """A range has another address now."""
+    def move(self, start: int, to: int, length: int) -> bool:
+        """A range has another address now. False when that changes nothing."""
         moved = self.drop(start, start + length)
-        self.drop(to, to + length)
+        covered = self.drop(to, to + length)
         for first, last, image, offset in moved:
             self.insert((first - start + to, last - start + to, image, offset))
+        return bool(moved or covered)
 
     def insert(self, piece: Piece) -> None:
         """One more piece, where there is none."""

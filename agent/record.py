@@ -29,7 +29,7 @@ GONE = 4
 
 _FIELDS = (
     "used", "connection", "half_read", "last_round", "complete", "filling", "punching", "finished", "faults",
-    "longest_ns", "copied", "marked", "resumed_ns",
+    "longest_ns", "copied", "marked", "resumed_ns", "gaps",
 )  # fmt: skip
 
 
@@ -128,6 +128,10 @@ class Record:
         if parsed.event != userfault.FAULT:
             self._set("used", self._get("used") + 1)
         return parsed
+
+    def forget_last(self) -> None:
+        """The message that was read last changed nothing: its slot is used again. Until then it may still be told."""
+        self._set("used", self._get("used") - 1)
 
     @property
     def progress(self) -> tuple[int, int]:
