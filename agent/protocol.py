@@ -480,7 +480,7 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("probe", Probe, HostFacts, "any", Pace.QUICK),
-    Command("inspect", Inspect, TreeFacts, "source", Pace.QUICK),
+    Command("inspect", Inspect, TreeFacts, "source", Pace.WORK),
     Command("check", Check, TargetCheck, "target", Pace.QUICK),
     Command("begin", Begin, Prepared, "source", Pace.QUICK),
     Command("prepare", Prepare, Prepared, "target", Pace.QUICK),

@@ -29,6 +29,7 @@ from agent.source import Source, Vetoed
 from agent.target import NotRunning, Target
 from agent.tasks import TreeChanged
 from agent.throttle import ThrottleError, why_not
+from agent.unfilled import StillFilling, whole
 
 SILENCE = 120.0
 """Seconds without a heartbeat after which the other side counts as gone: a host that dies says nothing, and sshd would
@@ -65,6 +66,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (WrongOrder, FaultCode.BAD_REQUEST),
     (wire.WireError, FaultCode.BAD_REQUEST),
     (TaskLocked, FaultCode.LOCKED),
+    (StillFilling, FaultCode.LOCKED),
     (TreeChanged, FaultCode.CHANGED),
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
@@ -200,6 +202,8 @@ class Server:
             facts = process.inspect(request.pid)
             return dataclasses.replace(facts, no_throttle=why_not(task.pid for task in facts.tasks))
 
+        # before it is looked at: what is not there yet can't be measured, nor room be made for it
+        await whole(self._settings.state, request.pid, say)
         return await asyncio.get_running_loop().run_in_executor(None, inspect)
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
