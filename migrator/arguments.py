@@ -64,13 +64,6 @@ def _migrate_parser() -> argparse.ArgumentParser:
         default=precopy.Limits.max_rounds,
         help="pre-copy rounds at most; 0 moves everything in the freeze (default: %(default)s)",
     )
-    parser.add_argument(
-        "--on-no-converge",
-        choices=("freeze", "fail"),
-        default=precopy.Limits.on_no_converge.value,
-        help="where the predicted downtime stays above the limit: move it all the same, or leave it where it is "
-        "(default: %(default)s)",
-    )
     return parser
 
 
@@ -81,9 +74,7 @@ def _check_parser() -> argparse.ArgumentParser:
     )
     _add_order(parser)
     limits = precopy.Limits()
-    parser.set_defaults(
-        max_downtime=limits.max_downtime, max_rounds=limits.max_rounds, on_no_converge=limits.on_no_converge
-    )
+    parser.set_defaults(max_downtime=limits.max_downtime, max_rounds=limits.max_rounds)
     return parser
 
 
@@ -126,6 +117,13 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--require-precopy", action="store_true", help="refuse where the source cannot track dirty memory"
+    )
+    parser.add_argument(
+        "--on-no-converge",
+        choices=[each.value for each in precopy.OnNoConverge],
+        default=precopy.Limits.on_no_converge.value,
+        help="where the predicted downtime stays above the limit: move it all the same, leave it where it is, "
+        "or slow it down first (default: %(default)s)",
     )
     parser.add_argument(
         "--compress",

@@ -89,7 +89,13 @@ def _order(options: argparse.Namespace) -> hosts.Order:
     return hosts.Order(
         pid=options.pid,
         target=transport.parse_target(options.host),
-        wishes=plan.Wishes(options.copy_files, options.require_precopy, options.resume == "instant", options.compress),
+        wishes=plan.Wishes(
+            options.copy_files,
+            options.require_precopy,
+            options.resume == "instant",
+            options.compress,
+            throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
+        ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
         criu=options.criu,
