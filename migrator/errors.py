@@ -178,6 +178,12 @@ class TreeChanged(CopyError):
     exit_code = 36
 
 
+class BrokenRounds(CopyError):
+    """The rounds do not fit together: a page is missing, or an image is damaged."""
+
+    exit_code = 37
+
+
 class NotResumed(MigrateError):
     """Past the point of no return and not resumed yet: the images are kept on the target."""
 

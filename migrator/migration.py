@@ -32,9 +32,13 @@ _LOST = (PeerFault, PeerLost, errors.MigrateError)
 class Migration:
     """One migration, once."""
 
-    def __init__(self, order: Order, observer: Observer, links: Links, history: History | None = None) -> None:
+    def __init__(
+        self, order: Order, observer: Observer, links: Links, history: History | None = None, *, last: bool = True
+    ) -> None:
+        """`last`: no other attempt follows, whatever happens; else BrokenRounds is not reported."""
         self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self._order = order
+        self._last = last
         self._history = history or History(None)
         self._observer = Careful(observer)
         self._ends = Ends(links, self._observer)
@@ -88,6 +92,8 @@ class Migration:
 
     def _over(self, error: errors.MigrateError) -> errors.MigrateError:
         """Report a migration that failed, and give the error back."""
+        if isinstance(error, errors.BrokenRounds) and not self._last:
+            return error
         outcomes = {errors.NotResumed: "not-resumed", errors.InDoubt: "in-doubt"}
         self._observer.report(self._report(outcomes.get(type(error), "undone"), 0, 0.0))
         return error
@@ -370,7 +376,17 @@ class Migration:
 
 async def migrate(order: Order, observer: Observer) -> Report:
     """Move a process tree. Raises MigrateError, or CancelledError after everything was undone."""
-    return await Migration(order, observer, RealLinks(order), history.of_user(os.environ, os.geteuid())).run()
+    return await move(order, observer, RealLinks(order), history.of_user(os.environ, os.geteuid()))
+
+
+async def move(order: Order, observer: Observer, links: Links, known: History) -> Report:
+    """`migrate` over these links. Rounds that do not fit together are undone, and memory is dumped whole, once."""
+    try:
+        return await Migration(order, observer, links, known, last=False).run()
+    except errors.BrokenRounds as broken:
+        observer.note(f"{broken}: undone; once more without pre-copy, so that no round depends on another")
+    whole = dataclasses.replace(order, limits=dataclasses.replace(order.limits, max_rounds=0))
+    return await Migration(whole, observer, links, known).run()
 
 
 async def check(order: Order, observer: Observer) -> tuple[plan.Plan, tuple[plan.Obstacle, ...]]:

@@ -45,7 +45,7 @@ _ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
     FaultCode.BROKEN_STREAM: errors.LinkLost,
     FaultCode.JOURNAL: errors.CopyError,
     FaultCode.VETOED: errors.CopyError,
-    FaultCode.BROKEN_ROUNDS: errors.CopyError,
+    FaultCode.BROKEN_ROUNDS: errors.BrokenRounds,
     FaultCode.THROTTLE: errors.CopyError,
 }
 _CRIU_ERRORS: dict[str, type[errors.MigrateError]] = {

@@ -37,7 +37,7 @@ _VALUES = {
 }  # fmt: skip
 _SWITCHES = {
     "--page-server", "--track-mem", "--shell-job", "--file-locks", "--link-remap", "--tcp-established", "--auto-dedup",
-    "--restore-detached", "--manage-cgroups=ignore", "--version", "-v2", "-v4",
+    "--restore-detached", "--manage-cgroups=ignore", "--version", "--lazy-pages", "-v2", "-v4",
 }  # fmt: skip
 
 _SIGKILL, _SIGCONT, _SIGSTOP = 9, 18, 19  # the signal module takes 3 ms to import
@@ -277,7 +277,8 @@ def page_server(run: Run) -> None:
     if run.behaviour == "die-late":
         die()
     write(run.image("pages-1.img"), data)
-    write(run.image("pagemap-1.img"), b"pagemap")
+    if run.behaviour == "cut-map":
+        write(run.image("pagemap-1.img"), b"pagemap")
     os.write(stream, b"\0")
 
 
@@ -412,6 +413,15 @@ def make_processes(run: Run) -> list[int]:
     return made
 
 
+def greet_pager(path: str) -> None:
+    """What criu says to a pager when no task has lazy memory: only the last word."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as pager:
+        pager.connect(path)
+        pager.sendall(struct.pack("I", 0x52535446))
+
+
 def restore(run: Run) -> None:
     for name in ("inventory.img", "pages-1.img"):
         if not os.path.exists(run.image(name)):
@@ -425,6 +435,8 @@ def restore(run: Run) -> None:
     if run.script("pre-restore", 0):
         raise Failed("Aborting restore due to pre-restore script")
     made = make_processes(run)
+    if "--lazy-pages" in run.options:
+        greet_pager(os.path.join(run.options["--work-dir"], "lazy-pages.socket"))
     try:
         if run.behaviour == "die-before-hold":
             die()
