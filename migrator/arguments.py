@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from agent.protocol import VERSION
-from migrator import errors, precopy
+from migrator import bandwidth, errors, precopy
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
@@ -64,6 +64,13 @@ def _migrate_parser() -> argparse.ArgumentParser:
         default=precopy.Limits.max_rounds,
         help="pre-copy rounds at most; 0 moves everything in the freeze (default: %(default)s)",
     )
+    parser.add_argument(
+        "--bandwidth",
+        metavar="RATE",
+        type=_rate,
+        default=0.0,
+        help="bytes a second on the wire at most, until the freeze: 20M, 1.5G (1024s), 20MB (1000s), as rsync has them",
+    )
     return parser
 
 
@@ -74,7 +81,11 @@ def _check_parser() -> argparse.ArgumentParser:
     )
     _add_order(parser)
     limits = precopy.Limits()
-    parser.set_defaults(max_downtime=limits.max_downtime, max_rounds=limits.max_rounds)
+    parser.set_defaults(
+        bandwidth=0.0,
+        max_downtime=limits.max_downtime,
+        max_rounds=limits.max_rounds,
+    )
     return parser
 
 
@@ -173,6 +184,13 @@ def _seconds(word: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{word!r} is no time in seconds")
     return value
+
+
+def _rate(word: str) -> float:
+    try:
+        return bandwidth.parse_rate(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _migration_id(word: str) -> str:

@@ -99,6 +99,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
         criu=options.criu,
+        bandwidth=options.bandwidth,
     )
 
 

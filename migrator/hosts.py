@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agent.protocol import STREAM_DAMAGED
-from migrator import bundle, errors, plan, precopy, transport
+from migrator import bundle, channel, errors, plan, precopy, transport
 from migrator.bandwidth import Bucket, Metered
 from migrator.packing import Packed
 from migrator.peer import Peer, PeerLost
@@ -49,6 +49,7 @@ class RealLinks:
     """This host, and one over SSH."""
 
     def __init__(self, order: Order) -> None:
+        channel.keep_memory()
         self._order = order
         self._arguments = ("--criu", order.criu) if order.criu else ()
 

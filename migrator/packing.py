@@ -28,14 +28,22 @@ from migrator.channel import CHUNK, Channel
 LEVELS = (-10, -5, -1, 1, 3)
 """zstd's levels that are worth it, the fastest first; above 3 nothing much is gained on memory."""
 
-SPEEDS = (1400e6, 1000e6, 700e6, 500e6, 300e6)
-"""Bytes a second of each on a Python heap and one core, until this machine has shown its own."""
+SPEEDS = (1300e6, 1000e6, 840e6, 680e6, 600e6)
+"""Bytes a second of each on a Python heap and one idle core. Only their proportions last: how fast this machine is, and
+how busy, every piece shows anew, also when none is packed, by its sample."""
 
-GAINS = (1.0, 0.7, 0.45, 0.4, 0.38)
-"""What each makes of a piece, over what the fastest makes of its sample; likewise."""
+GAINS = (1.0, 0.67, 0.33, 0.29, 0.28)
+"""What each makes of a piece, over what the fastest makes of its sample; for a Python heap, then as it shows."""
 
 LINK = 300e6
 """Bytes a second that SSH takes, until it has shown."""
+
+FASTEST_LINK = 600e6
+"""Bytes a second that SSH takes at most (420 to 545 MiB/s were seen): a small piece that only went into a buffer does
+not tell."""
+
+TURN = 0.0001
+"""Seconds that sending any piece takes, however small: a turn of the event loop, a packet, a system call."""
 
 SMALL = 1024
 """Bytes: a piece below it is sent as it is."""
@@ -47,10 +55,29 @@ WORTH = 0.9
 """A sample that is not shorter than this share of itself says that the piece does not shrink."""
 
 MEMORY = 16 << 20
-"""Bytes after which half of what was seen of the link is forgotten."""
+"""Bytes after which half of what was seen of link and machine is forgotten."""
 
 _HEAD = struct.Struct(FRAME_HEAD)
 _NOTHING = bytes(CHUNK)
+
+
+class _Rate:
+    """An amount a second, of late: sums, so that one long wait counts for what it took and not for more."""
+
+    def __init__(self, value: float) -> None:
+        self._seconds = 0.01
+        self._amount = value * self._seconds
+
+    def add(self, amount: float, seconds: float, age: float) -> None:
+        """So much in so long; by `age`, what was before fades: by half for 1."""
+        kept = 0.5**age
+        self._amount = self._amount * kept + amount
+        self._seconds = self._seconds * kept + max(seconds, 1e-9)
+
+    @property
+    def value(self) -> float:
+        """The amount a second."""
+        return self._amount / self._seconds
 
 
 class Judge:
@@ -59,26 +86,26 @@ class Judge:
     def __init__(self, *, always: bool, workers: int) -> None:
         self._always = always
         self._workers = workers
-        self._speeds = list(SPEEDS)
         self._gains = list(GAINS)
-        self._link_bytes = LINK * 0.01
-        self._link_seconds = 0.01
+        self._link = _Rate(LINK)
+        self._machine = _Rate(1.0)  # seconds that packing takes by SPEEDS, over those that it took
 
     @property
     def link(self) -> float:
         """Bytes a second that the link takes."""
-        return self._link_bytes / self._link_seconds
+        return self._link.value
 
     def sent(self, size: int, seconds: float) -> None:
         """The link took so many bytes in so long."""
-        kept = 0.5 ** (size / MEMORY)
-        self._link_bytes = self._link_bytes * kept + size
-        self._link_seconds = max(self._link_seconds * kept + seconds, 1e-9)
+        self._link.add(size, seconds, size / MEMORY)
 
-    def packed(self, level: int, shrink: float, size: int, length: int, seconds: float) -> None:
-        """Packing took so long and made `length` bytes of `size`, of which the sample had promised `shrink`."""
+    def tried(self, level: int, size: int, seconds: float, passed: int = 0) -> None:
+        """Packing so many bytes at this level took so long: of a sample, with `passed` bytes of pieces, or a piece."""
+        self._machine.add(size / SPEEDS[LEVELS.index(level)], seconds, passed / MEMORY)
+
+    def packed(self, level: int, shrink: float, size: int, length: int) -> None:
+        """Packing made `length` bytes of `size`, of which the sample had promised `shrink`."""
         at = LEVELS.index(level)
-        self._speeds[at] += 0.1 * (size / max(seconds, 1e-9) - self._speeds[at])
         self._gains[at] += 0.1 * (length / size / shrink - self._gains[at])
 
     def level(self, shrink: float) -> int | None:
@@ -88,8 +115,8 @@ class Judge:
         # one byte: to pack it, then to send what is left of it. Summed, not the larger of both: where cores are few
         # and the link is fast, packing and encrypting take turns
         costs = [
-            1 / (speed * self._workers) + min(gain * shrink, 1.0) / self.link
-            for speed, gain in zip(self._speeds, self._gains, strict=True)
+            1 / (speed * self._machine.value * self._workers) + min(gain * shrink, 1.0) / self.link
+            for speed, gain in zip(SPEEDS, self._gains, strict=True)
         ]
         best = min(range(len(LEVELS)), key=costs.__getitem__)
         if costs[best] >= 1 / self.link and not self._always:
@@ -141,11 +168,7 @@ class Packed(Channel):
         """Pack and send; waits while threads or link do not keep up. Raises what sending an earlier piece raised."""
         for start in range(0, len(data), FRAME_LARGEST):
             piece = data[start : start + FRAME_LARGEST]
-            if len(piece) < SMALL:
-                await self._put(frame(b"P", len(piece), piece))
-            else:
-                loop = asyncio.get_running_loop()
-                await self._put(loop.run_in_executor(self._threads, self._pack, piece))
+            await self._put(self._judged(piece))
 
     async def write_eof(self) -> None:
         """Send the end, after all that was written."""
@@ -157,6 +180,9 @@ class Packed(Channel):
 
     async def _put(self, item: bytes | asyncio.Future[bytes] | None) -> None:
         if not self._sender.done():
+            if not self._waiting.full():
+                self._waiting.put_nowait(item)
+                return
             put = asyncio.ensure_future(self._waiting.put(item))
             try:
                 await asyncio.wait({put, self._sender}, return_when=asyncio.FIRST_COMPLETED)
@@ -172,30 +198,38 @@ class Packed(Channel):
             data = item if isinstance(item, bytes) else await item
             started = time.perf_counter()
             await self._inner.write(data)
-            self._judge.sent(len(data), time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._judge.sent(len(data), max(seconds - TURN, len(data) / FASTEST_LINK))
 
-    def _pack(self, data: bytes) -> bytes:
-        """In a thread: the frame of a piece."""
+    def _judged(self, data: bytes) -> bytes | asyncio.Future[bytes]:
+        """The frame of a piece, or a thread at work on it. The sample is tried here: a thread would take longer."""
+        if len(data) < SMALL:
+            return frame(b"P", len(data), data)
         if data.startswith(_NOTHING[:64]) and data == _NOTHING[: len(data)]:
             return frame(b"0", len(data))
-        shrink = self._sample(data)
-        level = self._judge.level(shrink)
-        if level is not None:
-            started = time.perf_counter()
-            packed = self._packer.at(level).compress(data)
-            self._judge.packed(level, shrink, len(data), len(packed), time.perf_counter() - started)
-            if len(packed) < len(data):
-                return frame(b"Z", len(data), packed)
-        return frame(b"P", len(data), data)
-
-    def _sample(self, data: bytes) -> float:
         step = len(data) // SLICES
-        parts = (
-            data
-            if len(data) <= SAMPLE
-            else b"".join(data[at : at + SAMPLE // SLICES] for at in range(0, step * SLICES, step))
-        )
-        return len(self._packer.at(LEVELS[0]).compress(parts)) / len(parts)
+        sample = data[:SAMPLE]
+        if len(data) > SAMPLE:
+            sample = b"".join(data[at : at + SAMPLE // SLICES] for at in range(0, step * SLICES, step))
+        shrink = len(self._compress(LEVELS[0], sample, len(data))) / len(sample)
+        level = self._judge.level(shrink)
+        if level is None:
+            return frame(b"P", len(data), data)
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._pack, level, shrink, data)
+
+    def _pack(self, level: int, shrink: float, data: bytes) -> bytes:
+        """In a thread: the frame of a piece."""
+        packed = self._compress(level, data, 0)
+        self._judge.packed(level, shrink, len(data), len(packed))
+        packs = len(packed) < len(data)
+        return frame(b"Z" if packs else b"P", len(data), packed if packs else data)
+
+    def _compress(self, level: int, data: bytes, passed: int) -> bytes:
+        packer = self._packer.at(level)
+        started = time.perf_counter()
+        packed = packer.compress(data)
+        self._judge.tried(level, len(data), time.perf_counter() - started, passed)
+        return packed
 
     async def wait(self) -> int | None:
         """The relay's exit status."""

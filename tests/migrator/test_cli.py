@@ -91,6 +91,9 @@ def run(tmp_path: Path, scenario: str, *arguments: str) -> Run:
         (["4711", "db2", "--max-downtime", "nan"], "'nan' is no time"),
         (["4711", "db2", "--max-downtime", "soon"], "'soon' is no time"),
         (["4711", "db2", "--max-rounds", "-2"], "'-2' is no number of rounds"),
+        (["4711", "db2", "--bandwidth", "fast"], "'fast' is no rate"),
+        (["4711", "db2", "--bandwidth", "0"], "'0' is too slow"),
+        (["4711", "db2", "--compress", "gzip"], "gzip"),
         (["4711", "db2", "--quiet", "--js"], "not allowed"),
         (["4711", "db2", "--no-such"], "--no-such"),
         (["check", "x", "db2"], "'x' is no process id"),
@@ -138,7 +141,8 @@ def test_the_order_is_what_was_asked() -> None:
     words = (
         "4711 root@db2:2222 --copy-files --require-precopy --max-downtime 1.5 --max-rounds 3 --sudo --criu /opt/criu"
     )
-    order = cli._order(parse(words.split()))
+    order = cli._order(parse([*words.split(), "--bandwidth", "20M", "--compress", "zstd"]))
+    assert (order.bandwidth, order.wishes.compress) == (20 << 20, "zstd")
     assert order.pid == 4711
     assert (order.wishes.copy_files, order.wishes.require_precopy) == (True, True)
     assert (order.limits.max_downtime, order.limits.max_rounds) == (1.5, 3)
@@ -150,6 +154,7 @@ def test_the_order_is_what_was_asked() -> None:
 def test_defaults() -> None:
     order = cli._order(parse(["check", "4711", "db2"]))
     assert (order.limits.max_downtime, order.limits.max_rounds) == (0.3, 8)
+    assert (order.bandwidth, order.wishes.compress) == (0.0, "auto")
     assert (order.wishes.copy_files, order.wishes.require_precopy, order.sudo, order.criu) == (False, False, False, "")
 
 

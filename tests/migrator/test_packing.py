@@ -171,13 +171,30 @@ class TestJudge:
     def test_what_does_not_shrink_is_left_alone(self, always: bool) -> None:
         assert judge(1e6, always=always).level(0.95) is None
 
-    def test_a_level_that_proves_slow_on_this_machine_is_left(self) -> None:
+    def test_a_machine_too_slow_or_too_busy_for_zstd_does_without(self) -> None:
         one = judge(100e6)
         before = one.level(0.3)
         assert before is not None
         for _ in range(100):
-            one.packed(before, 0.3, 1 << 20, 200000, (1 << 20) / 5e6)
-        assert one.level(0.3) != before
+            one.tried(before, 1 << 20, (1 << 20) / 5e6, 1 << 20)
+        assert one.level(0.3) is None
+
+    def test_a_machine_that_is_no_longer_busy_packs_again(self) -> None:
+        one = judge(100e6)
+        for _ in range(100):
+            one.tried(LEVELS[0], 1 << 20, 10.0, 1 << 20)
+        assert one.level(0.3) is None
+        for _ in range(1000):  # by samples alone
+            one.tried(LEVELS[0], 1 << 14, (1 << 14) / 1300e6, 1 << 18)
+        assert one.level(0.3) is not None
+
+    def test_what_a_level_makes_of_pieces_counts(self) -> None:
+        one = judge(1e6)
+        best = one.level(0.3)
+        assert best is not None
+        for _ in range(100):
+            one.packed(best, 0.3, 1 << 20, 1 << 20)
+        assert one.level(0.3) not in (best, None)
 
     @given(st.floats(1e3, 1e11), st.floats(1e-4, 1.0), st.integers(1, 8))
     def test_there_is_always_an_answer(self, link: float, shrink: float, workers: int) -> None:
