@@ -19,7 +19,8 @@
     │   ├── RestoreError      33   criu restore failed; undone
     │   ├── LinkLost          34   the connection or an agent was lost before COMMIT; undone
     │   ├── NotConverging     35   the downtime limit could not be met; undone
-    │   └── TreeChanged       36   the tree is not the one that was inspected; undone
+    │   ├── TreeChanged       36   the tree is not the one that was inspected; undone
+    │   └── BrokenRounds      37   the rounds do not fit together, also when dumped once more; undone
     ├── NotResumed            70   past the point of no return, not resumed yet; images kept on the target
     ├── InDoubt               71   contact lost at COMMIT or RESUME; one copy at most
     └── Interrupted        128+N   a signal before COMMIT; undone
