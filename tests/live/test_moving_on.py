@@ -1,0 +1,73 @@
+"""A tree that moves on before its memory is there: the second migration waits for the first one's fill."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import Run, Started
+from tests.live.lab_host import LOG, LabHost, wait_for_log, wait_for_sweeps
+
+PAGERS = "pkill -{} -f '[p]ager /run/migrate'"
+STOP_WHEN_RESUMED = """
+newest() { ls -td /var/lib/migrate/*/ 2>/dev/null | head -n 1; }
+old=$(newest)
+until [ "$(newest)" != "$old" ] && grep -q RESUMED "$(newest)journal"; do :; done
+"""
+
+
+class Job(threading.Thread):
+    """A call in the background."""
+
+    def __init__(self, act: Any) -> None:
+        super().__init__()
+        self._act = act
+        self.result: Run
+        self.start()
+
+    def run(self) -> None:
+        self.result = self._act()
+
+
+@pytest.fixture
+def both_ways(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
+    """`migrate` on beta too: the lab has it on alpha only."""
+    alpha, beta = lab
+    where = "opt/migrate $(readlink -f $(command -v migrate)) $(command -v migrate)"
+    alpha.run(f"tar -C / -c {where} 2>/dev/null | ssh beta tar -C / -x")
+    yield
+    beta.run("rm -rf /opt/migrate $(command -v migrate)")
+
+
+@pytest.mark.backends("netns")
+def test_back_while_memory_is_still_being_filled(
+    nothing_behind: None, both_ways: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    for host in (alpha, beta):
+        host.run(f"rm -f {LOG}")
+    pid = started.launch("python3", "/root/programs/witness.py", "--mib", "512", "--log", LOG)
+    wait_for_log(alpha, lines=20)
+    stopper = beta.start(f"sh -c '{STOP_WHEN_RESUMED}'; {PAGERS.format('STOP')}")
+    there = Job(lambda: migrate("--copy-files", str(pid), "beta"))
+    assert stopper.recv_exit_status() == 0, "the pager had left already"
+    back = Job(lambda: migrate("--copy-files", "-v", str(pid), "alpha", on=beta))
+    time.sleep(3)
+    assert there.is_alive(), "its memory can't be whole"
+    assert back.is_alive(), f"it did not wait: {back.result.explain()}"
+    assert not alpha.alive(pid)
+    alpha.run(f"rm -f {LOG}")  # its copy there is out of date, and in the way
+    beta.run(PAGERS.format("CONT"))
+    there.join()
+    back.join()
+    assert there.result.status == 0, there.result.explain()
+    assert back.result.status == 0, back.result.explain()
+    assert "is still being filled" in back.result.out
+    assert alpha.alive(pid)
+    assert not beta.alive(pid)
+    lines = wait_for_sweeps(alpha, 2)
+    assert [line[0] for line in lines] == list(range(len(lines)))
+    assert {line[3] for line in lines} == {0}, "bad pages"
