@@ -22,7 +22,7 @@ from tests.watched import PAGE, Tree
 
 pytestmark = watched.needs_userfaultfd
 
-PAGES = 2000
+PAGES = 1500
 LIVES = ["read", "write", "fork", "move", "unmap", "drop", "protect"]
 
 
@@ -95,7 +95,7 @@ async def test_memory_is_right(place: Place, life: str) -> None:
     filled = await place.fill.done()
     seen = await asyncio.to_thread(tree.result)
     assert seen["bad"] == 0
-    assert seen["checked"] > 1000
+    assert seen["checked"] >= PAGES // 2
     assert filled.faults >= 1
     assert place.log == ""
     assert not watches(tree.pid)

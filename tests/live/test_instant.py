@@ -47,7 +47,7 @@ def test_report(alpha: LabHost, beta: LabHost, large: int, migrate: Any) -> None
     assert run.report["fill_seconds"] > 0
     assert run.report["faults"] >= 0
     assert run.report["longest_fault_seconds"] < 10
-    assert "uf" not in re.findall(r"\buf\b", beta.read(f"/proc/{large}/smaps"))
+    assert "um" not in re.findall(r"\bum\b", beta.read(f"/proc/{large}/smaps"))
 
 
 @pytest.mark.backends("netns")
