@@ -14,6 +14,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Sequence
+from typing import Self
 
 from agent.protocol import STREAM_HEADER
 from migrator import bundle
@@ -102,9 +103,7 @@ class ProcessChannel(_Pipe):
         self._loop.add_reader(self._pidfd, self._reap)
 
     @classmethod
-    async def start(
-        cls, name: str, command: Sequence[str], *, own_session: bool = True, patience: float = 0.0
-    ) -> ProcessChannel:
+    async def start(cls, name: str, command: Sequence[str], *, own_session: bool = True, patience: float = 0.0) -> Self:
         """Start a command; `patience` is how many seconds `close` gives it. Raises OSError when it can't be started.
 
         A terminal's Ctrl-C does not reach it: it gets a session of its own, or at least a process group (sudo finds the
@@ -138,6 +137,20 @@ class ProcessChannel(_Pipe):
     async def wait(self) -> int | None:
         """Its exit status; negative for a signal."""
         return await asyncio.shield(self._ended)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has left."""
+        return self._ended.done()
+
+    def input_fileno(self) -> int:
+        """The pipe into it."""
+        return int(self._pipes[0].get_extra_info("pipe").fileno())
+
+    def terminate(self) -> None:
+        """SIGTERM: for what is no agent."""
+        if not self.ended:
+            self._process.terminate()
 
     async def close(self) -> None:
         """End its input and output and give it time to leave; one that stays is left alone."""

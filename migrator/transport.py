@@ -6,6 +6,8 @@ known_hosts (hashed too) of the user and of the system, ssh-agent, default keys.
 configuration says: accepting a host key that is not known, forwarding anything (agent, X11, ports), and compressing
 (what is worth it is compressed before it gets here). Nothing listens on a TCP port.
 
+Memory has a connection of its own, by OpenSSH's client, where that comes up: `openssh` says why.
+
 Whoever needs a host finds all words here: Target, Channel, Link and pump are `channel`'s, LocalLink is `local`'s.
 """
 
@@ -22,18 +24,24 @@ from typing import Any
 
 import asyncssh
 
-from migrator import bundle, ssh_errors
+from migrator import bundle, openssh, ssh_errors
 from migrator.channel import Channel, Link, Target, parse_target, pump
 from migrator.errors import ConnectError, HostKeyError, LinkLost
 from migrator.local import PATIENCE, LocalLink
+from migrator.openssh import OpenSshChannel
 from migrator.ssh_channel import Session, SshChannel
 
 __all__ = ["Channel", "Link", "LocalLink", "SshLink", "Target", "connect", "parse_target", "pump"]
 
 log = logging.getLogger(__name__)
+_told = logging.getLogger("migrator.agent")
+"""Lines of -v."""
 
 CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 """Before asyncssh's own order, unless the configuration names ciphers: twice as fast as chacha20."""
+
+MEMORY = "pages"
+"""The stream that is worth a connection of its own."""
 
 WINDOW = 16 << 20
 """Bytes that the far end may send before it must wait for us."""
@@ -69,6 +77,7 @@ class SshLink:
         sudo: bool,
         agent_arguments: Sequence[str],
         python: str,
+        config: Sequence[Path] | None = None,
     ) -> None:
         self.name = target.host
         self._target = target
@@ -77,6 +86,8 @@ class SshLink:
         self._arguments = tuple(agent_arguments)
         self._python = python
         self._agent_path = ""
+        self._config = config
+        self._own: list[OpenSshChannel] = []
 
     async def start_agent(self, role: str) -> Channel:
         """Send the agent where it is missing, and start it: one exec. Raises ConnectError and its kinds."""
@@ -98,8 +109,10 @@ class SshLink:
         if not self._agent_path:
             raise LinkLost(f"{self.name}: stream {name} is asked for before an agent was started")
         command = bundle.relay_command(self._agent_path, socket, name, form, sudo=self._sudo, python=self._python)
+        if name == MEMORY and (own := await self._open_own(command, name)) is not None:
+            return own
         try:
-            channel = await self._open(command, 0.0)
+            channel: Channel = await self._open(command, 0.0)
             try:
                 await bundle.greet_relay(channel, name)
             except BaseException:
@@ -111,12 +124,43 @@ class SshLink:
 
     async def close(self) -> None:
         """Close the connection, jump hosts last."""
+        for channel in self._own:
+            await channel.close()
         for connection in reversed(self._connections):
             connection.close()
             with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
                 async with asyncio.timeout(2):
                     await connection.wait_closed()
             connection.abort()
+
+    async def _open_own(self, command: Sequence[str], name: str) -> Channel | None:
+        """The stream over a connection of its own, by OpenSSH's client; None where that does not come up."""
+        if self._config is not None and len(self._config) > 1:
+            return None  # ssh takes one
+        words = openssh.arguments(
+            self._target,
+            f"exec {shlex.join(command)}",
+            cipher=str(self._connections[-1].get_extra_info("send_cipher")),
+            config=self._config,
+            alive=(KEEPALIVE_SECONDS, KEEPALIVE_COUNT),
+        )
+        try:
+            channel = await OpenSshChannel.to(self.name, words)
+        except OSError as error:
+            _told.debug("%s: memory goes over the connection that stands: %s", self.name, error)
+            return None
+        self._own.append(channel)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await bundle.greet_relay(channel, name)
+        except (OSError, TimeoutError) as error:
+            _told.debug("%s: memory goes over the connection that stands: %s", self.name, error)
+            await channel.close()
+            return None
+        except BaseException:
+            await channel.close()
+            raise
+        return channel
 
     async def _open(self, command: Sequence[str], patience: float) -> SshChannel:
         # SSH carries a command as one text for the login shell there, so it is quoted here, and only here;
@@ -142,10 +186,11 @@ async def connect(
 
     Raises UnknownHost, Refused, HostKeyError, LoginError or ConnectError.
     """
+    link_config = config
     if config is None:
         config = [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")]
     connections: list[asyncssh.SSHClientConnection] = []
-    link = SshLink(target, connections, sudo=sudo, agent_arguments=agent_arguments, python=python)
+    link = SshLink(target, connections, sudo=sudo, agent_arguments=agent_arguments, python=python, config=link_config)
     try:
         await _dial(target, [str(path) for path in config if os.access(path, os.R_OK)], connections, JUMPS)
     except BaseException:
