@@ -40,7 +40,9 @@ LOCK = "pager.lock"
 STOPPED = "pager.stopped"
 """The tasks that are stopped while one of the two is being replaced."""
 REPLACEMENTS = 20
-"""Deaths without a page between them after which a pager is not replaced: the tree stays stopped, its memory kept."""
+"""Deaths without a page between them after which a pager is not replaced at once: the tree stays stopped meanwhile."""
+REST = 10.0
+"""Seconds until it is tried again then. A tree that has ended is found out that way, too, and nothing of us stays."""
 
 _CLONE_FILES = 0x400
 _CLONE = {"x86_64": 56, "aarch64": 220, "ppc64le": 120}
@@ -139,7 +141,11 @@ class Pair:
             progress = self.record.progress
             self.stop_tree()
             if deaths > REPLACEMENTS:
-                _give_up()
+                if deaths == REPLACEMENTS + 1:
+                    _say(
+                        f"pager: it dies again and again; the tree is stopped, and it is tried again every {REST:.0f} s"
+                    )
+                time.sleep(REST)
             pager = start_pager(self, again=True)
             child = True
 
@@ -265,7 +271,7 @@ class Life:
 
 def _give_up() -> NoReturn:
     """Nobody fills any more. The descriptors stay open, and the tree stays stopped: no zero is ever read."""
-    _say("pager: it dies again and again; the tree is stopped and its memory kept")
+    _say("pager: its warden failed; the tree is stopped and its memory kept")
     while True:
         time.sleep(3600)
 
