@@ -1,0 +1,65 @@
+"""Where pre-copy does not bring the downtime within the limit: left alone, or slowed down and moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import Started
+from tests.live.lab_host import LabHost, wait_for_sweeps
+
+pytestmark = pytest.mark.backends("vm")
+"""Takes a kernel that tracks dirty memory."""
+
+WRITER = "/root/programs/writer.py"
+
+
+def slowed(host: LabHost) -> str:
+    """What there is of our cgroups, and which controllers are handed down."""
+    found = host.run("find /sys/fs/cgroup -name 'migrating-*'; cat /sys/fs/cgroup/cgroup.subtree_control")
+    return found.out + host.run("cat /sys/fs/cgroup/system.slice/cgroup.subtree_control").out
+
+
+def test_left_where_it_is(alpha: LabHost, beta: LabHost, witness: int, migrate: Any) -> None:
+    run = migrate(
+        "--copy-files", "--max-downtime", "0.001", "--max-rounds", "2", "--on-no-converge", "fail", str(witness), "beta"
+    )
+    assert run.status == 35, run.explain()
+    assert run.report["outcome"] == "undone"
+    assert run.of("error")[0]["error"] == "NotConverging"
+    assert "over the limit of 0.00 s" in run.of("error")[0]["message"]
+    assert run.report["predicted_downtime_seconds"] > 0.001
+    assert run.report["rounds"], "it tried"
+    lines = wait_for_sweeps(alpha, 1)
+    assert {line[3] for line in lines} == {0}, "bad pages"
+    assert not beta.alive(witness)
+
+
+def test_slowed_down_until_it_fits(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """A loop that rewrites 48 MiB as fast as it can: more than the link carries until it is slowed down."""
+    before = slowed(alpha)
+    pid = started.launch("python3", WRITER, "48")
+    run = migrate("--on-no-converge", "throttle", "--max-downtime", "2.0", "--max-rounds", "2", str(pid), "beta")
+    assert run.status == 0, run.explain()
+    notes = [event["text"] for event in run.of("note")]
+    assert any("50% of its processor time" in note for note in notes), run.explain()
+    assert beta.alive(pid)
+    assert slowed(alpha) == before
+    assert "migrating-" not in beta.read(f"/proc/{pid}/cgroup")
+    assert beta.run(f"cat /proc/{pid}/cgroup; find /sys/fs/cgroup -name 'migrating-*'").out.count("migrating-") == 0
+
+
+@pytest.mark.long
+def test_an_agent_that_dies_leaves_nothing_slow(alpha: LabHost, beta: LabHost, started: Started, sabotage: Any) -> None:
+    before = slowed(alpha)
+    pid = started.launch("python3", WRITER, "48")
+    options = "--on-no-converge throttle --max-downtime 0.2 --max-rounds 2"
+    run = sabotage(pid, "freeze", "kill-source-agent", options=options)
+    assert run.status == 34, run.explain()
+    assert any("of its processor time" in event["text"] for event in run.of("note")), run.explain()
+    assert alpha.state(pid) in ("R", "S")
+    assert slowed(alpha) == before
+    assert not beta.alive(pid)
