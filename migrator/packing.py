@@ -149,6 +149,10 @@ class Packed(Channel):
     """A channel to a relay that unpacks; what is written here goes there as frames, what is read comes plain.
 
     `always`: compress whatever shrinks, however fast the link is. `close` ends the threads as well.
+
+    512 MiB in one freeze over the lab's two hosts (netns: no link at all, and both hosts on the same 2 busy cores, so
+    the worst case for packing), MiB/s, two runs each: `ssh cat` 325, 428; random pages plain 298, 326, auto 366, 426;
+    Python objects plain 343, 360, auto 272, 361 (it gives up: 0.95 of the bytes travel), always 252, 302 (0.4 of them).
     """
 
     def __init__(self, inner: Channel, *, always: bool = False, workers: int = 0) -> None:

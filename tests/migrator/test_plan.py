@@ -492,3 +492,14 @@ def test_whatever_is_found_there_is_a_plan_and_only_safe_copies(
         assert by_path[path].kind == "regular"
         assert not by_path[path].deleted
         assert not {"exe", "exec"} & set(by_path[path].uses)
+
+
+@pytest.mark.parametrize(
+    ("wish", "zstd", "compress", "said"),
+    [("auto", "library", "auto", 0), ("zstd", "module", "zstd", 0), ("none", "library", "none", 0),
+     ("auto", "", "none", 0), ("zstd", "", "none", 1)],
+)  # fmt: skip
+def test_a_target_without_zstd_gets_it_plain(wish: str, zstd: str, compress: str, said: int) -> None:
+    plan, _ = PLAIN.on_target(zstd=zstd).with_(wishes=Wishes(compress=wish)).plan()
+    assert plan.compress == compress
+    assert sum("nothing is compressed" in note for note in plan.notes) == said
