@@ -27,8 +27,10 @@ OLDEST = (3, 17)
 # What an inherited-signal-free, unkillable-by-accident criu needs is cheaper and safer said in sh than in a
 # preexec_fn, which Python runs between fork and exec of a threaded process. Ignored signals survive exec.
 _GUARD = 'trap "" INT TERM HUP; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
+# A restore has to hear TERM: with it criu ends the helper that moves threads between cgroups (stop_cgroupd), which it
+# starts for a tree in another cgroup than the dumping criu's, and waits for it for ever.
 _GUARD_LATE = (
-    'trap "" INT TERM HUP; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; '
+    'trap "" INT HUP; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; '
     'read -r images || exit 125; exec "$@" --images-dir "$images"'
 )
 
