@@ -36,6 +36,7 @@ def test_left_where_it_is(alpha: LabHost, beta: LabHost, witness: int, migrate: 
     assert not beta.alive(witness)
 
 
+@pytest.mark.long
 def test_slowed_down_until_it_fits(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
 ) -> None:
