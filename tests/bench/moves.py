@@ -218,9 +218,15 @@ class Bench:
     # --- what the witness saw ------------------------------------------------------------------------------------
 
     def _log(self, host: LabHost, how: str = "cat") -> list[tuple[int, float, int, int, int]]:
-        """Whole lines only: a line that is being written can be seen in two pieces, where a page of the file ends."""
-        text = host.run(f"{how} {LOG}").out
-        return log_lines(text[: text.rfind("\n") + 1])
+        """Whole lines only: where a page of the file ends, one that is being written can be seen in two pieces.
+
+        sshd may tell that a command has ended before it has sent all that it wrote: so the end is marked.
+        """
+        for _ in range(10):
+            text, mark, _ = host.run(f"{how} {LOG}; echo; echo whole").out.partition("\nwhole\n")
+            if mark:
+                return log_lines(text[: text.rfind("\n") + 1])
+        raise BenchError(f"{host.name}: the witness's log does not come whole")
 
     def _lines_before(self) -> int:
         return int(self.alpha.run(f"wc -l <{LOG}").out)
