@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.live.conftest import Started
-from tests.live.lab_host import LOG, PROGRAMS, LabHost, gap, log_lines, start_lab, wait_for_log
+from tests.live.lab_host import LOG, PROGRAMS, LabHost, gap, log_lines, start_lab, wait_for_log, whole_lines
 
 OWN_PROGRAMS = Path(__file__).parent / "programs"
 PLACE = "/root/programs"
@@ -218,15 +218,7 @@ class Bench:
     # --- what the witness saw ------------------------------------------------------------------------------------
 
     def _log(self, host: LabHost, how: str = "cat") -> list[tuple[int, float, int, int, int]]:
-        """Whole lines only: where a page of the file ends, one that is being written can be seen in two pieces.
-
-        sshd may tell that a command has ended before it has sent all that it wrote: so the end is marked.
-        """
-        for _ in range(10):
-            text, mark, _ = host.run(f"{how} {LOG}; echo; echo whole").out.partition("\nwhole\n")
-            if mark:
-                return log_lines(text[: text.rfind("\n") + 1])
-        raise BenchError(f"{host.name}: the witness's log does not come whole")
+        return log_lines(whole_lines(host.run(f"{how} {LOG}").out))
 
     def _lines_before(self) -> int:
         return int(self.alpha.run(f"wc -l <{LOG}").out)

@@ -63,25 +63,33 @@ class LabHost:
         return channel
 
     def run(self, command: str, *, stdin: bytes = b"", check: bool = True, seconds: float = 300) -> Done:
-        """Run a command to its end."""
+        """Run a command to its end, and read what it said to its end.
+
+        sshd reports the exit status as soon as the command is gone, perhaps before the last of its output: only
+        the end of the stream is the end. A child left in the background may hold that open, so a second without a
+        word after the status is taken for the end as well.
+        """
         channel = self.start(command)
         channel.settimeout(seconds)
         if stdin:
             channel.sendall(stdin)
         channel.shutdown_write()
         out, err = bytearray(), bytearray()
-        deadline = time.monotonic() + seconds
+        heard = time.monotonic()
+        deadline = heard + seconds
         while True:
-            moved = False
+            moved, ended = False, channel.eof_received
             while channel.recv_ready():
                 out += channel.recv(1 << 20)
                 moved = True
             while channel.recv_stderr_ready():
                 err += channel.recv_stderr(1 << 20)
                 moved = True
-            if channel.exit_status_ready() and not moved and not channel.recv_ready():
+            if moved:
+                heard = time.monotonic()
+            elif channel.exit_status_ready() and (ended or time.monotonic() > heard + 1):
                 break
-            if not moved:
+            else:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{self.name}: {command!r} is not done after {seconds} s")
                 time.sleep(0.005)
@@ -193,6 +201,11 @@ def log_lines(text: str) -> list[tuple[int, float, int, int, int]]:
     return lines
 
 
+def whole_lines(text: str) -> str:
+    """A growing log without the line being written: where a page of the file ends, a reader may see half a write."""
+    return text[: text.rfind("\n") + 1]
+
+
 LOG = "/root/witness.log"
 """Where witnesses write."""
 
@@ -207,12 +220,16 @@ def wait_for_log(host: LabHost, lines: int = 50, seconds: float = 300) -> None:
 
 def wait_for_sweeps(host: LabHost, sweeps: int, seconds: float = 300) -> list[tuple[int, float, int, int, int]]:
     """Until the witness has looked at all of its memory so many times more; its whole log."""
-    first = log_lines(host.run(f"tail -n 1 {LOG}").out)[0]
+
+    def last() -> int:
+        return log_lines(whole_lines(host.run(f"tail -n 2 {LOG}").out))[-1][2]
+
+    first = last()
     deadline = time.monotonic() + seconds
-    while log_lines(host.run(f"tail -n 1 {LOG}").out)[0][2] < first[2] + sweeps:
+    while last() < first + sweeps:
         assert time.monotonic() < deadline, "the witness does not go on verifying"
         time.sleep(0.2)
-    return log_lines(host.read(LOG))
+    return log_lines(whole_lines(host.read(LOG)))
 
 
 def gap(lines: list[tuple[int, float, int, int, int]]) -> float:
