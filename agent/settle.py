@@ -264,6 +264,9 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     await _depose(journal, decide)
     if journal.has(Record.DONE):
         return _settled(journal)
+    if _same_boot(journal):
+        # KILLED and RESUMED stand as soon as they are true: criu and the kernel may still have something to put away
+        await _until(lambda: not _criu_alive(journal), "criu does not end")
     await wait_for_pager(journal.directory)
     left = await _unthrottle(journal) + _remove(settings, journal)
     if journal.role == "target":

@@ -247,8 +247,10 @@ class Source:
         return await asyncio.shield(job)
 
     async def commit(self) -> protocol.Killed:
-        """The point of no return: COMMIT on disk, criu released, every task proven dead, KILLED on disk.
+        """The point of no return: COMMIT on disk, criu released, every task killed for good, KILLED on disk.
 
+        On return no thread of the tree can execute its program any more, which is all that the target has to know;
+        that the kernel has taken everything apart, which takes longer the more memory there was, `finish` waits for.
         Raises WrongOrder, CriuError, Ended or TreeChanged, and then there is no COMMIT.
         """
         if self._hold is None or not self._hold.held or self._criu is None:
@@ -261,9 +263,8 @@ class Source:
         started = time.monotonic()
         self._journal.write(Record.COMMIT, tasks=self._tasks.identities)
         self._hold.go()
-        await self._criu.process.wait()
         self._tasks.signal(signal.SIGKILL)
-        await self._tasks.dead()
+        await self._tasks.never_run_again()
         freezer.thaw(self._journal.directory)
         self._journal.write(Record.KILLED)
         return protocol.Killed(len(self._tasks), time.monotonic() - started)
@@ -306,6 +307,9 @@ class Source:
         """After the migration: remove what is left on this host. Raises WrongOrder before KILLED."""
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
+        if self._criu is not None:
+            await self._criu.process.wait()
+        await self._tasks.dead()
         self._streams.hang_up()
         left = await self._unthrottle() + self._clean()
         for log in self._journal.directory.glob("*.log"):

@@ -101,6 +101,13 @@ class Tasks:
             while not _ended(task.descriptor):
                 await asyncio.sleep(0.001)
 
+    async def never_run_again(self) -> None:
+        """Wait until no thread of theirs, after a SIGKILL, can execute its program any more: some of them may still be
+        giving memory back (see `process.never_runs_again`)."""
+        for task in self._pinned.values():
+            while not process.never_runs_again(task.pid, task.start_time):
+                await asyncio.sleep(0.0005)
+
     def reap(self) -> None:
         """Take the dead among our own children off the process table, which frees their PIDs."""
         for pid in self._pinned:

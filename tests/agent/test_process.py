@@ -101,6 +101,7 @@ def test_a_zombie_is_dead() -> None:
         assert process.is_zombie(ended.pid)
         assert not process.alive(ended.pid, process.start_time(ended.pid))
         assert process.task_facts(ended.pid).state == "Z"
+        assert process.never_runs_again(ended.pid, process.start_time(ended.pid))
     finally:
         ended.wait()
 
@@ -115,6 +116,23 @@ ctypes.CDLL(None).pthread_exit(None)
         until(lambda: process.read_stat(pid).state == "Z")
         assert not process.is_zombie(pid)
         assert process.alive(pid, process.start_time(pid))
+        assert not process.never_runs_again(pid, process.start_time(pid))
+
+
+def test_what_is_killed_never_runs_again(tmp_path: Path) -> None:
+    """Said of the living only once they are on their way out, of a former process of the number at once."""
+    with child("import threading; threading.Thread(target=time.sleep, args=(600,)).start(); ready()", tmp_path) as pid:
+        started = process.start_time(pid)
+        assert not process.never_runs_again(pid, started)
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: process.read_stat(pid).state == "T")
+        assert not process.never_runs_again(pid, started)
+        assert process.never_runs_again(pid, started - 1)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: process.never_runs_again(pid, started))
+        until(lambda: process.is_zombie(pid))
+        assert process.never_runs_again(pid, started)
+    assert process.never_runs_again(NOBODY, 1)
 
 
 def test_a_pidfd_means_the_process(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ async def test_stop_continue_kill_and_proof_of_death(tasks: Tasks, victim: Victi
     tasks.signal(signal.SIGCONT)
     assert victim.runs
     tasks.signal(signal.SIGKILL)
+    await asyncio.wait_for(tasks.never_run_again(), 5)
     await asyncio.wait_for(tasks.dead(), 5)
     assert tasks.living == set()
     assert state_of(victim.pid) == "Z"  # nobody has reaped it: a zombie counts as dead
@@ -57,6 +58,8 @@ async def test_death_is_waited_for(tasks: Tasks, victim: Victim) -> None:
     pin(tasks, victim)
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(tasks.dead(), 0.05)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(tasks.never_run_again(), 0.05)
     assert victim.runs
 
 
