@@ -105,6 +105,7 @@ class Memory:
         self._indexes: dict[int, Index] = {}
         self._newest: dict[int, Map] = {}
         self._pages: dict[tuple[int, int], Path] = {}
+        self._known_areas: dict[int, Areas] = {}
         self._last = 0
 
     def add_round(self, number: int) -> None:
@@ -127,6 +128,7 @@ class Memory:
                 raise too_torn()
             self._pages[pid, number] = pages
         self._indexes, self._newest = indexes, newest
+        self._known_areas.clear()  # those are of the last round
         self._last = number
 
     def mark(self) -> None:
@@ -136,7 +138,9 @@ class Memory:
             write(self._images / str(self._last) / f"pagemap-{pid}.img", self._newest[pid])
 
     def _areas(self, pid: int) -> Areas:
-        return lazy_areas(self._images / str(self._last) / f"mm-{pid}.img")
+        if pid not in self._known_areas:
+            self._known_areas[pid] = lazy_areas(self._images / str(self._last) / f"mm-{pid}.img")
+        return self._known_areas[pid]
 
     def lazy(self) -> dict[int, Index]:
         """By task, where the pages lie that CRIU leaves to userfaultfd: those marked so in the last round's maps."""

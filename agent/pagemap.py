@@ -67,6 +67,10 @@ class Map:
         self._ends.append(end)
         self._flags.append(flags)
 
+    def extend(self, end: int) -> None:
+        """Make the last run longer."""
+        self._ends[-1] = end
+
 
 def read(path: Path) -> Map:
     """A pagemap image. Raises ImageError on anything absurd, before it takes much memory or time."""
@@ -77,7 +81,7 @@ def read(path: Path) -> Map:
     if numbers.get(1, 1 << 32) >> 32:
         raise ImageError(f"{name} has no head")
     found = Map(numbers[1])
-    behind = 0
+    behind, last = 0, -1
     # this loop runs in the freeze, once for every run of pages: hence without a function call
     while position < len(data):
         stop = position + 4 + int.from_bytes(data[position : position + 4], "little")
@@ -119,10 +123,14 @@ def read(path: Path) -> Map:
             raise ImageError(f"{name} has a run of {pages} pages at {start:#x}, which cannot be there")
         if flags & ~(IN_PARENT | LAZY | PRESENT):
             raise ImageError(f"{name} has a run with flags {flags:#x}, which are not known")
-        if len(found) >= MOST_PIECES:
+        if start == behind and flags == last:
+            # criu parts a run wherever its pipe was full, some MiB each: all of it is gone through again in the freeze
+            found.extend(end)
+        elif len(found) >= MOST_PIECES:
             raise too_torn()
-        found.append(start, end, flags)
-        behind = end
+        else:
+            found.append(start, end, flags)
+        behind, last = end, flags
     return found
 
 

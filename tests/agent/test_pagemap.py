@@ -57,15 +57,29 @@ def runs(draw: st.DrawFn) -> list[tuple[int, int, int]]:
     return found
 
 
+def joined(given: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """The same, what continues a run made one with it."""
+    found: list[tuple[int, int, int]] = []
+    for start, pages, flags in given:
+        if found and found[-1][0] + found[-1][1] * PAGE == start and found[-1][2] == flags:
+            start, before, _ = found.pop()
+            pages += before
+        found.append((start, pages, flags))
+    return found
+
+
 @files
 @given(runs())
 @example([(BASE, 1 << 33, PRESENT)])
+@example([(BASE, 256, PRESENT), (BASE + 256 * PAGE, 256, PRESENT), (BASE + 512 * PAGE, 1, IN_PARENT)])
 def test_runs_are_read_as_they_were_written(path: Path, given: list[tuple[int, int, int]]) -> None:
-    assert read(path, fake_images.pagemap(given, 7)) == given
+    """But for those that criu parts where its pipe was full."""
+    runs = joined(given)
+    assert read(path, fake_images.pagemap(given, 7)) == runs
     content = pagemap.read(path)
-    assert (content.pages_id, len(content)) == (7, len(given))
+    assert (content.pages_id, len(content)) == (7, len(runs))
     pagemap.write(path, content)
-    assert read(path, path.read_bytes()) == given
+    assert read(path, path.read_bytes()) == runs
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
