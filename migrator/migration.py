@@ -167,8 +167,11 @@ class Migration:
     async def _precopy(self) -> int:
         """Rounds while the process runs, until the controller says freeze. Returns the final dump's number."""
         await self._observer.phase(Phase.PRECOPY)
-        if self._plan.copy_files:
-            await self._copy_files("files-1")
+        if paths := self._plan.copy_files:
+            await both(
+                self._ends.source.send_files(protocol.SendFiles("files-1", paths)),
+                self._ends.target.receive_files(protocol.ReceiveFiles("files-1", paths)),
+            )
         limits, costs = self._order.limits, self._history.costs(str(self._order.target))
         if not self._plan.precopy:
             limits = dataclasses.replace(limits, max_rounds=0)
@@ -181,34 +184,34 @@ class Migration:
         )
         return await self._rounds.precopy(limits, costs)
 
-    async def _copy_files(self, stream: str) -> protocol.Moved:
-        paths = self._plan.copy_files
-        sent, _ = await both(
-            self._ends.source.send_files(protocol.SendFiles(stream, paths)),
-            self._ends.target.receive_files(protocol.ReceiveFiles(stream, paths)),
-        )
-        return sent
-
     async def _freeze(self, number: int) -> None:
         await self._observer.phase(Phase.FREEZE)
         self._bucket.lift()
         dirty = precopy.predicted_dirty(self._rounds.done, self._plan.tree.memory)
         self._rounds.begin(number, dirty, final=True)
         self._frozen_at = time.monotonic()
-        held, accepted = await both(
-            self._ends.source.dump(protocol.Dump(number, "pages")),
-            self._ends.target.accept_done(protocol.AcceptDone(number)),
-        )
+        # each host goes through its half without waiting for the other's
+        held, accepted = await both(self._dump(number), self._receive(number))
         self._freeze_seconds = held.freeze_seconds
-        acts: list[Awaitable[object]] = [
-            self._ends.source.send_images(protocol.SendImages(number, "images")),
-            self._ends.target.receive_images(protocol.ReceiveImages(number, "images")),
-        ]
-        if self._plan.copy_files:
-            acts.append(self._copy_files("files-2"))
-        await all_of(acts)
         pages = accepted.bytes // self._page_size
         self._rounds.end(number, pages, accepted.bytes, held.freeze_seconds, held.freeze_seconds, final=True)
+
+    async def _dump(self, number: int) -> protocol.Held:
+        source, paths = self._ends.source, self._plan.copy_files
+        held = await source.dump(protocol.Dump(number, "pages"))
+        acts: list[Awaitable[object]] = [source.send_images(protocol.SendImages(number, "images"))]
+        if paths:
+            acts.append(source.send_files(protocol.SendFiles("files-2", paths)))
+        await all_of(acts)
+        return held
+
+    async def _receive(self, number: int) -> protocol.Accepted:
+        target, paths = self._ends.target, self._plan.copy_files
+        acts: list[Awaitable[object]] = [target.receive_images(protocol.ReceiveImages(number, "images"))]
+        if paths:
+            acts.append(target.receive_files(protocol.ReceiveFiles("files-2", paths)))
+        _, accepted = await both(all_of(acts), target.accept_done(protocol.AcceptDone(number)))
+        return accepted
 
     async def _restore(self, number: int) -> None:
         await self._observer.phase(Phase.RESTORE)
