@@ -25,6 +25,7 @@ from migrator.peer import PeerFault, PeerLost, error_of
 from migrator.phases import Careful, Observer, Phase, Report
 from migrator.rounds import Rounds
 from migrator.together import all_of, both, uninterrupted
+from migrator.words import seconds_text
 
 _LOST = (PeerFault, PeerLost, errors.MigrateError)
 
@@ -251,6 +252,8 @@ class Migration:
         await self._observer.phase(Phase.RESUME)
         pid = await self._resume(killed)
         downtime = time.monotonic() - self._frozen_at
+        if self._plan.instant:  # with much memory it is a while until the report
+            self._observer.note(f"it runs on {self._ends.target.host} as pid {pid}, down {seconds_text(downtime)}")
         await self._fill()
         await self._observer.phase(Phase.CLEAN)
         for end in ("target", "source"):

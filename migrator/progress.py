@@ -34,7 +34,7 @@ MORE_COLUMNS = 19
 REFRESH_SECONDS = 0.1
 QUIET_PHASES = (Phase.PRECOPY, Phase.FREEZE)
 """Phases whose rounds speak for them; all others end with a line that says how long they took."""
-ALWAYS_SHOWN = (Phase.PREFLIGHT,)
+ALWAYS_SHOWN = (Phase.PREFLIGHT, Phase.FILL)
 """Phases that get their line even when they had nothing to note."""
 
 tqdm.monitor_interval = 0  # no watching thread: the live line is drawn when there is something to draw

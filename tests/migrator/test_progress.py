@@ -78,9 +78,14 @@ async def play(stage: Stage) -> None:
             clock.now += done.seconds / 2
             show.transferred(done.wire_bytes * step // 2)
         show.round_done(number, done, final)
-    for phase in (Phase.RESTORE, Phase.COMMIT, Phase.RESUME, Phase.CLEAN):
+    for phase in (Phase.RESTORE, Phase.COMMIT, Phase.RESUME):
         await show.phase(phase)
         clock.now += 0.01
+    show.note(RESUMED)
+    await show.phase(Phase.FILL)
+    clock.now += 0.9
+    await show.phase(Phase.CLEAN)
+    clock.now += 0.01
     show.report(fake_engine.report_of(4711, fake_engine.ROUNDS))
 
 
@@ -89,13 +94,15 @@ ROUND_LINES = [
     "pre-copy 2     38 MiB   317 MiB/s  0.12 s  dirtied in 2.5 s",
     "freeze        1.1 MiB    22 MiB/s  0.05 s  dirtied in 0.12 s",
 ]
+RESUMED = "it runs on db2 as pid 4711, down 0.12 s"
+FILL_LINES = [f"resume      {RESUMED}   ok  0.01 s", "fill        ok  0.90 s"]
 LAST = "running on db2 as pid 4711: down 0.12 s, total 3.4 s, 1.06 GiB in 361 MiB on the wire"
 
 
 async def test_lines_in_a_pipe() -> None:
     stage = Stage(progress.Lines)
     await play(stage)
-    assert stage.lines() == [f"preflight   {PREFLIGHT}   ok  0.30 s", *ROUND_LINES, LAST]
+    assert stage.lines() == [f"preflight   {PREFLIGHT}   ok  0.30 s", *ROUND_LINES, *FILL_LINES, LAST]
     assert stage.err.getvalue() == ""
 
 
@@ -106,7 +113,7 @@ async def test_verbose_lines_have_commands_measurements_and_every_phase() -> Non
     assert "            criu pre-dump --tree 4711" in lines
     assert "            round 3: 282 pages, 1.1 MiB on the wire, frozen 0.05 s" in lines
     assert [line.split()[0] for line in lines if "ok  " in line] == [
-        "connect", "preflight", "restore", "commit", "resume", "clean",
+        "connect", "preflight", "restore", "commit", "resume", "fill", "clean",
     ]  # fmt: skip
 
 
@@ -185,8 +192,8 @@ async def test_bars_stay_on_the_screen_full(columns: int) -> None:
     stage = Stage(progress.Bars, columns=lambda: columns)
     await play(stage)
     stage.show.finish()
-    bars = [re.sub(r"  █+", "", row) for row in screen(stage.out.getvalue(), 133)[-4:]]
-    assert bars == [*ROUND_LINES, LAST]
+    bars = [re.sub(r"  █+", "", row) for row in screen(stage.out.getvalue(), 133)[-6:]]
+    assert bars == [*ROUND_LINES, *FILL_LINES, LAST]
 
 
 async def test_bars_grow() -> None:
@@ -276,7 +283,9 @@ async def test_events() -> None:
     await play(stage)
     events = stage.events()
     assert [event["event"] for event in events] == (
-        ["phase", "phase", "note", "phase", "round", "round", "phase", "round"] + ["phase"] * 4 + ["report"]
+        ["phase", "phase", "note", "phase", "round", "round", "phase", "round"]
+        + ["phase"] * 3
+        + ["note", "phase", "phase", "report"]
     )
     assert events[0] == {"event": "phase", "at": 0.0, "phase": "connect"}
     assert events[5] == {
