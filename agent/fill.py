@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -25,6 +25,10 @@ class FillError(Exception):
 
 class BrokenRounds(FillError):
     """The rounds do not fit together: a page is missing, or an image is damaged."""
+
+
+class PagerGone(FillError):
+    """Neither pager nor warden is there any more."""
 
 
 class Fill:
@@ -81,8 +85,10 @@ class Fill:
         while True:
             line = await self._reader.readline()
             if not line:
-                raise FillError("the pager is gone")
+                raise PagerGone("the pager is gone")
             answer: dict[str, Any] = json.loads(line)
+            if "failing" in answer:
+                raise FillError(f"the pager: {answer['failing']}")
             if answer.get(name) == value:
                 return answer
 
@@ -99,12 +105,28 @@ class Fill:
         self._writer.write(b'{"resumed":true}\n')
 
     async def done(self) -> Filled:
-        """Wait until memory is whole and both have left. Raises FillError when they left without that."""
+        """Wait until memory is whole and both have left. Raises FillError when that fails for now: it may be waited for
+        again; PagerGone when they left without that."""
         if self.filled is None:
-            answer = await self._answer("done", True)
+            try:
+                answer = await self._answer("done", True)
+            except PagerGone:
+                lost = "what they had not filled in reads as zeros; do not trust the process"
+                raise PagerGone(f"pager and warden are both gone: {lost}") from None
             self.filled = Filled(answer["bytes"], answer["seconds"], answer["faults"], answer["longest"])
             await wait_for_pager(self._journal)
         return self.filled
+
+    async def whole(self, tell: Callable[[str], None]) -> None:
+        """As `done`, however often the pager fails for now. Raises PagerGone."""
+        while True:
+            try:
+                await self.done()
+                return
+            except PagerGone:
+                raise
+            except FillError as error:
+                tell(str(error))
 
     @property
     def session(self) -> int:

@@ -237,7 +237,7 @@ class Target:
         return pid
 
     async def fill(self) -> protocol.Filled:
-        """Wait until memory is whole. Raises FillError: then the tree is stopped, and its images are kept."""
+        """Wait until memory is whole. Raises FillError: the tree is stopped for now, or (PagerGone) its memory lost."""
         if not self._journal.has(Record.RESUMED):
             raise WrongOrder("the tree does not run yet")
         return await self._fill.done() if self._fill is not None else protocol.Filled(0, 0.0, 0, 0.0)
@@ -360,7 +360,8 @@ class Target:
         """After RESUMED: remove the images and all else that is ours."""
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
-        await self.fill()
+        if self._fill is not None:
+            await self._fill.whole(self._tell)
         await self._close_fill()
         self._streams.hang_up()
         left = self._clean() + self._ledger.keep()

@@ -42,7 +42,8 @@ STOPPED = "pager.stopped"
 REPLACEMENTS = 20
 """Deaths without a page between them after which a pager is not replaced at once: the tree stays stopped meanwhile."""
 REST = 10.0
-"""Seconds until it is tried again then. A tree that has ended is found out that way, too, and nothing of us stays."""
+"""Seconds until it is tried again then, and where the host has no room for another process. A tree that has ended is
+found out that way, too, and nothing of us stays."""
 
 _CLONE_FILES = 0x400
 _CLONE = {"x86_64": 56, "aarch64": 220, "ppc64le": 120}
@@ -124,6 +125,7 @@ class Pair:
         except BaseException:
             _say(traceback.format_exc())
             self.stop_tree()
+            _tell_failing("its warden failed; the process is stopped, and nobody fills its memory")
             _give_up()
 
     def _guard(self, pager: int, *, child: bool) -> int:
@@ -142,11 +144,11 @@ class Pair:
             self.stop_tree()
             if deaths > REPLACEMENTS:
                 if deaths == REPLACEMENTS + 1:
-                    _say(
-                        f"pager: it dies again and again; the tree is stopped, and it is tried again every {REST:.0f} s"
+                    _tell_failing(
+                        f"it dies again and again; the process is stopped, and it is tried every {REST:.0f} s"
                     )
                 time.sleep(REST)
-            pager = start_pager(self, again=True)
+            pager = _persistently(lambda: start_pager(self, again=True))
             child = True
 
 
@@ -216,7 +218,7 @@ class Life:
         self._pair.stop_tree()
         # open before there is a warden: it may be too late when that comes to it
         pager = os.pidfd_open(os.getpid())
-        warden = fork_sharing()
+        warden = _persistently(fork_sharing)
         if warden == 0:
             _to_the_end(lambda: self._pair.guard(pager, child=False))
         self._warden = os.pidfd_open(warden)
@@ -269,9 +271,35 @@ class Life:
             return  # the agent is gone; its journal's readers look at the lock
 
 
+def _persistently(start: Callable[[], int]) -> int:
+    """Start one of the two for the other, however long the host has no room for another process: the tree is stopped,
+    and whoever gave up here would let it read zeros."""
+    told = False
+    while True:
+        try:
+            return start()
+        except OSError as error:
+            if not told:
+                _tell_failing(
+                    f"no process can be started ({error.strerror}); the moved one is stopped, "
+                    f"and it is tried every {REST:.0f} s"
+                )
+            told = True
+            time.sleep(REST)
+
+
+def _tell_failing(text: str) -> None:
+    """Let the agent, and so the operator, know that memory is not being filled, and the log."""
+    _say(f"pager: {text}")
+    try:
+        with socket.socket(fileno=os.dup(_CONTROL)) as control:
+            control.sendall(json.dumps({"failing": text}).encode() + b"\n", socket.MSG_DONTWAIT)
+    except OSError:
+        return  # there is no agent any more, or it does not listen
+
+
 def _give_up() -> NoReturn:
     """Nobody fills any more. The descriptors stay open, and the tree stays stopped: no zero is ever read."""
-    _say("pager: its warden failed; the tree is stopped and its memory kept")
     while True:
         time.sleep(3600)
 
@@ -280,7 +308,11 @@ def start_pager(pair: Pair, *, again: bool) -> int:
     """A pager that watches us in turn; its pidfd."""
     # open before there is a pager: we may be dead when that comes to it
     warden = os.pidfd_open(os.getpid())
-    pager = fork_sharing()
+    try:
+        pager = fork_sharing()
+    except OSError:
+        os.close(warden)
+        raise
     if pager == 0:
         _to_the_end(lambda: Life(pair, warden, again=again).run())
     return os.pidfd_open(pager)

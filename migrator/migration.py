@@ -191,8 +191,7 @@ class Migration:
         dirty = precopy.predicted_dirty(self._rounds.done, self._plan.tree.memory)
         self._rounds.begin(number, dirty, final=True)
         self._frozen_at = time.monotonic()
-        # each host goes through its half without waiting for the other's
-        held, accepted = await both(self._dump(number), self._receive(number))
+        held, accepted = await both(self._dump(number), self._receive(number))  # neither waits for the other's steps
         self._freeze_seconds = held.freeze_seconds
         pages = accepted.bytes // self._page_size
         self._rounds.end(number, pages, accepted.bytes, held.freeze_seconds, held.freeze_seconds, final=True)
@@ -291,7 +290,8 @@ class Migration:
         try:
             self._filled = await self._ends.target.fill()
         except (PeerFault, PeerLost) as error:
-            self._observer.note(f"{error}: its memory goes on being filled there")
+            alone = ": its memory goes on being filled there" if isinstance(error, PeerLost) else ""
+            self._observer.note(f"{error}{alone}")
 
     async def _clean(self, end: str) -> None:
         """Remove what is left on a host. The tree runs: what fails here is a leftover, named, and no more."""

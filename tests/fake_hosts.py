@@ -100,8 +100,8 @@ class Victim:
 
     @property
     def living(self) -> list[int]:
-        """Tasks that are not dead; zombies are."""
-        return [pid for pid in self.pids if process.alive(pid, self._starts[pid])]
+        """Tasks that may run, now or later: not the dead, nor zombies, nor those that the kernel is taking apart."""
+        return [pid for pid in self.pids if not process.never_runs_again(pid, self._starts[pid])]
 
     @property
     def runs(self) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from agent import process
-from agent.fill import Fill
+from agent.fill import Fill, FillError, PagerGone
 from agent.warden import SOCKET, STOPPED
 from tests import watched
 from tests.watched import PAGE, Tree
@@ -120,8 +123,8 @@ async def test_an_idle_tree_is_filled_and_then_left_alone(place: Place) -> None:
     assert filled.bytes == sum(map(bool, map(watched.round_of, range(PAGES)))) * PAGE
     assert not watches(tree.pid)
     left = [(place.images / str(number) / "pages-1.img").stat().st_blocks * 512 for number in (1, 2)]
-    # what a later round brought again is in no piece; and one page was read before the resume
-    kept = sum(watched.round_of(page) == 2 for page in range(PAGES)) + 1
+    # what a later round brought again is in no piece; and a page was read before the resume, which brought the next one
+    kept = sum(watched.round_of(page) == 2 for page in range(PAGES)) + 2
     assert left == [kept * PAGE, 0], "given back behind it"
     tree.run()
     assert (await asyncio.to_thread(tree.result))["bad"] == 0
@@ -207,3 +210,41 @@ async def test_killed_again_and_again(place: Place, life: str, victim: str) -> N
     await asyncio.wait_for(place.fill.done(), 20)
     assert not (place.journal / STOPPED).exists()
     assert place.log == ""
+
+
+# --- what the agent is told ------------------------------------------------------------------------------------------
+
+
+async def told(tmp_path: Path, *lines: dict[str, object]) -> Fill:
+    """The agent's end, of a pair that has said this and then ended."""
+    ours, theirs = socket.socketpair()
+    fill = Fill(cast(asyncio.subprocess.Process, None), tmp_path)
+    fill._reader, fill._writer = await asyncio.open_unix_connection(sock=ours)
+    theirs.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    theirs.close()
+    return fill
+
+
+DONE: dict[str, object] = {"done": True, "bytes": 4096, "seconds": 0.5, "faults": 3, "longest": 0.01}
+
+
+async def test_a_pager_that_fails_for_now_is_heard_and_waited_for(tmp_path: Path) -> None:
+    fill = await told(tmp_path, {"failing": "it dies again and again"}, DONE)
+    with pytest.raises(FillError, match="the pager: it dies again and again"):
+        await fill.done()
+    assert (await fill.done()).bytes == 4096
+    await fill.close()
+    said: list[str] = []
+    fill = await told(tmp_path, {"failing": "one"}, {"failing": "two"}, DONE)
+    await fill.whole(said.append)
+    assert said == ["the pager: one", "the pager: two"]
+    await fill.close()
+
+
+async def test_when_both_are_gone_the_process_is_not_to_be_trusted(tmp_path: Path) -> None:
+    fill = await told(tmp_path)
+    with pytest.raises(PagerGone, match="reads as zeros; do not trust the process"):
+        await fill.done()
+    with pytest.raises(PagerGone, match="reads as zeros; do not trust the process"):
+        await fill.whole(print)
+    await fill.close()

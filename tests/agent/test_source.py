@@ -136,6 +136,7 @@ async def test_commit_proves_every_task_dead(source: Peer, pair: Pair) -> None:
     assert (await fault(source.commit())).code in (FaultCode.BAD_REQUEST, FaultCode.JOURNAL, FaultCode.CRIU)
     assert (await fault(source.abort(protocol.Abort("too late")))).code is FaultCode.JOURNAL
     assert await source.finish() == protocol.Leftovers()
+    assert all(state_of(pid) in ("Z", "") for pid in victim.pids)
     assert pair.source.journal(ID) == ["BEGIN", "FROZEN", "COMMIT", "KILLED", "DONE"]
 
 

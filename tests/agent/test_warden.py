@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +37,26 @@ def dead_pager() -> int:
     return os.pidfd_open(pid)
 
 
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The agent's end of the control socket."""
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(warden, "_CONTROL", theirs.fileno())
+    with ours, theirs:
+        yield ours
+
+
+def heard(agent: socket.socket) -> list[str]:
+    """What the agent was told of failures."""
+    agent.setblocking(False)
+    try:
+        return [json.loads(line)["failing"] for line in agent.recv(1 << 16).splitlines()]
+    except BlockingIOError:
+        return []
+
+
 def test_a_pager_that_dies_again_and_again_is_tried_on(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    pair: Pair, agent: socket.socket, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Said once, and with a rest in between: but what was in its way may go."""
     started: list[bool] = []
@@ -50,11 +71,36 @@ def test_a_pager_that_dies_again_and_again_is_tried_on(
     assert pair.guard(dead_pager(), child=True) == 0
     assert started == [True] * 2 * REPLACEMENTS
     assert capfd.readouterr().err.count("dies again and again") == 1
+    assert heard(agent) == ["it dies again and again; the process is stopped, and it is tried every 0 s"]
     assert (pair.images / LOCK).exists()
 
 
+def test_a_host_without_room_for_a_process_is_asked_again(
+    pair: Pair, agent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fork fails, or the pager's own of a new warden: the tree stays stopped, and it is tried until it succeeds."""
+    tries: list[int] = []
+
+    def fork_sharing() -> int:
+        tries.append(len(os.listdir("/proc/self/fd")))
+        if len(tries) < 4:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        pair.record.finished = 1
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        return pid
+
+    monkeypatch.setattr(warden, "fork_sharing", fork_sharing)
+    assert pair.guard(dead_pager(), child=True) == 0
+    assert len(tries) == 4
+    assert len(set(tries)) == 1, "a failed try leaves a descriptor open"
+    (said,) = heard(agent)
+    assert said.startswith("no process can be started (Resource temporarily unavailable); the moved one is stopped")
+
+
 def test_a_warden_never_leaves_on_an_error_of_its_own(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    pair: Pair, agent: socket.socket, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Stays(Exception):
         """Instead of sleeping for ever."""
@@ -63,12 +109,12 @@ def test_a_warden_never_leaves_on_an_error_of_its_own(
         raise Stays
 
     def start_pager(_: Pair, *, again: bool) -> int:
-        raise OSError("no room for a process")
+        raise RuntimeError("a bug")
 
     monkeypatch.setattr(warden, "start_pager", start_pager)
     monkeypatch.setattr(warden.time, "sleep", sleep)  # type: ignore[attr-defined]
     with pytest.raises(Stays):
         pair.guard(dead_pager(), child=True)
     said = capfd.readouterr().err
-    assert "no room for a process" in said
-    assert "the tree is stopped and its memory kept" in said
+    assert "a bug" in said
+    assert heard(agent) == ["its warden failed; the process is stopped, and nobody fills its memory"]

@@ -108,9 +108,9 @@ class LabHost:
         return self.run(f"cat {shlex.quote(path)}").out
 
     def alive(self, pid: int) -> bool:
-        """Whether a process is there and no zombie."""
-        state = self.run(f"cat /proc/{pid}/stat 2>/dev/null", check=False).out.rpartition(")")[2].split()
-        return bool(state) and state[0] not in "ZX"
+        """Whether a process is there, no zombie, and not on its way out (PF_EXITING, 4, among its flags)."""
+        words = self.run(f"cat /proc/{pid}/stat 2>/dev/null", check=False).out.rpartition(")")[2].split()
+        return bool(words) and words[0] not in "ZX" and not int(words[6]) & 4
 
     def state(self, pid: int) -> str:
         """The letter of a process's state; "" where there is none."""
