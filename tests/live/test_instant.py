@@ -78,9 +78,10 @@ def test_eager_on_request(nothing_behind: None, alpha: LabHost, beta: LabHost, s
 
 
 PREFORK = """
-import os, time
-heap = bytearray(os.urandom(1 << 20) * 64)
-for _ in range(4):
+import os, sys, time
+mib, children = map(int, sys.argv[1:])
+heap = bytearray(os.urandom(1 << 20) * mib)
+for _ in range(children):
     if os.fork() == 0:
         time.sleep(10**6)
 time.sleep(10**6)
@@ -91,11 +92,13 @@ def test_memory_shared_since_a_fork_does_not_multiply(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
 ) -> None:
     """userfaultfd can't share pages again, criu can: so such a tree is restored eagerly, and that is said."""
-    pid = started.launch("python3", "-c", PREFORK)
-    time.sleep(2 if alpha.backend == "netns" else 20)
+    mib, children = (256, 8) if alpha.backend == "netns" else (64, 4)
+    pid = started.launch("python3", "-c", PREFORK, str(mib), str(children))
+    time.sleep(3 if alpha.backend == "netns" else 20)
     rollups = "cat /proc/{0}/smaps_rollup $(pgrep -P {0} | sed 's,.*,/proc/&/smaps_rollup,')"
     pss = rollups + " | awk '/^Pss:/ {{s+=$2}} END {{print s}}'"
     before = int(alpha.run(pss.format(pid)).out)
+    assert int(alpha.run(f"pgrep -c -P {pid}").out) == children
     run = migrate(str(pid), "beta")
     assert run.status == 0, run.explain()
     assert run.report["resume"] == "eager"
