@@ -1,4 +1,4 @@
-"""The sequence of a migration; with `rounds` and `recovery`, the only file that speaks to both ends.
+"""The sequence of a migration. Only it, its `rounds`, `undoing` and `forward`, and `recovery` speak to both ends.
 
 Straight-line: a short method a phase, in the order of `phases.Phase`. Each undo is registered before its act on an
 `AsyncExitStack`; `undo.pop_all()` *is* the point of no return, and it stands behind `_commit`, whose outcome is always
@@ -19,13 +19,14 @@ from collections.abc import Awaitable
 from agent import protocol
 from migrator import errors, history, plan, precopy
 from migrator.bandwidth import Bucket
+from migrator.forward import Forward
 from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks, Way
 from migrator.peer import PeerFault, PeerLost, error_of
 from migrator.phases import Careful, Observer, Phase, Report
 from migrator.rounds import Rounds
 from migrator.together import all_of, both, uninterrupted
-from migrator.words import seconds_text
+from migrator.undoing import Undoing
 
 _LOST = (PeerFault, PeerLost, errors.MigrateError)
 
@@ -47,13 +48,12 @@ class Migration:
         self._frozen_at = 0.0
         self._rounds = Rounds(self._ends, self._observer)
         self._bucket = Bucket(order.bandwidth)
-        self._leftovers: list[str] = []
-        self._source_aborted = False
+        self._undoing = Undoing(self.id, self._ends, self._observer)
+        self._ahead = Forward(self.id, self._ends, self._observer)
         self._freeze_seconds = 0.0
         self._restore_seconds = 0.0
         self._page_size = 4096
         self._instant = False
-        self._filled = protocol.Filled(0, 0.0, 0, 0.0)
         self._plan: plan.Plan
 
     # --- the sequence ------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Migration:
         except errors.MigrateError as error:
             raise self._over(error) from error.__cause__
         except asyncio.CancelledError:
-            self._observer.report(self._report("undone", 0, 0.0))
+            self._observer.report(self._report("undone"))
             raise
         finally:
             await uninterrupted(self._ends.close(), self._observer.note)
@@ -96,7 +96,7 @@ class Migration:
         if isinstance(error, errors.BrokenRounds) and not self._last:
             return error
         outcomes = {errors.NotResumed: "not-resumed", errors.InDoubt: "in-doubt"}
-        self._observer.report(self._report(outcomes.get(type(error), "undone"), 0, 0.0))
+        self._observer.report(self._report(outcomes.get(type(error), "undone")))
         return error
 
     async def _connect(self) -> None:
@@ -154,8 +154,8 @@ class Migration:
             self.id, root.pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant
         )
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
-        undo.push_async_callback(uninterrupted, self._undo_target, self._observer.note)
-        undo.push_async_callback(uninterrupted, self._undo_source, self._observer.note)
+        undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
+        undo.push_async_callback(uninterrupted, self._undoing.source, self._observer.note)
         source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
@@ -233,7 +233,7 @@ class Migration:
                 state = await self._ends.source.journal(protocol.ReadJournal(self.id))
                 if "COMMIT" not in state.records:
                     await self._ends.source.settle(protocol.Settle(self.id, protocol.Verdict.ABORT))
-                    self._source_aborted = True
+                    self._undoing.source_aborted = True
                     raise
                 await self._ends.source.settle(protocol.Settle(self.id, protocol.Verdict.KILL))
             except _LOST as worse:
@@ -248,135 +248,37 @@ class Migration:
 
     async def _forward(self, killed: protocol.Killed) -> Report:
         """Behind the point of no return."""
-        await self._observer.phase(Phase.RESUME)
-        pid = await self._resume(killed)
-        downtime = time.monotonic() - self._frozen_at
-        if self._plan.instant:  # with much memory it is a while until the report
-            self._observer.note(f"it runs on {self._ends.target.host} as pid {pid}, down {seconds_text(downtime)}")
-        await self._fill()
-        await self._observer.phase(Phase.CLEAN)
-        for end in ("target", "source"):
-            await self._clean(end)
-        report = self._report("migrated", pid, downtime)
+        forward = self._ahead
+        await forward.run(killed, frozen_at=self._frozen_at, instant=self._plan.instant)
+        report = self._report("migrated")
         self._observer.report(report)
         if not self._order.bandwidth:  # else the rounds tell nothing of the link
             memory = 0 if self._plan.instant else self._plan.tree.memory
-            measured = Measured(downtime, self._restore_seconds, memory, self._rounds.done)
+            measured = Measured(forward.downtime, self._restore_seconds, memory, self._rounds.done)
             self._history.learn(str(self._order.target), measured)
         return report
 
-    async def _resume(self, killed: protocol.Killed) -> int:
-        try:
-            return (await self._ends.target.resume(protocol.Resume(killed.tasks))).pid
-        except PeerFault as fault:
-            log = f"{fault.fault.log} on {fault.host}" if fault.fault.log else ""
-            message = f"{fault.host}: {fault.fault.message}"
-            # only criu's own failure says that nothing runs there; a full disk at RESUMED says nothing of the kind
-            kind = errors.NotResumed if fault.fault.code is protocol.FaultCode.CRIU else errors.InDoubt
-            raise kind(message, hint=self._recover, log=log) from fault
-        except PeerLost as lost:
-            self._observer.note(f"{lost}; connecting again")
-        try:
-            await self._ends.replace_target()
-            return (await self._ends.target.settle(protocol.Settle(self.id, protocol.Verdict.RESUME))).pid
-        except _LOST as error:
-            raise errors.InDoubt(f"at RESUME: {error}", hint=self._recover) from error
-
-    async def _fill(self) -> None:
-        """Wait until memory is whole: the tree runs meanwhile. What fails here the target finishes by itself."""
-        if not self._plan.instant:
-            return
-        await self._observer.phase(Phase.FILL)
-        try:
-            self._filled = await self._ends.target.fill()
-        except (PeerFault, PeerLost) as error:
-            alone = ": its memory goes on being filled there" if isinstance(error, PeerLost) else ""
-            self._observer.note(f"{error}{alone}")
-
-    async def _clean(self, end: str) -> None:
-        """Remove what is left on a host. The tree runs: what fails here is a leftover, named, and no more."""
-        peer = self._ends.target if end == "target" else self._ends.source
-        try:
-            try:
-                left = (await peer.finish()).items
-            except (PeerFault, PeerLost) as error:
-                known_by_journal = isinstance(error, PeerFault) and error.fault.code is protocol.FaultCode.BAD_REQUEST
-                if not known_by_journal:  # it was replaced before
-                    await (self._ends.replace_target() if end == "target" else self._ends.replace_source())
-                    peer = self._ends.target if end == "target" else self._ends.source
-                left = (await peer.settle(protocol.Settle(self.id, protocol.Verdict.CLEAN))).leftovers
-            self._leftovers += [f"{peer.host}: {item}" for item in left]
-        except _LOST as error:
-            self._leftovers.append(f"{peer.host}: not cleaned up: {error} ({self._recover})")
-
-    # --- undoing -----------------------------------------------------------------------------------------------------
-
-    async def _undo_source(self) -> None:
-        """The tree runs on here. A lost agent is replaced by a new one, which reads the journal."""
-        if self._source_aborted:
-            return
-        try:
-            left = (await self._ends.source.abort(protocol.Abort("undone"))).items
-        except (PeerFault, PeerLost):
-            try:
-                await self._ends.replace_source()
-                left = await self._settle_abort("source")
-            except _LOST as error:
-                message = f"the migration could not be undone on {self._ends.source.host}: {error}"
-                raise errors.InDoubt(message, hint=self._recover) from error
-        self._source_aborted = True
-        self._left(self._ends.source.host, left)
-
-    async def _undo_target(self) -> None:
-        """Nothing stays there. Runs after the source's ABORT, without which a held tree may not be discarded."""
-        abort = protocol.Abort("undone", source_aborted=self._source_aborted)
-        try:
-            left = (await self._ends.target.abort(abort)).items
-        except (PeerFault, PeerLost) as refused:
-            if not self._source_aborted:
-                # COMMIT may be in the source's journal, and this the only copy: that only `recover` can see
-                self._observer.note(f"{refused}; left as it is: {self._recover}")
-                return
-            try:
-                await self._ends.replace_target()
-                left = await self._settle_abort("target")
-            except _LOST as error:
-                left = (f"could not be told that it is over: {error} (later: {self._recover})",)
-        self._left(self._ends.target.host, left)
-
-    async def _settle_abort(self, end: str) -> tuple[str, ...]:
-        peer = self._ends.source if end == "source" else self._ends.target
-        state = await peer.journal(protocol.ReadJournal(self.id))
-        if not state.role:  # it never began
-            return ()
-        return (await peer.settle(protocol.Settle(self.id, protocol.Verdict.ABORT))).leftovers
-
-    def _left(self, host: str, items: tuple[str, ...]) -> None:
-        for item in items:
-            self._leftovers.append(f"{host}: {item}")
-            self._observer.note(f"left behind on {host}: {item}")
-
-    def _report(self, outcome: str, pid: int, downtime: float) -> Report:
+    def _report(self, outcome: str) -> Report:
         return Report(
             id=self.id,
             outcome=outcome,
             pid=self._order.pid,
-            target_pid=pid,
+            target_pid=self._ahead.pid,
             source=socket.gethostname(),
             target=str(self._order.target),
             rounds=tuple(self._rounds.done),
-            downtime_seconds=downtime,
+            downtime_seconds=self._ahead.downtime,
             predicted_downtime_seconds=self._rounds.predicted_downtime,
             freeze_seconds=self._freeze_seconds,
             restore_seconds=self._restore_seconds,
             total_seconds=time.monotonic() - self._started,
             bytes=sum(done.bytes for done in self._rounds.done),
             wire_bytes=self._rounds.wire_bytes,
-            leftovers=tuple(self._leftovers),
+            leftovers=(*self._undoing.leftovers, *self._ahead.leftovers),
             resume="instant" if self._instant else "eager",
-            fill_seconds=self._filled.seconds,
-            faults=self._filled.faults,
-            longest_fault_seconds=self._filled.longest_fault_seconds,
+            fill_seconds=self._ahead.filled.seconds,
+            faults=self._ahead.filled.faults,
+            longest_fault_seconds=self._ahead.filled.longest_fault_seconds,
         )
 
 

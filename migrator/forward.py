@@ -1,0 +1,92 @@
+"""Behind the point of no return: the tree is made to run on the target, its memory filled, both hosts tidied up."""
+
+from __future__ import annotations
+
+import time
+
+from agent import protocol
+from migrator import errors
+from migrator.hosts import Ends
+from migrator.peer import PeerFault, PeerLost
+from migrator.phases import Observer, Phase
+from migrator.words import seconds_text
+
+_LOST = (PeerFault, PeerLost, errors.MigrateError)
+
+
+class Forward:
+    """The rest of one migration after COMMIT. Nothing here is ever undone."""
+
+    def __init__(self, migration: str, ends: Ends, observer: Observer) -> None:
+        self._id = migration
+        self._ends = ends
+        self._observer = observer
+        self.pid = 0
+        """The tree's PID on the target, once it runs."""
+        self.downtime = 0.0
+        """Seconds from the freeze's asking to the word that it runs."""
+        self.filled = protocol.Filled(0, 0.0, 0, 0.0)
+        self.leftovers: list[str] = []
+        """HOST: what could not be removed."""
+
+    @property
+    def _recover(self) -> str:
+        return f"migrate recover {self._id}"
+
+    async def run(self, killed: protocol.Killed, *, frozen_at: float, instant: bool) -> None:
+        """RESUME, FILL and CLEAN. `frozen_at` is time.monotonic() before the freeze was asked for.
+
+        Raises NotResumed, InDoubt.
+        """
+        await self._observer.phase(Phase.RESUME)
+        self.pid = await self._resume(killed)
+        self.downtime = time.monotonic() - frozen_at
+        if instant:  # with much memory it is a while until the report
+            runs = f"it runs on {self._ends.target.host} as pid {self.pid}, down {seconds_text(self.downtime)}"
+            self._observer.note(runs)
+            await self._fill()
+        await self._observer.phase(Phase.CLEAN)
+        for end in ("target", "source"):
+            await self._clean(end)
+
+    async def _resume(self, killed: protocol.Killed) -> int:
+        try:
+            return (await self._ends.target.resume(protocol.Resume(killed.tasks))).pid
+        except PeerFault as fault:
+            log = f"{fault.fault.log} on {fault.host}" if fault.fault.log else ""
+            message = f"{fault.host}: {fault.fault.message}"
+            # only criu's own failure says that nothing runs there; a full disk at RESUMED says nothing of the kind
+            kind = errors.NotResumed if fault.fault.code is protocol.FaultCode.CRIU else errors.InDoubt
+            raise kind(message, hint=self._recover, log=log) from fault
+        except PeerLost as lost:
+            self._observer.note(f"{lost}; connecting again")
+        try:
+            await self._ends.replace_target()
+            return (await self._ends.target.settle(protocol.Settle(self._id, protocol.Verdict.RESUME))).pid
+        except _LOST as error:
+            raise errors.InDoubt(f"at RESUME: {error}", hint=self._recover) from error
+
+    async def _fill(self) -> None:
+        """Wait until memory is whole: the tree runs meanwhile. What fails here the target finishes by itself."""
+        await self._observer.phase(Phase.FILL)
+        try:
+            self.filled = await self._ends.target.fill()
+        except (PeerFault, PeerLost) as error:
+            alone = ": its memory goes on being filled there" if isinstance(error, PeerLost) else ""
+            self._observer.note(f"{error}{alone}")
+
+    async def _clean(self, end: str) -> None:
+        """Remove what is left on a host. The tree runs: what fails here is a leftover, named, and no more."""
+        peer = self._ends.target if end == "target" else self._ends.source
+        try:
+            try:
+                left = (await peer.finish()).items
+            except (PeerFault, PeerLost) as error:
+                known_by_journal = isinstance(error, PeerFault) and error.fault.code is protocol.FaultCode.BAD_REQUEST
+                if not known_by_journal:  # it was replaced before
+                    await (self._ends.replace_target() if end == "target" else self._ends.replace_source())
+                    peer = self._ends.target if end == "target" else self._ends.source
+                left = (await peer.settle(protocol.Settle(self._id, protocol.Verdict.CLEAN))).leftovers
+            self.leftovers += [f"{peer.host}: {item}" for item in left]
+        except _LOST as error:
+            self.leftovers.append(f"{peer.host}: not cleaned up: {error} ({self._recover})")
