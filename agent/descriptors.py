@@ -1,7 +1,7 @@
 """What the processes of a tree hold: open descriptors, mappings, executable, working directory, root, and memory.
 
-Owns /proc/PID/{fd,fdinfo,maps,map_files,smaps_rollup,exe,cwd,root}. Judges nothing: what of it stands in the way of a
-move is `peculiar.py`'s to say.
+Owns /proc/PID/{fd,fdinfo,maps,map_files,exe,cwd,root}. Judges nothing: what of it stands in the way of a move is
+`peculiar.py`'s to say, and how much memory a process has `memory.py`'s.
 
 A file is known by device and inode, never by the text of a link: a name may really end in ` (deleted)`, and the device
 number in /proc/PID/maps is not the one that stat gives on btrfs and overlayfs.
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Optional, Union
 
 from agent import elf
+from agent.memory import private_memory, shared_since_fork
 from agent.protocol import FileFacts
 
 DELETED = " (deleted)"
@@ -290,45 +291,6 @@ def collect(pids: Iterable[int]) -> Holdings:
     for pid in pids:
         holdings.add(pid)
     return holdings
-
-
-def shared_since_fork(pid: int) -> int:
-    """Bytes of anonymous memory that a process has in common with others since a fork, in its share of them.
-
-    What it has resident (Anonymous) less its proportional part (Pss_Anon, since Linux 5.2): pages that n processes
-    share count 1/n for each, so the sum over a tree is what n copies of them would take more than one.
-    """
-    try:
-        rollup = _read(f"/proc/{pid}/smaps_rollup")
-    except OSError:
-        return 0
-    if not status_field(rollup, b"Pss_Anon"):
-        return 0
-    return max(0, _kilobytes(rollup, b"Anonymous") - _kilobytes(rollup, b"Pss_Anon"))
-
-
-def private_memory(pid: int) -> int:
-    """Bytes of a process that a dump will hold, shared segments apart: anonymous, swapped and huge pages.
-
-    smaps_rollup counts pages one by one. The counters of /proc/PID/status, taken where it is missing, may lag behind
-    by some hundred pages a CPU.
-    """
-    try:
-        rollup = _read(f"/proc/{pid}/smaps_rollup")
-        names = (b"Anonymous", b"Swap", b"Private_Hugetlb", b"Shared_Hugetlb")
-        return sum(_kilobytes(rollup, name) for name in names)
-    except OSError:
-        pass
-    try:
-        status = _read(f"/proc/{pid}/status")
-    except OSError:
-        return 0
-    return sum(_kilobytes(status, name) for name in (b"RssAnon", b"VmSwap", b"HugetlbPages"))
-
-
-def _kilobytes(text: bytes, name: bytes) -> int:
-    words = status_field(text, name).split()
-    return int(words[0]) * 1024 if words else 0
 
 
 def same_namespace(pid: int, kind: str) -> bool:

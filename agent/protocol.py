@@ -387,12 +387,13 @@ class Resumed:
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
-    """Memory is whole on the target. All 0 where it was restored eagerly."""
+    """Memory is whole on the target. Where it was restored eagerly only the peak is not 0."""
 
     bytes: int
     seconds: float  # from RESUMED on
     faults: int
     longest_fault_seconds: float
+    peak_bytes: int = 0  # images and the tree's own memory together, at their highest after the resume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,6 +414,7 @@ class Leftovers:
     """What could not be removed, in words; empty when nothing is behind."""
 
     items: tuple[str, ...] = ()
+    memory_lost: bool = False  # target: nobody fills any more what was not filled; the tree is stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -434,6 +436,7 @@ class JournalState:
     criu_alive: bool
     tasks_alive: int
     images: bool  # the images are still here
+    memory_lost: bool = False  # as in Leftovers
 
 
 class Verdict(str, enum.Enum):
@@ -456,6 +459,7 @@ class Settled:
     records: tuple[str, ...]
     pid: int  # of the tree where it runs now on this host; 0 where it does not
     leftovers: tuple[str, ...] = ()
+    memory_lost: bool = False  # as in Leftovers
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from agent.fill import wait_for_pager
 from agent.journal import Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
+from agent.lost import MEMORY_LOST, forget, memory_lost
 from agent.settings import Settings
 from agent.target import Target
 from agent.warden import LOCK
@@ -49,6 +50,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             criu_alive=same_boot and _criu_alive(journal),
             tasks_alive=len(_living(journal)) if same_boot else 0,
             images=_images(settings, journal).exists(),
+            memory_lost=bool(journal.facts(MEMORY_LOST)),
         )
     finally:
         journal.close()
@@ -268,6 +270,8 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
         # KILLED and RESUMED stand as soon as they are true: criu and the kernel may still have something to put away
         await _until(lambda: not _criu_alive(journal), "criu does not end")
     await wait_for_pager(journal.directory)
+    if journal.role == "target" and _same_boot(journal):
+        memory_lost(journal)
     left = await _unthrottle(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
@@ -288,6 +292,7 @@ async def _unthrottle(journal: Journal) -> tuple[str, ...]:
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
     for name in ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, LOCK):
         (journal.directory / name).unlink(missing_ok=True)
+    forget(journal.directory)
     settings.socket(journal.migration).unlink(missing_ok=True)
     criu.keep_log(journal.directory / "restore.log")
     if journal.role == "source":
@@ -301,4 +306,5 @@ def _settled(journal: Journal, left: tuple[str, ...] = ()) -> protocol.Settled:
     pid = int(journal.facts(Record.RESUMED.value).get("pid", 0))
     if journal.role == "source" and journal.has(Record.ABORT) and _same_boot(journal):
         pid = int(journal.facts(Record.BEGIN.value)["root"])
-    return protocol.Settled(tuple(record.value for record in journal.records), pid, left)
+    records = tuple(record.value for record in journal.records)
+    return protocol.Settled(records, pid, left, bool(journal.facts(MEMORY_LOST)))

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
-import signal
 import time
-from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
-from agent import criu, files, images, process, protocol
-from agent.fill import Fill, wait_for_pager
+from agent import criu, files, images, memory, process, protocol, scope
+from agent.fill import Fill, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
 from agent.ledger import Ledger
+from agent.lost import forget, memory_lost, stop_tree
 from agent.settings import Settings
 from agent.streams import Taken
 from agent.tasks import Tasks, TreeChanged, adopt_orphans
@@ -73,7 +73,9 @@ class Target:
             process.step_over(request.ids)
             target._streams.listen(settings.socket(request.migration))
             if request.instant:
-                target._fill = await Fill.start(target._images, journal.directory, target._wrapper("pager-"))
+                target._fill = await Fill.start(
+                    target._images, journal.directory, scope.own("pager-" + request.migration)
+                )
             await target._warm(lazy=request.instant)
         except BaseException:
             await target.abort("could not be prepared", source_aborted=False)
@@ -92,11 +94,6 @@ class Target:
         migration = self._journal.migration
         return protocol.Prepared(str(self._settings.socket(migration)), str(self._images), str(self._journal.directory))
 
-    def _wrapper(self, kind: str) -> list[str]:
-        """What puts a program that has to outlive our SSH session into a scope of its own."""
-        systemd = Path("/run/systemd/system").is_dir() and os.geteuid() == 0
-        return scope(kind + self._journal.migration) if systemd else []
-
     async def _warm(self, *, lazy: bool = False) -> tuple[criu.Running, Hold]:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
         directory = self._journal.directory
@@ -111,7 +108,7 @@ class Target:
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
         adopt_orphans()
-        wrapper = self._wrapper("migrated-")
+        wrapper = scope.own("migrated-" + self._journal.migration)
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
         self._journal.note("criu", **running.identity)
@@ -240,7 +237,20 @@ class Target:
         """Wait until memory is whole. Raises FillError: the tree is stopped for now, or (PagerGone) its memory lost."""
         if not self._journal.has(Record.RESUMED):
             raise WrongOrder("the tree does not run yet")
-        return await self._fill.done() if self._fill is not None else protocol.Filled(0, 0.0, 0, 0.0)
+        if self._fill is None:
+            return protocol.Filled(0, 0.0, 0, 0.0, memory.taken(self._images, self._pids(), shared=True))
+        try:
+            filled, peak = await memory.peak_until(self._fill.done(), self._images, self._pids)
+        except PagerGone:
+            stop_tree(self._journal)
+            raise
+        return dataclasses.replace(filled, peak_bytes=peak)
+
+    def _pids(self) -> list[int]:
+        """The tree's processes, those that it has started since it runs here too."""
+        with contextlib.suppress(process.NoSuchProcess):
+            return process.tree_pids(self._restored_pid())
+        return []
 
     async def _release(self) -> bool:
         """Let the held criu finish. False when it failed without leaving a task."""
@@ -253,27 +263,15 @@ class Target:
             return True
         if criu.passed_hold(self._restore.log):
             raise NotRunning(f"criu ended with status {status} after it had let the tree go; see {self._restore.log}")
-        if not await self._clear_held():
+        if not await self._tasks.cleared():
             raise NotRunning(f"criu ended with status {status}, and tasks of the tree are still here, blocked")
         return False
 
     async def clear(self, tasks: list[tuple[int, int]]) -> None:
         """Remove these tasks, (PID, start time), which a dead criu left blocked. Raises NotRunning when they stay."""
         self._tasks.pin(task for task in map(process.task_facts, (pid for pid, _ in tasks)))
-        if not await self._clear_held():
+        if not await self._tasks.cleared():
             raise NotRunning("tasks of the tree are still here, blocked")
-
-    async def _clear_held(self) -> bool:
-        """Kill what a dead criu left blocked: it never ran. True when nothing is left."""
-        self._tasks.signal(signal.SIGKILL)
-        try:
-            await asyncio.wait_for(self._tasks.dead(), 10)
-        except asyncio.TimeoutError:
-            return False
-        self._tasks.reap()
-        # a PID is free slightly after its task is gone (CRIU.md)
-        await asyncio.sleep(0.1)
-        return True
 
     async def _clear_strays(self) -> None:
         """Kill what a criu that was killed before its hold has left: no criu of ours lives any more, so whatever else
@@ -286,7 +284,7 @@ class Target:
                 if task.sid != ours:
                     self._tasks.pin([task])
         if len(self._tasks):
-            await self._clear_held()
+            await self._tasks.cleared()
 
     async def restore_again(self) -> None:
         """Restore from the kept images and let it run: RESUMING is on disk, no task exists. Raises NotRunning."""
@@ -294,6 +292,7 @@ class Target:
         if self._hold is not None:
             self._hold.close()
         await self._close_fill()
+        forget(self._journal.directory)
         running, hold = await self._warm()
         # RESUMING is on disk already: this hook may succeed at once
         hold.go()
@@ -322,7 +321,7 @@ class Target:
             if still_held and self._hold is not None and self._restore is not None:
                 self._hold.veto()
                 await self._restore.process.wait()
-                await self._clear_held()
+                await self._tasks.cleared()
         if self._journal.last is Record.RESUMED:
             await self.finish()
 
@@ -361,15 +360,17 @@ class Target:
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         if self._fill is not None:
-            await self._fill.whole(self._tell)
+            with contextlib.suppress(PagerGone):  # it is found below, as it is with a former agent's
+                await self._fill.whole(self._tell)
         await self._close_fill()
+        lost = memory_lost(self._journal)
         self._streams.hang_up()
         left = self._clean() + self._ledger.keep()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
         self._journal.write(Record.DONE)
         self._journal.close()
-        return protocol.Leftovers(left)
+        return protocol.Leftovers(left, lost)
 
     async def _close_fill(self) -> None:
         """No pager is at work when this is done; one of a former agent is waited for as well."""
@@ -383,14 +384,10 @@ class Target:
         if self._hold is not None:
             self._hold.close()
         (self._journal.directory / LOCK).unlink(missing_ok=True)
+        forget(self._journal.directory)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
         return images.remove_place(self._images)
-
-
-def scope(name: str) -> list[str]:
-    """The command that puts what follows into a systemd scope of its own, outside of the SSH session's."""
-    return ["systemd-run", "--scope", "--quiet", "--collect", "--slice=system.slice", f"--unit={name}"]
 
 
 def _options_line(options: protocol.CriuOptions) -> dict[str, object]:

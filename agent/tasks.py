@@ -116,6 +116,18 @@ class Tasks:
             except ChildProcessError:
                 continue  # not our child: its parent does it
 
+    async def cleared(self) -> bool:
+        """Kill what a dead criu left blocked: it never ran. True when nothing is left of it."""
+        self.signal(signal.SIGKILL)
+        try:
+            await asyncio.wait_for(self.dead(), 10)
+        except asyncio.TimeoutError:
+            return False
+        self.reap()
+        # a PID is free slightly after its task is gone (CRIU.md)
+        await asyncio.sleep(0.1)
+        return True
+
     @property
     def living(self) -> set[int]:
         """The PIDs of those that live. By their state: the pidfd of a traced task with threads is late in telling."""

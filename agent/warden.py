@@ -37,6 +37,8 @@ SOCKET = "lazy-pages.socket"
 """Where criu looks for a pager, in its work directory (criu/uffd.c)."""
 LOCK = "pager.lock"
 """Held by both for as long as either lives: who gets it knows that nobody fills any more."""
+UNFILLED = "pager.unfilled"
+"""There until memory is whole. Made before the freeze, when there is room, and taken away: that needs none."""
 STOPPED = "pager.stopped"
 """The tasks that are stopped while one of the two is being replaced."""
 REPLACEMENTS = 20
@@ -79,6 +81,8 @@ class Pair:
     def __init__(self, images: Path, journal: Path) -> None:
         self.images = images
         self.stopped = journal / STOPPED
+        self.unfilled = journal / UNFILLED
+        self.unfilled.touch(mode=0o600)
         self.record = Record()
         self.lock = os.open(journal / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
@@ -207,6 +211,8 @@ class Life:
             longest=self._record.longest_ns / 1e9,
             seconds=(time.monotonic_ns() - resumed) / 1e9 if resumed else 0.0,
         )
+        if self._pager.whole:
+            self._pair.unfilled.unlink(missing_ok=True)
         # said before it is so: who dies in between is replaced, and says it again
         self._record.finished = 1
         self._pager.leave()

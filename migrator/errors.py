@@ -23,6 +23,7 @@
     │   └── BrokenRounds      37   the rounds do not fit together, also when dumped once more; undone
     ├── NotResumed            70   past the point of no return, not resumed yet; images kept on the target
     ├── InDoubt               71   contact lost at COMMIT or RESUME; one copy at most
+    ├── MemoryLost            72   moved, then both that filled its memory were killed at once; stopped on the target
     └── Interrupted        128+N   a signal before COMMIT; undone
 
 Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug with its traceback.
@@ -197,6 +198,21 @@ class InDoubt(MigrateError):
 
     exit_code = 71
     where = "there is one copy at most, and the journals decide which"
+
+
+class MemoryLost(MigrateError):
+    """It runs nowhere else, and part of its memory is gone: both that filled it were killed at the same instant."""
+
+    exit_code = 72
+    where = "part of the process's memory is lost; it is stopped on the target, unless it has crashed already"
+
+    @classmethod
+    def on(cls, host: str, pid: int) -> MemoryLost:
+        """For a tree on this host."""
+        return cls(
+            f"{host}: pager and warden were killed at once: what they had not filled in reads as zeros",
+            hint=f"do not continue process {pid} there: end it (`kill -KILL {pid}`) and start it anew",
+        )
 
 
 class Interrupted(MigrateError):

@@ -26,6 +26,8 @@ class Forward:
         self.downtime = 0.0
         """Seconds from the freeze's asking to the word that it runs."""
         self.filled = protocol.Filled(0, 0.0, 0, 0.0)
+        self.memory_lost = False
+        """Both that filled it were killed: the tree is stopped there."""
         self.leftovers: list[str] = []
         """HOST: what could not be removed."""
 
@@ -44,7 +46,8 @@ class Forward:
         if instant:  # with much memory it is a while until the report
             runs = f"it runs on {self._ends.target.host} as pid {self.pid}, down {seconds_text(self.downtime)}"
             self._observer.note(runs)
-            await self._fill()
+            await self._observer.phase(Phase.FILL)
+        await self._fill()
         await self._observer.phase(Phase.CLEAN)
         for end in ("target", "source"):
             await self._clean(end)
@@ -68,7 +71,6 @@ class Forward:
 
     async def _fill(self) -> None:
         """Wait until memory is whole: the tree runs meanwhile. What fails here the target finishes by itself."""
-        await self._observer.phase(Phase.FILL)
         try:
             self.filled = await self._ends.target.fill()
         except (PeerFault, PeerLost) as error:
@@ -80,13 +82,16 @@ class Forward:
         peer = self._ends.target if end == "target" else self._ends.source
         try:
             try:
-                left = (await peer.finish()).items
+                done = await peer.finish()
+                left, lost = done.items, done.memory_lost
             except (PeerFault, PeerLost) as error:
                 known_by_journal = isinstance(error, PeerFault) and error.fault.code is protocol.FaultCode.BAD_REQUEST
                 if not known_by_journal:  # it was replaced before
                     await (self._ends.replace_target() if end == "target" else self._ends.replace_source())
                     peer = self._ends.target if end == "target" else self._ends.source
-                left = (await peer.settle(protocol.Settle(self._id, protocol.Verdict.CLEAN))).leftovers
+                settled = await peer.settle(protocol.Settle(self._id, protocol.Verdict.CLEAN))
+                left, lost = settled.leftovers, settled.memory_lost
+            self.memory_lost |= lost
             self.leftovers += [f"{peer.host}: {item}" for item in left]
         except _LOST as error:
             self.leftovers.append(f"{peer.host}: not cleaned up: {error} ({self._recover})")

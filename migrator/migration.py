@@ -89,6 +89,8 @@ class Migration:
             await uninterrupted(self._ends.close(), self._observer.note)
         if self._observer.error is not None:
             raise self._observer.error
+        if self._ahead.memory_lost:
+            raise errors.MemoryLost.on(self._ends.target.host, self._ahead.pid)
         return report
 
     def _over(self, error: errors.MigrateError) -> errors.MigrateError:
@@ -250,7 +252,7 @@ class Migration:
         """Behind the point of no return."""
         forward = self._ahead
         await forward.run(killed, frozen_at=self._frozen_at, instant=self._plan.instant)
-        report = self._report("migrated")
+        report = self._report("memory-lost" if forward.memory_lost else "migrated")
         self._observer.report(report)
         if not self._order.bandwidth:  # else the rounds tell nothing of the link
             memory = 0 if self._plan.instant else self._plan.tree.memory
@@ -279,6 +281,7 @@ class Migration:
             fill_seconds=self._ahead.filled.seconds,
             faults=self._ahead.filled.faults,
             longest_fault_seconds=self._ahead.filled.longest_fault_seconds,
+            target_peak_bytes=self._ahead.filled.peak_bytes,
         )
 
 

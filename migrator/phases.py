@@ -39,7 +39,7 @@ class Report:
     """What a migration was, for people and for scripts: the last event of `--json`. Times in seconds."""
 
     id: str
-    outcome: str  # migrated, undone, not-resumed, in-doubt
+    outcome: str  # migrated, undone, not-resumed, in-doubt, memory-lost
     pid: int
     target_pid: int
     source: str
@@ -56,6 +56,7 @@ class Report:
     fill_seconds: float = 0.0
     faults: int = 0
     longest_fault_seconds: float = 0.0
+    target_peak_bytes: int = 0  # images and the tree's own memory together, at their highest after the resume
     predicted_downtime_seconds: float = 0.0  # when the freeze was decided; 0 where it never came to that
 
 

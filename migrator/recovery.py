@@ -188,10 +188,19 @@ async def _with_target(
         there = await target.journal(protocol.ReadJournal(name))
     if decision in (Course.FORWARD, Course.CLEAN):
         resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
+        there = dataclasses.replace(there, memory_lost=resumed.memory_lost)
         await source.settle(protocol.Settle(name, verdict.CLEAN))
+        _trusted(target, there)
         return Outcome(decision, f"the process runs on {target.host}", target.host, resumed.pid)
+    _trusted(target, there)
     where = source.host if "ABORT" in here.records else target.host
     return Outcome(decision, f"nothing to do: it ended before, on {where}", where, here.root)
+
+
+def _trusted(target: Peer, there: protocol.JournalState) -> None:
+    """Raises MemoryLost for a tree that was moved and must not be continued."""
+    if there.memory_lost:
+        raise errors.MemoryLost.on(target.host, there.root)
 
 
 def _on_source(source: Peer, settled: protocol.Settled) -> str:

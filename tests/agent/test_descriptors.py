@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import descriptors
+from agent.memory import private_memory
 from agent.process import tree_pids
 from agent.protocol import FileFacts
 from tests.children import child, sees_map_files
@@ -221,22 +222,7 @@ ready()
         holdings = descriptors.collect([pid])
         assert not [file for file in holdings.files() if file.path.startswith("/memfd")]
         assert list(holdings.fates()) == []
-        assert holdings.memory - descriptors.private_memory(pid) >= 8 << 20
-
-
-def test_memory_is_read_from_status_where_there_is_no_rollup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = descriptors._read
-    with child("held = bytearray(b'x' * (32 << 20))\nready()", tmp_path) as pid:
-
-        def without(path: str) -> bytes:
-            if path.endswith("rollup"):
-                raise FileNotFoundError
-            return real(path)
-
-        exact = descriptors.private_memory(pid)
-        monkeypatch.setattr(descriptors, "_read", without)
-        assert abs(descriptors.private_memory(pid) - exact) < 4 << 20
-        assert exact >= 32 << 20
+        assert holdings.memory - private_memory(pid) >= 8 << 20
 
 
 # --- what others may not see -----------------------------------------------------------------------------------------

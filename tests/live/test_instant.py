@@ -38,7 +38,7 @@ def no_pager(beta: LabHost) -> None:
     assert beta.run("pgrep -f '[p]ager /run/migrate'", check=False).out == ""
 
 
-def test_report(alpha: LabHost, beta: LabHost, large: int, migrate: Any) -> None:
+def test_report(alpha: LabHost, beta: LabHost, large: int, migrate: Any, backend: str) -> None:
     run = migrate("--copy-files", str(large), "beta")
     assert run.status == 0, run.explain()
     no_pager(beta)
@@ -47,6 +47,7 @@ def test_report(alpha: LabHost, beta: LabHost, large: int, migrate: Any) -> None
     assert run.report["fill_seconds"] > 0
     assert run.report["faults"] >= 0
     assert run.report["longest_fault_seconds"] < 10
+    assert run.report["target_peak_bytes"] >= int(SIZES[backend][1]) << 20
     assert "um" not in re.findall(r"\bum\b", beta.read(f"/proc/{large}/smaps"))
 
 
@@ -66,6 +67,25 @@ def test_pager_or_warden_killed_again_and_again(
     lines = right(beta)
     after = [line for line in lines if line[1] > time.time() - 600]
     assert gap(after) < run.report["downtime_seconds"] + 10
+
+
+@pytest.mark.backends("netns")
+def test_pager_and_warden_killed_at_once(
+    alpha: LabHost, beta: LabHost, large: int, sabotage: Any, migrate: Any
+) -> None:
+    """The one loss that nothing prevents is no success: the process is stopped, and whoever asks is told."""
+    run = sabotage(large, "restore", "kill-pair")
+    assert "saboteur: 1 killed" in run.err, run.explain()
+    assert run.status == 72, run.explain()
+    assert run.report["outcome"] == "memory-lost"
+    assert run.report["target_pid"] == large
+    assert f"kill -KILL {large}" in run.out, run.explain()
+    assert beta.state(large) in ("T", ""), "neither stopped nor crashed over its zeros"
+    assert not alpha.alive(large)
+    no_pager(beta)
+    again = migrate("recover", run.report["id"])
+    assert again.status == 72, again.explain()
+    assert beta.state(large) in ("T", ""), "neither stopped nor crashed over its zeros"
 
 
 def test_eager_on_request(nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any) -> None:
@@ -104,6 +124,8 @@ def test_memory_shared_since_a_fork_does_not_multiply(
     assert run.report["resume"] == "eager"
     assert any("shared" in event["text"] for event in run.of("note")), run.explain()
     assert int(beta.run(pss.format(pid)).out) <= 1.3 * before
+    # the images hold the shared memory once for each of its processes, and it stands beside them once more
+    assert run.report["target_peak_bytes"] >= (children + 1) * mib << 20
 
 
 FORKER = """
@@ -114,6 +136,7 @@ block = os.urandom(4096)
 for at in range(0, size, 4096):
     heap[at:at + 8] = at.to_bytes(8, "little")
 turn = 0
+out = open("/run/forker", "w")
 while True:
     turn += 1
     child = os.fork()
@@ -130,8 +153,9 @@ while True:
     good = good and heap[size - 4096:size - 4088] == bytes(8)
     for at in range(size - (1 << 20), size, 4096):
         heap[at:at + 8] = at.to_bytes(8, "little")
-    with open("/run/forker", "w") as out:
-        out.write(f"{turn} {good}")
+    out.seek(0)
+    out.write(f"{turn:12} {good!s:5}")
+    out.flush()
     if not good:
         time.sleep(10**6)
 """
@@ -147,8 +171,8 @@ def test_forks_moves_and_removals_while_memory_fills(
     """
     pid = started.launch("python3", "-c", FORKER)
     time.sleep(3)
-    assert alpha.read("/run/forker").endswith("True")
-    run = migrate(str(pid), "beta")
+    assert "True" in alpha.read("/run/forker")
+    run = migrate("--copy-files", str(pid), "beta")
     assert run.status == 0, run.explain()
     time.sleep(1)
     turn, verdict = beta.read("/run/forker").split()

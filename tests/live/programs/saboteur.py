@@ -127,6 +127,18 @@ def kill_wardens() -> None:
     _kill_one_by_one("-o")
 
 
+def kill_pair() -> None:
+    """Kill pager and warden at the same instant, as soon as the tree runs. To be said before that."""
+    script = (
+        "journal=$(ls -td /var/lib/migrate/*/ | head -1)journal; pair=$(pgrep -f '[p]ager /run/migrate'); echo ready; "
+        "until grep -q RESUMED $journal; do :; done; kill -KILL $pair && echo killed"
+    )
+    process = subprocess.Popen(["ssh", "-n", "beta", script], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    atexit.register(_end, process)
+
+
 def kill_self() -> None:
     """`migrate` itself dies; its agents see the end of their input."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -166,8 +178,8 @@ def migrate_again() -> None:
 
 ACTS = {act.__name__.replace("_", "-"): act for act in (
     kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
-    kill_child, kill_everything, kill_pagers, kill_restoring_criu, kill_self, kill_tree, kill_wardens, list_ports,
-    migrate_again, take_pid,
+    kill_child, kill_everything, kill_pagers, kill_pair, kill_restoring_criu, kill_self, kill_tree, kill_wardens,
+    list_ports, migrate_again, take_pid,
 )}  # fmt: skip
 
 
