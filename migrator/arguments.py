@@ -43,6 +43,7 @@ def _migrate_parser() -> argparse.ArgumentParser:
         prog="migrate",
         usage="migrate [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
+        "       migrate rehearse [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate recover [OPTION…] [ID]",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
@@ -50,6 +51,23 @@ def _migrate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
     _add_order(parser)
+    _add_rounds(parser)
+    return parser
+
+
+def _rehearse_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate rehearse",
+        description="Go through a migration up to the tree held on the target, then undo it: the process is paused for "
+        "that long, and no more. Says how long it was, how much travelled, and what only a real dump and restore find.",
+        epilog="exit status: 0 it would have gone well; else as for a migration that failed.",
+    )
+    _add_order(parser)
+    _add_rounds(parser)
+    return parser
+
+
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-downtime",
         metavar="SECONDS",
@@ -71,7 +89,6 @@ def _migrate_parser() -> argparse.ArgumentParser:
         default=0.0,
         help="bytes a second on the wire at most, until the freeze: 20M, 1.5G (1024s), 20MB (1000s), as rsync has them",
     )
-    return parser
 
 
 def _check_parser() -> argparse.ArgumentParser:
@@ -114,6 +131,7 @@ def _recover_parser() -> argparse.ArgumentParser:
 
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
+    "rehearse": _rehearse_parser,
     "recover": _recover_parser,
 }
 

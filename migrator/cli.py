@@ -8,6 +8,7 @@ The first word is a PID, or one of the subcommands:
 
     migrate PID [USER@]HOST[:PORT]          move the process tree
     migrate check PID [USER@]HOST[:PORT]    preflight alone
+    migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate recover [ID]                    settle a migration that was cut off
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
@@ -41,6 +42,7 @@ T = TypeVar("T")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED = {
     "migrate": ("undoing, the process stays on the source", errors.Interrupted.where),
+    "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "check": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
 }
@@ -100,6 +102,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
         sudo=options.sudo,
         criu=options.criu,
         bandwidth=options.bandwidth,
+        rehearsal=options.command == "rehearse",
     )
 
 
@@ -124,7 +127,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "check": _check, "recover": _recover}[options.command]
+    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "recover": _recover}[options.command]
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -210,7 +213,7 @@ async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> 
 
 def _make_up_report(options: argparse.Namespace, show: Progress, error: errors.MigrateError) -> None:
     """The report of a migration that ended before the engine had one: scripts find the outcome in one place."""
-    if options.command != "migrate" or show.reported is not None:
+    if options.command not in ("migrate", "rehearse") or show.reported is not None:
         return
     outcomes: dict[type[errors.MigrateError], str] = {
         errors.NotResumed: "not-resumed",

@@ -50,6 +50,7 @@ class Migration:
         self._bucket = Bucket(order.bandwidth)
         self._undoing = Undoing(self.id, self._ends, self._observer)
         self._ahead = Forward(self.id, self._ends, self._observer)
+        self._downtime = 0.0
         self._freeze_seconds = 0.0
         self._restore_seconds = 0.0
         self._page_size = 4096
@@ -59,7 +60,7 @@ class Migration:
     # --- the sequence ------------------------------------------------------------------------------------------------
 
     async def run(self) -> Report:
-        """Move the tree. Raises MigrateError; on that and on CancelledError everything is undone already."""
+        """Move the tree, or rehearse it. Raises MigrateError; on that and on CancelledError all is undone already."""
         try:
             async with contextlib.AsyncExitStack() as undo:
                 await self._connect()
@@ -68,10 +69,15 @@ class Migration:
                 number = await self._precopy()
                 await self._freeze(number)
                 await self._restore(number)
-                killed = await self._commit()
-                undo.pop_all()
-            # from here on there is no way back, and nothing may interrupt
-            report = await uninterrupted(self._forward(killed), self._observer.note)
+                killed = await (self._roll_back() if self._order.rehearsal else self._commit())
+                if killed is not None:
+                    undo.pop_all()
+            if killed is None:  # undone here, on both hosts
+                report = self._report("rehearsed")
+                self._observer.report(report)
+            else:
+                # from here on there is no way back, and nothing may interrupt
+                report = await uninterrupted(self._forward(killed), self._observer.note)
         except PeerFault as fault:
             damage = self._ends.damage()  # the cause, where a page server only saw its stream end
             error = errors.CopyError(damage) if damage else error_of(fault)
@@ -219,6 +225,12 @@ class Migration:
         await self._observer.phase(Phase.RESTORE)
         self._restore_seconds = (await self._ends.target.restore(protocol.Restore(number))).seconds
 
+    async def _roll_back(self) -> None:
+        """The end of a rehearsal: the tree runs on here, before anything else is done about it."""
+        await self._observer.phase(Phase.ROLLBACK)
+        await uninterrupted(self._undoing.source, self._observer.note)
+        self._downtime = time.monotonic() - self._frozen_at
+
     async def _commit(self) -> protocol.Killed:
         """COMMIT and proof of death. On return there is no way back; it raises only where there is no COMMIT."""
         await self._observer.phase(Phase.COMMIT)
@@ -252,6 +264,7 @@ class Migration:
         """Behind the point of no return."""
         forward = self._ahead
         await forward.run(killed, frozen_at=self._frozen_at, instant=self._plan.instant)
+        self._downtime = forward.downtime
         report = self._report("memory-lost" if forward.memory_lost else "migrated")
         self._observer.report(report)
         if not self._order.bandwidth:  # else the rounds tell nothing of the link
@@ -269,7 +282,7 @@ class Migration:
             source=socket.gethostname(),
             target=str(self._order.target),
             rounds=tuple(self._rounds.done),
-            downtime_seconds=self._ahead.downtime,
+            downtime_seconds=self._downtime,
             predicted_downtime_seconds=self._rounds.predicted_downtime,
             freeze_seconds=self._freeze_seconds,
             restore_seconds=self._restore_seconds,

@@ -17,6 +17,7 @@ class Phase(str, enum.Enum):
     PRECOPY = "pre-copy"
     FREEZE = "freeze"
     RESTORE = "restore"
+    ROLLBACK = "roll back"  # of a rehearsal: it ends here
     COMMIT = "commit"
     RESUME = "resume"
     FILL = "fill"
@@ -39,13 +40,13 @@ class Report:
     """What a migration was, for people and for scripts: the last event of `--json`. Times in seconds."""
 
     id: str
-    outcome: str  # migrated, undone, not-resumed, in-doubt, memory-lost
+    outcome: str  # migrated, rehearsed, undone, not-resumed, in-doubt, memory-lost
     pid: int
     target_pid: int
     source: str
     target: str
     rounds: tuple[Round, ...]
-    downtime_seconds: float  # upper bound: from before the freeze is asked for, to the word that the tree runs
+    downtime_seconds: float  # upper bound: from before the freeze is asked for, to the word that the tree runs (again)
     freeze_seconds: float
     restore_seconds: float
     total_seconds: float

@@ -58,12 +58,15 @@ def round_label(number: int, final: bool) -> str:
 
 
 def summary(report: Report) -> str:
-    """The last line of a migration that arrived; nothing for any other, since its error says it all."""
-    if report.outcome != "migrated":
+    """The last line of a migration that arrived or was rehearsed; nothing for others, since the error says it all."""
+    if report.outcome == "migrated":
+        what, pause = f"running on {escape(report.target)} as pid {report.target_pid}", "down"
+    elif report.outcome == "rehearsed":
+        what, pause = f"pid {report.pid} can move to {escape(report.target)}, and runs on here", "paused"
+    else:
         return ""
     return (
-        f"running on {escape(report.target)} as pid {report.target_pid}: "
-        f"down {seconds_text(report.downtime_seconds, upper=True)}{_predicted(report)}, "
+        f"{what}: {pause} {seconds_text(report.downtime_seconds, upper=True)}{_predicted(report)}, "
         f"total {seconds_text(report.total_seconds)}, "
         f"{bytes_text(report.bytes)} in {bytes_text(report.wire_bytes)} on the wire\n"
     )

@@ -136,7 +136,7 @@ def migrate(alpha: LabHost) -> Any:
 
     def run(*arguments: str, on: LabHost = alpha, seconds: float = 600) -> Run:
         words = list(arguments)
-        words.insert(1 if words[0] in ("check", "recover") else 0, "--json")
+        words.insert(1 if words[0] in ("check", "recover", "rehearse") else 0, "--json")
         return Run(on.run("migrate " + " ".join(words), check=False, seconds=seconds))
 
     return run
@@ -165,8 +165,8 @@ def witness(nothing_behind: None, lab: tuple[LabHost, LabHost], started: Started
 def sabotage(alpha: LabHost) -> Callable[..., Run]:
     """`migrate`, broken on cue."""
 
-    def run(pid: int, at: str, act: str, delay: float = 0.0, options: str = "--copy-files") -> Run:
-        words = f"--at {at} --act {act} --delay {delay} -- --json {options} {pid} beta"
+    def run(pid: int, at: str, act: str, delay: float = 0.0, options: str = "--copy-files", command: str = "") -> Run:
+        words = f"--at '{at}' --act {act} --delay {delay} -- {command} --json {options} {pid} beta"
         return Run(alpha.run(f"/opt/migrate/bin/python /root/programs/saboteur.py {words}", check=False))
 
     return run

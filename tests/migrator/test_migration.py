@@ -25,8 +25,8 @@ from migrator.peer import Peer
 from migrator.phases import Phase, Report, Round
 from tests.fake_hosts import Pair, Victim, eventually, soon
 
-PHASES = [phase for phase in Phase if phase.value != "fill"]
-"""Those of an eager migration: when it resumes there is nothing left to fill in."""
+PHASES: list[Phase] = [phase for phase in Phase if phase not in (Phase.FILL, Phase.ROLLBACK)]
+"""Those of an eager migration: when it resumes there is nothing left to fill in, and nothing is only rehearsed."""
 Cue = Callable[[], Awaitable[None] | None]
 
 
@@ -153,6 +153,7 @@ class Lab:
         self.rounds = 0
         """Pre-copy rounds before the freeze."""
         self.history = History(pair.directory / "kept" / "history.json")
+        self.rehearsal = False
         self.give_up = False
         """Whether the controller gives up in the place of a freeze."""
         self._extra = pair.directory / "extra"
@@ -166,7 +167,8 @@ class Lab:
         """Try it, with these things happening when a phase is about to begin."""
         victim = self.pair.victim(children)
         watcher = Watcher(cues or {})
-        order = hosts.Order(victim.pid, transport.Target("beta"), plan.Wishes(copy_files=True), precopy.Limits())
+        wishes, limits = plan.Wishes(copy_files=True), precopy.Limits()
+        order = hosts.Order(victim.pid, transport.Target("beta"), wishes, limits, rehearsal=self.rehearsal)
         trial = migration.Migration(order, watcher, self.links, self.history)
 
         def make_plan(

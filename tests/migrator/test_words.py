@@ -123,6 +123,9 @@ def test_the_last_line() -> None:
     assert words.summary(report) == (
         "running on db2 as pid 4711: down 0.12 s, total 3.4 s, 1.06 GiB in 361 MiB on the wire\n"
     )
+    assert words.summary(dataclasses.replace(report, outcome="rehearsed")) == (
+        "pid 4711 can move to db2, and runs on here: paused 0.12 s, total 3.4 s, 1.06 GiB in 361 MiB on the wire\n"
+    )
     assert words.summary(dataclasses.replace(report, outcome="undone")) == ""
 
 
