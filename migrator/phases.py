@@ -17,11 +17,11 @@ class Phase(str, enum.Enum):
     PRECOPY = "pre-copy"
     FREEZE = "freeze"
     RESTORE = "restore"
-    ROLLBACK = "roll back"  # of a rehearsal: it ends here
     COMMIT = "commit"
     RESUME = "resume"
     FILL = "fill"
     CLEAN = "clean"
+    ROLLBACK = "roll back"  # of a rehearsal, in the place of COMMIT and all that follows
 
 
 @dataclasses.dataclass(frozen=True)

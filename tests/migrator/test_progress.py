@@ -419,7 +419,7 @@ def test_the_mode_that_fits(out: io.StringIO, options: dict[str, Any], mode: typ
 async def test_commit_is_remembered() -> None:
     stage = Stage(output.Quiet)
     seen = []
-    for phase in Phase:
+    for phase in (phase for phase in Phase if phase is not Phase.ROLLBACK):
         await stage.show.phase(phase)
         seen.append(stage.show.committed)
     assert seen == [False] * 5 + [True] * 4

@@ -15,7 +15,7 @@ from migrator.phases import Phase, Report, Round
 from tests.fake_hosts import Pair, Victim
 from tests.migrator.test_migration import Watcher
 
-ALL = list(Phase)
+ALL = [phase for phase in Phase if phase is not Phase.ROLLBACK]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a tmpfs, and a pager to stop its tree, take root")
 
 
