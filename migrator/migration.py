@@ -19,6 +19,7 @@ from collections.abc import Awaitable
 from agent import protocol
 from migrator import errors, history, plan, precopy
 from migrator.bandwidth import Bucket
+from migrator.carrier import Carrier, Streamed
 from migrator.forward import Forward
 from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks, Way
@@ -46,7 +47,8 @@ class Migration:
         self._ends = Ends(links, self._observer)
         self._started = time.monotonic()
         self._frozen_at = 0.0
-        self._rounds = Rounds(self._ends, self._observer)
+        self._carrier: Carrier = Streamed(self._ends)
+        self._rounds = Rounds(self._ends, self._carrier, self._observer)
         self._bucket = Bucket(order.bandwidth)
         self._undoing = Undoing(self.id, self._ends, self._observer)
         self._ahead = Forward(self.id, self._ends, self._observer)
@@ -168,10 +170,10 @@ class Migration:
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
         way = Way(chosen.compress, self._bucket, self._rounds.came, self._rounds.went)
-        for name in ["pages", "images"] + (["files-1", "files-2"] if chosen.copy_files else []):
+        for name in (*self._carrier.streams, *(["files-1", "files-2"] if chosen.copy_files else [])):
             stream = await self._ends.stream(name, source.socket, prepared.socket, way)
             undo.push_async_callback(uninterrupted, stream.close, self._observer.note)
-        await self._ends.target.accept(protocol.Accept(1, "pages"))
+        await self._carrier.expect(1)
 
     async def _precopy(self) -> int:
         """Rounds while the process runs, until the controller says freeze. Returns the final dump's number."""
@@ -205,20 +207,18 @@ class Migration:
         self._rounds.end(number, pages, accepted.bytes, held.freeze_seconds, held.freeze_seconds, final=True)
 
     async def _dump(self, number: int) -> protocol.Held:
-        source, paths = self._ends.source, self._plan.copy_files
-        held = await source.dump(protocol.Dump(number, "pages"))
-        acts: list[Awaitable[object]] = [source.send_images(protocol.SendImages(number, "images"))]
-        if paths:
-            acts.append(source.send_files(protocol.SendFiles("files-2", paths)))
+        held = await self._carrier.dump(number)
+        acts: list[Awaitable[object]] = [self._carrier.follow(number)]
+        if paths := self._plan.copy_files:
+            acts.append(self._ends.source.send_files(protocol.SendFiles("files-2", paths)))
         await all_of(acts)
         return held
 
     async def _receive(self, number: int) -> protocol.Accepted:
-        target, paths = self._ends.target, self._plan.copy_files
-        acts: list[Awaitable[object]] = [target.receive_images(protocol.ReceiveImages(number, "images"))]
-        if paths:
-            acts.append(target.receive_files(protocol.ReceiveFiles("files-2", paths)))
-        _, accepted = await both(all_of(acts), target.accept_done(protocol.AcceptDone(number)))
+        acts: list[Awaitable[object]] = []
+        if paths := self._plan.copy_files:
+            acts.append(self._ends.target.receive_files(protocol.ReceiveFiles("files-2", paths)))
+        _, accepted = await both(all_of(acts), self._carrier.receive(number))
         return accepted
 
     async def _restore(self, number: int) -> None:

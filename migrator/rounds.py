@@ -11,10 +11,10 @@ import time
 
 from agent import protocol
 from migrator import errors, precopy
+from migrator.carrier import Carrier
 from migrator.hosts import Ends
 from migrator.peer import PeerFault
 from migrator.phases import Observer, Round
-from migrator.together import both
 
 _ADVICE = "allow more with --max-downtime, try when it is less busy, or move it all the same: --on-no-converge freeze"
 
@@ -22,11 +22,12 @@ _ADVICE = "allow more with --max-downtime, try when it is less busy, or move it 
 class Rounds:
     """What has been carried so far, and the means to carry more."""
 
-    def __init__(self, ends: Ends, observer: Observer) -> None:
+    def __init__(self, ends: Ends, carrier: Carrier, observer: Observer) -> None:
         self.done: list[Round] = []
         self.wire_bytes = 0
         """Bytes that went over the link, of rounds and of everything else."""
         self._ends = ends
+        self._carrier = carrier
         self._observer = observer
         self._wire_bytes_before = 0  # when this round began
         self._came = 0  # since then
@@ -79,15 +80,11 @@ class Rounds:
                 continue
             self.begin(number, decision.predicted_bytes, final=False)
             started = time.monotonic()
-            dumped, accepted = await both(
-                self._ends.source.pre_dump(protocol.PreDump(number, "pages")),
-                self._ends.target.accept_done(protocol.AcceptDone(number)),
-            )
+            dumped, accepted = await self._carrier.round(number)
             seconds = time.monotonic() - started
             self.end(number, dumped.pages, accepted.bytes, seconds, dumped.frozen_seconds, final=False)
             number += 1
-            # the next round's page server stands before it is known whether that round is the freeze
-            await self._ends.target.accept(protocol.Accept(number, "pages"))
+            await self._carrier.expect(number)
 
     async def _slow_down(self, share: float) -> bool:
         """Leave the tree this share of the processor time that it took. False where its host can't do that."""

@@ -8,6 +8,7 @@ import pytest
 
 from agent import protocol
 from migrator import errors, precopy
+from migrator.carrier import Streamed
 from migrator.peer import PeerFault
 from migrator.precopy import Action, Costs, Decision, Limits, OnNoConverge
 from migrator.rounds import Rounds
@@ -54,7 +55,7 @@ class Script:
 
 def rounds_of(hosts: Hosts) -> tuple[Rounds, Watcher]:
     watcher = Watcher({})
-    return Rounds(hosts, watcher), watcher  # type: ignore[arg-type]
+    return Rounds(hosts, Streamed(hosts), watcher), watcher  # type: ignore[arg-type]
 
 
 async def test_rounds_until_it_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
