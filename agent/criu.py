@@ -77,7 +77,7 @@ def dump_arguments(
     *,
     pid: int,
     images: Path,
-    socket: int,
+    socket: Optional[int],
     log: Path,
     options: CriuOptions,
     previous: str = "",
@@ -85,13 +85,15 @@ def dump_arguments(
     pre: bool = False,
     script: str = "",
 ) -> list[str]:
-    """`criu pre-dump` or `criu dump` with its pages going to a connected socket.
+    """`criu pre-dump` or `criu dump` with its pages going to a connected socket; without one, to `images`.
 
     `previous` is the directory of the round before, relative to `images` (CRIU wants it so), on *this* host: its
     inventory is what criu compares PIDs with.
     """
     arguments = ["pre-dump" if pre else "dump", "--tree", str(pid), "--images-dir", str(images)]
-    arguments += ["--page-server", "--ps-socket", str(socket), "-v4", "--log-file", str(log), "--work-dir", str(images)]
+    if socket is not None:
+        arguments += ["--page-server", "--ps-socket", str(socket)]
+    arguments += ["-v4", "--log-file", str(log), "--work-dir", str(images)]
     if track:
         arguments.append("--track-mem")
     if previous:

@@ -6,14 +6,17 @@ It reads CRIU's files and never writes their contents. The page index of the ins
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import struct
 import tarfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from agent.protocol import Moved
+from agent.protocol import Image, Moved
 
 _NOT_SENT = ("pages-", "pagemap-", "stats-")
 """Pages and their maps have gone through the page server; statistics stay."""
@@ -31,6 +34,10 @@ class ImageError(Exception):
     """Images that are not what they should be."""
 
 
+class NotWhole(Exception):
+    """A round that came by itself is not what was dumped."""
+
+
 def round_directory(images: Path, number: int) -> Path:
     """Where the images of one round lie. The first round is 1."""
     return images / str(number)
@@ -39,6 +46,39 @@ def round_directory(images: Path, number: int) -> Path:
 def size(directory: Path) -> int:
     """Bytes of all images of a round."""
     return sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file() and not entry.is_symlink())
+
+
+def listed(directory: Path, *, to_disk: bool) -> tuple[Image, ...]:
+    """All that criu wrote of a round. `to_disk`: on return another host that sees the directory finds it there."""
+    found = []
+    for path in sorted(directory.glob("*.img")):
+        if to_disk:
+            _to_disk(path)
+        found.append(Image(path.name, path.stat().st_size))
+    if to_disk:
+        _to_disk(directory)
+    return tuple(found)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify(directory: Path, expected: Iterable[Image]) -> None:
+    """Raises NotWhole unless exactly these images are there, each of its size."""
+    there = {path.name: path.stat().st_size for path in directory.glob("*.img")}
+    for image in expected:
+        size = there.pop(image.name, None)
+        if size is None:
+            raise NotWhole(f"round {directory.name}: {image.name} has not come")
+        if size != image.size:
+            raise NotWhole(f"round {directory.name}: {image.name} has {size} bytes, not {image.size}")
+    if there:
+        raise NotWhole(f"round {directory.name}: {min(there)} is there, and nobody sent it")
 
 
 def pages_size(directory: Path) -> int:
@@ -173,12 +213,23 @@ def make_place(path: Path, *, memory: int) -> None:
         raise NoRoom(f"{path}: {error.strerror}") from error
 
 
+def _unmounted(path: Path) -> bool:
+    """Unmount, and give an rsync that was cut off from its other end a moment to leave."""
+    for _ in range(40):
+        if _libc.umount2(os.fsencode(path), 0) == 0:
+            return True
+        if ctypes.get_errno() != errno.EBUSY:
+            return False
+        time.sleep(0.05)
+    return False
+
+
 def remove_place(path: Path) -> tuple[str, ...]:
     """Undo `make_place`, with all that lies in it. What could not be removed comes back in words."""
     if not path.exists():
         return ()
     try:
-        if path.is_mount() and _libc.umount2(os.fsencode(path), 0) != 0:
+        if path.is_mount() and not _unmounted(path):
             return (f"tmpfs {path}: {os.strerror(ctypes.get_errno())}",)
         shutil.rmtree(path)
     except OSError as error:

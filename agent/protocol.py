@@ -64,7 +64,7 @@ class FaultCode(str, enum.Enum):
     NO_SPACE = "no-space"
     CRIU = "criu"  # criu failed; message is its decisive line in words, log says where the rest lies
     CHANGED = "changed"  # the tree is not the one that was inspected
-    FILES = "files"  # a file could not be copied
+    FILES = "files"  # a file, or a round that is no stream, could not be copied
     BROKEN_STREAM = "broken-stream"
     THROTTLE = "throttle"  # the tree's processor time can't be limited; it has all of it
     BROKEN_ROUNDS = "broken-rounds"  # a page that no round holds, or a damaged image
@@ -220,6 +220,16 @@ class CriuOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the rounds lie on the source, if they are kept there and not streamed."""
+
+    kept: bool = False
+    memory: int = 0  # bytes of a tmpfs of their own; 0: a plain directory
+    directory: str = ""  # whose subdirectory of the migration's name it is; "": the agent's own choice
+    shared: bool = False  # both hosts see it: the source makes and removes it, and what it wrote must be on disk
+
+
+@dataclasses.dataclass(frozen=True)
 class Begin:
     """Source: lock the tree, open its journal, make room for the images that are no memory."""
 
@@ -229,6 +239,7 @@ class Begin:
     target: str  # where it goes, as the operator wrote it, for `recover`
     options: CriuOptions
     track_memory: bool
+    place: Place = Place()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +254,7 @@ class Prepare:
     options: CriuOptions
     ids: tuple[int, ...] = ()  # every PID and TID that must stay free until the restore
     instant: bool = False  # restore with lazy pages: the tree runs before its memory is there
+    shared: str = ""  # the directory that the source has made for the images, where this host sees it too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,9 +283,25 @@ class Accepted:
 
 
 @dataclasses.dataclass(frozen=True)
+class Image:
+    """One image file of a round."""
+
+    name: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrived:
+    """Target: a round has come here without a stream. Answered when all of it was found, and indexed."""
+
+    round: int
+    images: tuple[Image, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class PreDump:
     round: int
-    stream: str
+    stream: str  # "": into the image directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +312,7 @@ class Dumped:
     bytes: int
     seconds: float
     frozen_seconds: float
+    images: tuple[Image, ...] = ()  # where they were not streamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,7 +332,7 @@ class Dump:
     """Source: freeze and dump what is left, then hold. Answered from inside the hold."""
 
     round: int
-    stream: str
+    stream: str  # "": into the image directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,6 +342,7 @@ class Held:
     tasks: tuple[TaskFacts, ...]
     freeze_seconds: float  # from the request to the hold
     image_bytes: int  # of the images that are no memory
+    images: tuple[Image, ...] = ()  # where they were not streamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -489,6 +519,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("begin", Begin, Prepared, "source", Pace.QUICK),
     Command("prepare", Prepare, Prepared, "target", Pace.QUICK),
     Command("accept", Accept, Nothing, "target", Pace.QUICK),
+    Command("arrived", Arrived, Accepted, "target", Pace.BULK),
     Command("accept_done", AcceptDone, Accepted, "target", Pace.BULK),
     Command("pre_dump", PreDump, Dumped, "source", Pace.BULK),
     Command("throttle", Throttle, Throttled, "source", Pace.QUICK),

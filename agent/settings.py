@@ -26,6 +26,12 @@ class Settings:
         """Where they lie when memory does not suffice."""
         return self.state / migration / "images"
 
+    def place(self, migration: str, *, on_disk: bool, directory: str) -> Path:
+        """Where they lie, of what the first record of the migration's journal says."""
+        if directory:
+            return Path(directory) / migration
+        return self.images_on_disk(migration) if on_disk else self.images(migration)
+
     def socket(self, migration: str) -> Path:
         """Where a migration's bulk streams connect."""
         return self.run / f"{migration}.socket"

@@ -57,8 +57,8 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
 
 
 def _images(settings: Settings, journal: Journal) -> Any:
-    on_disk = journal.role == "target" and journal.facts(Record.PREPARED.value)["on_disk"]
-    return (settings.images_on_disk if on_disk else settings.images)(journal.migration)
+    facts = journal.facts(journal.records[0].value)
+    return settings.place(journal.migration, on_disk=facts.get("on_disk", False), directory=facts.get("directory", ""))
 
 
 def _criu_alive(journal: Journal) -> bool:
@@ -299,6 +299,8 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
         # locks die with their holder; only the files may be left
         locks = TaskLocks(settings.locks)
         locks.sweep(pid for pid, _ in journal.facts(Record.BEGIN.value)["tasks"])
+    if journal.facts(journal.records[0].value).get("shared", False):  # the source's to remove
+        return ()
     return images.remove_place(_images(settings, journal))
 
 

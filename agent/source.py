@@ -48,7 +48,8 @@ class Source:
         self._settings = settings
         self._begin = begin
         self._tell = tell
-        self._images = settings.images(begin.migration)
+        self._on_disk = begin.place.kept and not begin.place.memory
+        self._images = settings.place(begin.migration, on_disk=self._on_disk, directory=begin.place.directory)
         self._tasks = Tasks()
         self._locks = TaskLocks(settings.locks)
         self._hold: Optional[Hold] = None
@@ -75,6 +76,7 @@ class Source:
                 self._settings.state, self._begin.migration, "source",
                 peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
                 tasks=[[task.pid, task.start_time] for task in facts],
+                on_disk=self._on_disk, directory=self._begin.place.directory,
                 agent=[os.getpid(), process.start_time(os.getpid())],
             )  # fmt: skip
         except BaseException:
@@ -83,6 +85,8 @@ class Source:
             raise
         try:
             room = _PLAIN_IMAGES + 2 * self._begin.options.ghost_limit
+            if self._begin.place.kept:
+                room = self._begin.place.memory + room if self._begin.place.memory else 0
             images.make_place(self._images, memory=room if os.geteuid() == 0 else 0)
             self._streams.listen(self._settings.socket(self._begin.migration))
         except BaseException:
@@ -95,11 +99,12 @@ class Source:
             str(self._settings.socket(self._begin.migration)), str(self._images), str(self._journal.directory)
         )
 
-    async def _spawn(self, arguments: list[str], log: Path, descriptor: int) -> criu.Running:
+    async def _spawn(self, arguments: list[str], log: Path, descriptor: Optional[int]) -> criu.Running:
         async with self._starting:
             if self._journal.has(Record.ABORT):
                 raise Vetoed("the migration was given up")
-            running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(descriptor,))
+            passed = () if descriptor is None else (descriptor,)
+            running = await criu.spawn(self._settings.criu, arguments, log, descriptors=passed)
             self._tell(f"$ {running.command}")
             self._criu = running
             self._journal.note("criu", **running.identity)
@@ -118,20 +123,32 @@ class Source:
 
     async def pre_dump(self, request: protocol.PreDump) -> protocol.Dumped:
         """One pre-copy round. Raises CriuError or Ended; the tree runs on whatever happens."""
-        stream = await self._streams.get(request.stream)
+        stream = await self._pages(request.stream)
         directory = self._new_round(request.round)
         log = self._journal.directory / f"pre-dump-{request.round}.log"
         arguments = criu.dump_arguments(
-            pid=self._begin.pid, images=directory, socket=stream.fileno(), log=log, options=self._begin.options,
+            pid=self._begin.pid, images=directory, socket=stream, log=log, options=self._begin.options,
             previous=self._previous(request.round), pre=True,
         )  # fmt: skip
         started = time.monotonic()
-        await self._end_of(await self._spawn(arguments, log, stream.fileno()))
+        await self._end_of(await self._spawn(arguments, log, stream))
         seconds = time.monotonic() - started
         self._criu = None
         statistics = criu.read_statistics(directory / "stats-dump")
         size = statistics.pages * os.sysconf("SC_PAGE_SIZE")
-        return protocol.Dumped(statistics.pages, size, seconds, statistics.frozen_seconds)
+        return protocol.Dumped(statistics.pages, size, seconds, statistics.frozen_seconds, await self._kept(directory))
+
+    async def _pages(self, name: str) -> Optional[int]:
+        """The descriptor that a dump's pages go to; None where they stay here."""
+        return (await self._streams.get(name)).fileno() if name else None
+
+    async def _kept(self, directory: Path) -> tuple[protocol.Image, ...]:
+        """The images of a round that stays here."""
+        if not self._begin.place.kept:
+            return ()
+        shared = self._begin.place.shared
+        run = asyncio.get_running_loop().run_in_executor
+        return await run(None, lambda: images.listed(directory, to_disk=shared))
 
     async def _end_of(self, running: criu.Running) -> None:
         """Wait for criu. Raises CriuError, or Ended where that is why."""
@@ -166,17 +183,17 @@ class Source:
 
     async def dump(self, request: protocol.Dump) -> protocol.Held:
         """Freeze, dump what is left, hold. Raises CriuError, Ended, TreeChanged or Vetoed: then the tree runs again."""
-        stream = await self._streams.get(request.stream)
+        stream = await self._pages(request.stream)
         directory = self._new_round(request.round)
         self._journal.write(Record.FROZEN)
         log = self._journal.directory / "dump.log"
         hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
         arguments = criu.dump_arguments(
-            pid=self._begin.pid, images=directory, socket=stream.fileno(), log=log, options=self._begin.options,
+            pid=self._begin.pid, images=directory, socket=stream, log=log, options=self._begin.options,
             previous=self._previous(request.round), track=self._begin.track_memory, script=str(hold.script),
         )  # fmt: skip
         started = time.monotonic()
-        running = await self._spawn(arguments, log, stream.fileno())
+        running = await self._spawn(arguments, log, stream)
         lifting = asyncio.ensure_future(self._lift())
         reached = await _first(hold.reached(), running.process.wait())
         lifting.cancel()
@@ -199,7 +216,7 @@ class Source:
             await running.ended()
             raise criu.CriuError("criu ended in its hold, without an error", str(log))
         # how many pages it took stands in stats-dump only after the hook (CRIU.md): the target counts them
-        return protocol.Held(tasks, seconds, images.size(directory))
+        return protocol.Held(tasks, seconds, images.size(directory), await self._kept(directory))
 
     async def _lift(self) -> None:
         if self._throttle is not None:

@@ -14,6 +14,7 @@ import time
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
 from agent import criu, files, images, memory, process, protocol, scope
+from agent.arriving import Arriving
 from agent.fill import Fill, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
@@ -44,14 +45,16 @@ class Target:
         self._journal = journal
         self._options = options
         self._tell = tell
-        on_disk = journal.facts(Record.PREPARED.value)["on_disk"]
-        self._images = (settings.images_on_disk if on_disk else settings.images)(journal.migration)
+        facts = journal.facts(Record.PREPARED.value)
+        self._shared = facts.get("shared", False)
+        directory = facts.get("directory", "")
+        self._images = settings.place(journal.migration, on_disk=facts["on_disk"], directory=directory)
         # read, not made: after a takeover it knows what the dead agent put here
         self._ledger = Ledger.read(journal.directory / "ledger")
         self._tasks = Tasks()
         self._jobs: set[asyncio.Future[Any]] = set()
         self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
-        self._servers: dict[int, criu.Running] = {}
+        self._arriving = Arriving(self._images, journal.directory, settings.criu)
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
         self._streams = Taken()
@@ -64,11 +67,15 @@ class Target:
         journal = Journal.create(
             settings.state, request.migration, "target",
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
+            directory=request.shared, shared=bool(request.shared),
             options=_options_line(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
         try:
-            images.make_place(target._images, memory=0 if request.on_disk else request.memory)
+            if not request.shared:
+                images.make_place(target._images, memory=0 if request.on_disk else request.memory)
+            elif not target._images.is_dir():
+                raise images.NoRoom(f"{request.shared}: what {request.source} has made there is not seen here")
             settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
             process.step_over(request.ids)
             target._streams.listen(settings.socket(request.migration))
@@ -115,21 +122,13 @@ class Target:
         return running, hold
 
     async def accept(self, request: protocol.Accept) -> protocol.Nothing:
-        """Start a page server for a round. The socket stays ours: the next round's server takes it over (CRIU.md)."""
+        """Start a page server for a round."""
         stream = await self._streams.get(request.stream)
         self._still_accepting()
-        directory = images.round_directory(self._images, request.round)
-        if directory.exists():
-            raise WrongOrder(f"round {request.round} was accepted before")
-        directory.mkdir(mode=0o700)
-        log = self._journal.directory / f"page-server-{request.round}.log"
-        previous = f"../{request.round - 1}" if request.round > 1 else ""
-        arguments = criu.page_server_arguments(images=directory, socket=stream.fileno(), log=log, previous=previous)
         async with self._starting:
             self._still_accepting()
-            running = await criu.spawn(self._settings.criu, arguments, log, descriptors=(stream.fileno(),))
+            running = await self._arriving.serve(request.round, stream.fileno())
             self._tell(f"$ {running.command}")
-            self._servers[request.round] = running
             self._journal.note("criu", **running.identity)
         return protocol.Nothing()
 
@@ -139,13 +138,18 @@ class Target:
             raise WrongOrder("the migration is past receiving anything, or was given up")
 
     async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:
-        """Wait until a round is here whole. Raises CriuError."""
-        if request.round not in self._servers:
-            raise WrongOrder(f"round {request.round} is not being accepted")
-        await self._servers[request.round].ended()
+        """Wait until a round is here whole. Raises CriuError, BrokenRounds."""
+        return await self._index(request.round, await self._arriving.served(request.round))
+
+    async def arrived(self, request: protocol.Arrived) -> protocol.Accepted:
+        """A round has come by itself. Raises NotWhole, BrokenRounds."""
+        self._still_accepting()
+        return await self._index(request.round, self._arriving.verified(request.round, request.images))
+
+    async def _index(self, number: int, size: int) -> protocol.Accepted:
         if self._fill is not None:
-            await self._fill.add_round(request.round)
-        return protocol.Accepted(images.pages_size(images.round_directory(self._images, request.round)))
+            await self._fill.add_round(number)
+        return protocol.Accepted(size)
 
     async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
         """The images that are no memory."""
@@ -344,8 +348,7 @@ class Target:
             if self._restore.process.stdin is not None:
                 self._restore.process.stdin.close()  # one that still waits for its images ends here
             await self._restore.process.wait()
-        for server in self._servers.values():
-            await server.process.wait()
+        await self._arriving.ended()
         await self._clear_strays()
         await self._close_fill()
         if self._jobs:
@@ -387,7 +390,7 @@ class Target:
         forget(self._journal.directory)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
-        return images.remove_place(self._images)
+        return () if self._shared else images.remove_place(self._images)
 
 
 def _options_line(options: protocol.CriuOptions) -> dict[str, object]:

@@ -34,8 +34,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The options, with `command` set. Raises errors.UsageError; exits 0 by itself for --help and --version."""
     first = argv[0] if argv else ""
     if first in _SUBCOMMANDS:
-        return _SUBCOMMANDS[first]().parse_args(argv[1:], argparse.Namespace(command=first))
-    return _migrate_parser().parse_args(argv, argparse.Namespace(command="migrate"))
+        options = _SUBCOMMANDS[first]().parse_args(argv[1:], argparse.Namespace(command=first))
+    else:
+        options = _migrate_parser().parse_args(argv, argparse.Namespace(command="migrate"))
+    _fit_together(options)
+    return options
+
+
+def _fit_together(options: argparse.Namespace) -> None:
+    """Raises UsageError for options that say nothing together."""
+    if not hasattr(options, "transport"):
+        return
+    for name in ("rsh", "images_dir"):
+        if getattr(options, name) and options.transport != "rsync":
+            raise errors.UsageError(f"--{name.replace('_', '-')} is for --transport rsync")
+    if options.shared and (options.images_dir or options.rsh):
+        raise errors.UsageError("with --shared nothing is sent: leave --images-dir and --rsh")
 
 
 def _migrate_parser() -> argparse.ArgumentParser:
@@ -160,6 +174,27 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="compress what travels: where it pays, always, or never (default: %(default)s)",
     )
+    parser.add_argument(
+        "--transport",
+        choices=("stream", "rsync"),
+        default="stream",
+        help="pages from criu to criu, or image directories by rsync, over your own ssh (default: %(default)s)",
+    )
+    parser.add_argument("--rsh", metavar="COMMAND", default="", help="with --transport rsync: its remote shell")
+    parser.add_argument(
+        "--images-dir",
+        metavar="PATH",
+        type=_directory,
+        default="",
+        help="with --transport rsync: where the image directories lie here",
+    )
+    parser.add_argument(
+        "--shared",
+        metavar="PATH",
+        type=_directory,
+        default="",
+        help="a directory that both hosts see, as on NFS: the images are written there, and nothing is sent",
+    )
     _add_agents(parser)
     _add_output(parser)
 
@@ -209,6 +244,12 @@ def _rate(word: str) -> float:
         return bandwidth.parse_rate(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _directory(word: str) -> str:
+    if word and not word.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{word!r} is no absolute path")
+    return word.rstrip("/") or word[:1]
 
 
 def _migration_id(word: str) -> str:

@@ -96,12 +96,16 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             options.require_precopy,
             options.resume == "instant",
             options.compress,
+            rsync=options.transport == "rsync",
+            images_directory=options.images_dir,
+            shared=options.shared,
             throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
         criu=options.criu,
         bandwidth=options.bandwidth,
+        rsh=options.rsh,
         rehearsal=options.command == "rehearse",
     )
 

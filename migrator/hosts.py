@@ -33,6 +33,8 @@ class Order:
     criu: str = ""
     bandwidth: float = 0.0
     """Bytes a second of pre-copy at most, on the wire; 0: as many as go."""
+    rsh: str = ""
+    """The remote shell of rsync, where that carries the rounds; "": ssh."""
     rehearsal: bool = False
     """Up to the tree that is held on the target, and back: nothing is moved."""
 

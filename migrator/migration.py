@@ -19,13 +19,14 @@ from collections.abc import Awaitable
 from agent import protocol
 from migrator import errors, history, plan, precopy
 from migrator.bandwidth import Bucket
-from migrator.carrier import Carrier, Streamed
+from migrator.carrier import Carrier, Directories, Streamed
 from migrator.forward import Forward
 from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks, Way
 from migrator.peer import PeerFault, PeerLost, error_of
 from migrator.phases import Careful, Observer, Phase, Report
 from migrator.rounds import Rounds
+from migrator.rsync import Rsync
 from migrator.together import all_of, both, uninterrupted
 from migrator.undoing import Undoing
 
@@ -47,9 +48,9 @@ class Migration:
         self._ends = Ends(links, self._observer)
         self._started = time.monotonic()
         self._frozen_at = 0.0
-        self._carrier: Carrier = Streamed(self._ends)
-        self._rounds = Rounds(self._ends, self._carrier, self._observer)
         self._bucket = Bucket(order.bandwidth)
+        self._carrier = self._carrier_of(order)
+        self._rounds = Rounds(self._ends, self._carrier, self._observer)
         self._undoing = Undoing(self.id, self._ends, self._observer)
         self._ahead = Forward(self.id, self._ends, self._observer)
         self._downtime = 0.0
@@ -58,6 +59,16 @@ class Migration:
         self._page_size = 4096
         self._instant = False
         self._plan: plan.Plan
+
+    def _carrier_of(self, order: Order) -> Carrier:
+        wishes = order.wishes
+        if not (wishes.rsync or wishes.shared):
+            return Streamed(self._ends)
+        rsync = Rsync(order.target, order.rsh, order.sudo, wishes.compress == "zstd")
+        return Directories(
+            self._ends, None if wishes.shared else rsync, lambda: 0.0 if self._frozen_at else order.bandwidth,
+            lambda size: self._rounds.went(size), self._observer.detail,
+        )  # fmt: skip
 
     # --- the sequence ------------------------------------------------------------------------------------------------
 
@@ -157,16 +168,29 @@ class Migration:
         tree, chosen = self._plan.tree, self._plan
         root = tree.tasks[0]
         target = str(self._order.target)
-        begin = protocol.Begin(self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy)
+        begin = protocol.Begin(self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place)
         here = socket.gethostname()
         ids = tuple(sorted({number for task in tree.tasks for number in (task.pid, *task.tids)}))
         prepare = protocol.Prepare(
-            self.id, root.pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant
+            self.id,
+            root.pid,
+            here,
+            chosen.memory,
+            chosen.on_disk,
+            chosen.criu,
+            ids,
+            chosen.instant,
+            chosen.place.directory if chosen.place.shared else "",
         )
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
         undo.push_async_callback(uninterrupted, self._undoing.source, self._observer.note)
-        source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
+        if chosen.place.shared:  # the target looks for what the source has made
+            source = await self._ends.source.begin(begin)
+            prepared = await self._ends.target.prepare(prepare)
+        else:
+            source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
+        self._carrier.begin(source, prepared)
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
         way = Way(chosen.compress, self._bucket, self._rounds.came, self._rounds.went)

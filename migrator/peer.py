@@ -217,6 +217,10 @@ class Peer:
         """Start a page server for a round."""
         return await self.call("accept", request, protocol.Nothing)
 
+    async def arrived(self, request: protocol.Arrived) -> protocol.Accepted:
+        """A round is there without a stream: look whether it is whole."""
+        return await self.call("arrived", request, protocol.Accepted)
+
     async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:
         """Wait until a round has arrived."""
         return await self.call("accept_done", request, protocol.Accepted)

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from agent.protocol import Check, CriuOptions, HostFacts, TargetCheck, TaskFacts, TreeFacts
+from agent.protocol import Check, CriuOptions, HostFacts, Place, TargetCheck, TaskFacts, TreeFacts
 from migrator import fileplan
 from migrator.obstacle import UNTOUCHABLE, Obstacle, of_oddities, reconnects
 from migrator.words import bytes_text
@@ -29,6 +29,7 @@ _GROWTH = 8
 """Images may take an eighth more than the memory that was seen: the tree goes on allocating."""
 _SLACK = 32 * _MIB
 _PER_TASK = _MIB
+_STREAMED = Place()
 _FEW_SHARED = 16 * _MIB
 """Shared memory of forked processes that may as well become their own."""
 _RESERVE = 64 * _MIB
@@ -45,6 +46,12 @@ class Wishes:
     """Resume before memory is filled, where both hosts can."""
     compress: str = "auto"
     """auto, zstd or none."""
+    rsync: bool = False
+    """Rounds go as image directories, by rsync."""
+    images_directory: str = ""
+    """Where they lie on the source; "": in memory if there is room, else on disk."""
+    shared: str = ""
+    """A directory that both hosts see: nothing is sent."""
     throttle: bool = False
     """Slow it down where pre-copy does not converge."""
 
@@ -62,6 +69,7 @@ class Plan:
     notes: tuple[str, ...]  # a line each, for the operator
     instant: bool = False  # the tree runs before its memory is there
     compress: str = "none"  # auto, zstd, none: how bulk streams go over the wire
+    place: Place = _STREAMED  # where rounds are kept on the source, if they are
 
 
 def questions(tree: TreeFacts) -> Check:
@@ -96,7 +104,7 @@ def make_plan(
         obstacles += _of_ids(there, tree, check)
         in_files, copies = fileplan.judge(here, there, tree, check.files, copy_files=wishes.copy_files)
         obstacles += in_files
-        on_disk, in_room = _room(there, tree, memory, check)
+        on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check)
         obstacles += in_room
     notes = [f"{one.host}: {one.problem}" for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk)
@@ -107,7 +115,10 @@ def make_plan(
     compress = wishes.compress if target.zstd else "none"
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
-    plan = Plan(tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes), instant, compress)
+    plan = Plan(
+        tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes), instant, compress,
+        _place(source, memory, wishes),
+    )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 
 
@@ -230,6 +241,15 @@ def _ghosts(tree: TreeFacts) -> list[int]:
 
 def _image_room(tree: TreeFacts) -> int:
     return tree.memory + tree.memory // _GROWTH + sum(_ghosts(tree)) + _SLACK + _PER_TASK * len(tree.tasks)
+
+
+def _place(source: HostFacts, images: int, wishes: Wishes) -> Place:
+    """Rounds that are kept add up: twice the memory is room for many, and a tmpfs takes only what lies in it."""
+    directory = wishes.shared or wishes.images_directory
+    if not (wishes.rsync or wishes.shared):
+        return _STREAMED
+    in_memory = not directory and source.memory_available >= 2 * images + _RESERVE
+    return Place(True, 2 * images if in_memory else 0, directory, bool(wishes.shared))
 
 
 def _room(there: str, tree: TreeFacts, images: int, check: TargetCheck) -> tuple[bool, list[Obstacle]]:

@@ -237,7 +237,17 @@ def write(path: str, data: bytes) -> None:
 
 
 def send_pages(run: Run, pages: int) -> None:
-    """One session: a header, pages, the server's status. criu fails when its socket does."""
+    """One session: a header, pages, the server's status. criu fails when its socket does.
+
+    Without a page server they are written beside the other images.
+    """
+    if "--ps-socket" not in run.options:
+        if run.behaviour == "no-space":
+            raise Failed(f"Unable to write pages: {FULL}")
+        write(run.image("pages-1.img"), os.urandom(PAGE) * pages)
+        if "--prev-images-dir" in run.options:
+            os.symlink(run.options["--prev-images-dir"], run.image("parent"))
+        return
     stream = int(run.options["--ps-socket"])
     if run.behaviour == "hang":
         # as a criu that waits for a far end that does not read: only the end of the socket ends it

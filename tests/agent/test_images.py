@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent import images
 from agent.images import ImageError
-from agent.protocol import Moved
+from agent.protocol import Image, Moved
 from tests import fake_criu
 
 
@@ -239,3 +239,25 @@ def test_no_place_in_memory_without_root(tmp_path: Path) -> None:
     with pytest.raises(images.NoRoom, match="mounting a tmpfs"):
         images.make_place(tmp_path / "m", memory=1 << 20)
     assert not (tmp_path / "m").exists()
+
+
+# --- rounds that came by themselves ----------------------------------------------------------------------------------
+
+
+def test_a_round_is_what_was_listed_of_it(tmp_path: Path) -> None:
+    for name, size in (("core-7.img", 3), ("pages-1.img", 4096), ("inventory.img", 0)):
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "stats-dump").write_bytes(b"x")
+    (tmp_path / "parent").symlink_to("../1")
+    listed = images.listed(tmp_path, to_disk=True)
+    assert [(image.name, image.size) for image in listed] == [
+        ("core-7.img", 3), ("inventory.img", 0), ("pages-1.img", 4096),
+    ]  # fmt: skip
+    images.verify(tmp_path, listed)
+    (tmp_path / "pages-1.img").write_bytes(bytes(4095))
+    with pytest.raises(images.NotWhole, match=r"pages-1\.img has 4095 bytes, not 4096"):
+        images.verify(tmp_path, listed)
+    with pytest.raises(images.NotWhole, match=r"pages-2\.img has not come"):
+        images.verify(tmp_path, (*listed[:2], Image("pages-2.img", 1)))
+    with pytest.raises(images.NotWhole, match=r"pages-1\.img is there, and nobody sent it"):
+        images.verify(tmp_path, listed[:2])

@@ -174,7 +174,7 @@ async def test_every_command_of_the_table_in_the_right_order(
 
     for stream in streams:
         await stream.close()
-    assert called == protocol.BY_NAME.keys()
+    assert called == protocol.BY_NAME.keys() - {"arrived"}  # of rounds that are no stream: in test_carrier
 
 
 # --- what is no request ----------------------------------------------------------------------------------------------
@@ -339,6 +339,7 @@ Act = Callable[[Peer, int], Awaitable[object]]
 
 _ALONE: dict[str, Act] = {
     "accept": lambda peer, pid: peer.accept(protocol.Accept(1, "pages")),
+    "arrived": lambda peer, pid: peer.arrived(protocol.Arrived(1, ())),
     "accept_done": lambda peer, pid: peer.accept_done(protocol.AcceptDone(1)),
     "pre_dump": lambda peer, pid: peer.pre_dump(protocol.PreDump(1, "pages")),
     "throttle": lambda peer, pid: peer.throttle(protocol.Throttle(0.5)),

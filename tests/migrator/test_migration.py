@@ -18,7 +18,7 @@ import pytest
 
 from agent import process
 from agent.lock import TaskLocks
-from agent.protocol import CriuOptions, HostFacts, TargetCheck, TreeFacts
+from agent.protocol import CriuOptions, HostFacts, Place, TargetCheck, TreeFacts
 from migrator import errors, hosts, migration, plan, precopy, recovery, transport
 from migrator.history import History
 from migrator.peer import Peer
@@ -154,21 +154,24 @@ class Lab:
         """Pre-copy rounds before the freeze."""
         self.history = History(pair.directory / "kept" / "history.json")
         self.rehearsal = False
+        self.wishes = plan.Wishes(copy_files=True)
+        self.place = Place()
         self.give_up = False
         """Whether the controller gives up in the place of a freeze."""
         self._extra = pair.directory / "extra"
         self._extra.write_text("comes along")
 
     def _plan(self, tree: TreeFacts) -> plan.Plan:
+        copies = (str(self._extra),)
         on_disk = os.geteuid() != 0  # a tmpfs of one's own takes root
-        return plan.Plan(tree, self.precopy, CriuOptions(), (str(self._extra),), on_disk, 16 << 20, ())
+        return plan.Plan(tree, self.precopy, CriuOptions(), copies, on_disk, 16 << 20, (), place=self.place)
 
     async def migrate(self, cues: dict[Phase, Cue] | None = None, children: int = 0) -> Attempt:
         """Try it, with these things happening when a phase is about to begin."""
         victim = self.pair.victim(children)
         watcher = Watcher(cues or {})
-        wishes, limits = plan.Wishes(copy_files=True), precopy.Limits()
-        order = hosts.Order(victim.pid, transport.Target("beta"), wishes, limits, rehearsal=self.rehearsal)
+        target, limits = transport.Target("beta"), precopy.Limits()
+        order = hosts.Order(victim.pid, target, self.wishes, limits, rehearsal=self.rehearsal)
         trial = migration.Migration(order, watcher, self.links, self.history)
 
         def make_plan(

@@ -2,7 +2,8 @@
 
 A program by itself (standard library only, one JSON argument), started by netns.py as root:
 
-    {"image": …, "seed": …, "mount_point": …, "cgroup": …, "hostname": …, "init": …, "control": DESCRIPTOR}
+    {"image": …, "seed": …, "mount_point": …, "cgroup": …, "hostname": …, "init": …, "shared": …,
+     "control": DESCRIPTOR}
 
 It prints the process number of the host's init and leaves; the init goes on to pivot into the image. Every
 mount is made inside the host's own mount namespace: when its last process is gone, so are the mounts and
@@ -25,7 +26,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x20000000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 1 << 18
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 0x1000, 0x4000, 1 << 18
 MNT_DETACH = 2
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
 
@@ -100,6 +101,9 @@ def become_init(wanted: dict[str, Any]) -> None:
     with Path(wanted["seed"]).open("rb") as seed:  # tar inside, so that names become the host's numbers
         subprocess.run(["chroot", str(root), "tar", "-C", "/", "-xf", "-"], stdin=seed, check=True)
     mount_kernel_file_systems(root)
+    shared = root / "srv/shared"
+    shared.mkdir(exist_ok=True)
+    mount(wanted["shared"], shared, "", MS_BIND)
     make_devices(root)
     init = root / "run/lab-init.py"
     init.write_text(Path(wanted["init"]).read_text())

@@ -50,6 +50,13 @@ def _listener() -> socket.socket:
     return listener
 
 
+def _shared(lab: record.Lab) -> Path:
+    """What both hosts see at /srv/shared, as they would with NFS."""
+    shared = lab.folder / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
 def _start_host(lab: record.Lab, name: str, image: Path, listener: socket.socket) -> None:
     disk = lab.folder / f"{name}.img"
     run(["cp", "--sparse=always", image, disk])
@@ -61,6 +68,7 @@ def _start_host(lab: record.Lab, name: str, image: Path, listener: socket.socket
         "mount_point": str(mount_point),
         "cgroup": str(cgroup.create(lab, name)),
         "hostname": name,
+        "shared": str(_shared(lab)),
         "init": str(HERE / "namespace_init.py"),
         "control": listener.fileno(),
     }

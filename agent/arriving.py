@@ -1,0 +1,52 @@
+"""The rounds that come to this host: through a page server of criu, or by themselves, and whether one is here whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent import criu, images
+from agent.journal import WrongOrder
+from agent.protocol import Image
+
+
+class Arriving:
+    """The rounds of one migration, below `images`; criu's logs lie in `logs`."""
+
+    def __init__(self, images: Path, logs: Path, program: str) -> None:
+        self._images = images
+        self._logs = logs
+        self._program = program
+        self._servers: dict[int, criu.Running] = {}
+
+    async def serve(self, number: int, socket: int) -> criu.Running:
+        """Start a page server for a round on a connected socket, which stays ours: the next round's takes it over
+        (CRIU.md). Raises WrongOrder."""
+        directory = images.round_directory(self._images, number)
+        if directory.exists():
+            raise WrongOrder(f"round {number} was accepted before")
+        directory.mkdir(mode=0o700)
+        log = self._logs / f"page-server-{number}.log"
+        previous = f"../{number - 1}" if number > 1 else ""
+        arguments = criu.page_server_arguments(images=directory, socket=socket, log=log, previous=previous)
+        running = await criu.spawn(self._program, arguments, log, descriptors=(socket,))
+        self._servers[number] = running
+        return running
+
+    async def served(self, number: int) -> int:
+        """Wait for the end of a round's page server; bytes of its pages. Raises CriuError, WrongOrder."""
+        if number not in self._servers:
+            raise WrongOrder(f"round {number} is not being accepted")
+        await self._servers[number].ended()
+        return images.pages_size(images.round_directory(self._images, number))
+
+    def verified(self, number: int, expected: Iterable[Image]) -> int:
+        """Bytes of the pages of a round that another has put here. Raises NotWhole."""
+        directory = images.round_directory(self._images, number)
+        images.verify(directory, expected)
+        return images.pages_size(directory)
+
+    async def ended(self) -> None:
+        """Wait until no page server is at work."""
+        for server in self._servers.values():
+            await server.process.wait()
