@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from agent.protocol import VERSION
-from migrator import bandwidth, errors, precopy
+from migrator import bandwidth, catalogue, errors, precopy
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
@@ -43,6 +43,7 @@ def _migrate_parser() -> argparse.ArgumentParser:
         prog="migrate",
         usage="migrate [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
+        "       migrate explain [--json] [CHECK]\n"
         "       migrate recover [OPTION…] [ID]",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
@@ -89,6 +90,16 @@ def _check_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _explain_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate explain", description="Say what an obstacle means, why it stands in the way, and what to do."
+    )
+    parser.add_argument("id", metavar="CHECK", type=_kind, nargs="?", help="its id (default: list all of them)")
+    parser.add_argument("--json", action="store_true", help="one event a line")
+    parser.set_defaults(quiet=False, verbose=False)
+    return parser
+
+
 def _recover_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="migrate recover",
@@ -114,6 +125,7 @@ def _recover_parser() -> argparse.ArgumentParser:
 
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
+    "explain": _explain_parser,
     "recover": _recover_parser,
 }
 
@@ -191,6 +203,14 @@ def _rate(word: str) -> float:
         return bandwidth.parse_rate(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _kind(word: str) -> str:
+    if word not in catalogue.KINDS:
+        near = ", ".join(catalogue.nearest(word))
+        hint = f": is it {near}?" if near else ": `migrate explain` lists them"
+        raise argparse.ArgumentTypeError(f"{word!r} is no check{hint}")
+    return word
 
 
 def _migration_id(word: str) -> str:

@@ -8,6 +8,7 @@ The first word is a PID, or one of the subcommands:
 
     migrate PID [USER@]HOST[:PORT]          move the process tree
     migrate check PID [USER@]HOST[:PORT]    preflight alone
+    migrate explain [CHECK]                 what an obstacle means
     migrate recover [ID]                    settle a migration that was cut off
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
@@ -28,7 +29,7 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
-from migrator import errors, precopy, progress, words
+from migrator import catalogue, errors, precopy, progress, words
 from migrator.arguments import parse
 from migrator.output import Progress
 from migrator.phases import Report
@@ -42,6 +43,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED = {
     "migrate": ("undoing, the process stays on the source", errors.Interrupted.where),
     "check": ("stopping", "nothing was changed"),
+    "explain": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
 }
 """What a signal brings about, and how things are afterwards, by command."""
@@ -124,7 +126,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "check": _check, "recover": _recover}[options.command]
+    work = {"migrate": _migrate, "check": _check, "explain": _explain, "recover": _recover}[options.command]
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -152,14 +154,18 @@ async def _check(options: argparse.Namespace, show: Progress) -> int:
     from migrator import migration
 
     chosen, obstacles = await migration.check(_order(options), show)
-    for note in chosen.notes:
-        show.note(note)
-    show.checked(options.pid, options.host, obstacles)
+    show.checked(options.pid, options.host, obstacles, chosen.notes)
     stops = sum(obstacle.stops for obstacle in obstacles)
     if stops:
         raise errors.PreflightError(
             f"pid {options.pid} cannot be moved to {options.host}: {words.count(stops, 'obstacle')}"
         )
+    return errors.EXIT_MIGRATED
+
+
+async def _explain(options: argparse.Namespace, show: Progress) -> int:
+    kinds = [catalogue.KINDS[options.id]] if options.id else list(catalogue.KINDS.values())
+    show.explained(kinds, at_length=bool(options.id))
     return errors.EXIT_MIGRATED
 
 

@@ -11,9 +11,10 @@ import os
 import posixpath
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from agent.protocol import FileFacts, TreeFacts
-from migrator.obstacle import Obstacle, reconnects
+from migrator.obstacle import Obstacle, make, reconnects
 from migrator.words import bytes_text
 
 _RUN = {"exe", "exec"}
@@ -85,8 +86,7 @@ def judge(
     leased = {one.object for one in tree.peculiarities if one.kind == "file-lock" and "LEASE" in one.detail}
     for path in leased.intersection(judged.copies):
         # opening it breaks the lease, and the signal that tells the holder kills one that does not expect it
-        problem = "has a lease, which reading it would break"
-        judged.obstacles.append(Obstacle("file-leased", here, path, problem, "let the program give it up"))
+        judged.obstacles.append(make("file-leased", here, path))
     return judged.obstacles, tuple(path for path in judged.copies if path not in leased)
 
 
@@ -107,8 +107,8 @@ class _Files:
     def _shell(self, command: str, file: FileFacts) -> str:
         return f"there: {command} {file.mode:o} {shlex.quote(file.path)}"
 
-    def _say(self, name: str, path: str, problem: str, remedy: str) -> None:
-        self.obstacles.append(Obstacle(name, self._there, path, problem, remedy))
+    def _say(self, name: str, path: str, problem: str = "", remedy: str = "", **fields: Any) -> None:
+        self.obstacles.append(make(name, self._there, path, problem=problem, remedy=remedy, **fields))
 
     def look(self, file: FileFacts, answer: FileFacts) -> None:
         """One file of the tree, and what the target has at its path."""
@@ -118,11 +118,11 @@ class _Files:
             self._bound(file, answer)
         elif file.uses == ("connect",):
             if "bound" not in answer.uses:
-                self._say("socket-missing", file.path, "the tree sends to it", "start the service there that owns it")
+                self._say("socket-missing", file.path)
         elif answer.kind == "missing":
             self._missing(file)
         elif answer.kind != file.kind:
-            self._say("file-kind", file.path, f"is a {answer.kind} there, not a {file.kind}", self._alike)
+            self._say("file-kind", file.path, remedy=self._alike, there=answer.kind, here=file.kind)
         elif _written(file) and file.path not in self._elsewhere:
             self._take_along(file, answer)
         else:
@@ -131,13 +131,12 @@ class _Files:
     def _bound(self, file: FileFacts, answer: FileFacts) -> None:
         if "bound" in answer.uses or answer.kind not in ("missing", "socket"):
             what = "a process there uses this socket" if "bound" in answer.uses else f"a {answer.kind} is there"
-            self._say("socket-taken", file.path, f"{what}; criu would remove it", "end that service, or move the file")
+            self._say("socket-taken", file.path, what=what)
         elif not self._directories.get(posixpath.dirname(file.path), False):
             self._no_directory(posixpath.dirname(file.path), "a socket of the tree is bound in it")
 
     def _no_directory(self, path: str, why: str) -> None:
-        remedy = f"there: mkdir -p {shlex.quote(path)}"
-        obstacle = Obstacle("directory-missing", self._there, path, f"not there, and {why}", remedy)
+        obstacle = make("directory-missing", self._there, path, why=why, quoted=shlex.quote(path))
         if obstacle not in self.obstacles:
             self.obstacles.append(obstacle)
 
@@ -166,14 +165,11 @@ class _Files:
             )  # fmt: skip
         elif not self._copy:
             away = "" if same else "; move away the different file that is there"
-            self._say(
-                "file-written", file.path, "the tree has it open for writing, so it must come along", _COPY + away
-            )
+            self._say("file-written", file.path, remedy=_COPY + away)
         elif not same:
             self._say(
                 "file-differs", file.path,
                 f"is there already and differs ({bytes_text(answer.size)}, here {bytes_text(file.size)})",
-                "move it away if it is not needed: a file that is not ours is never written over",
             )  # fmt: skip
         else:
             self.copies.append(file.path)
@@ -182,15 +178,14 @@ class _Files:
         remedy = "install the same version of its package on both hosts" if _runs(file) else self._alike
         if file.kind in ("char", "block") and file.rdev != answer.rdev:
             problem = f"is device {_numbers(answer)}, not {_numbers(file)}"
-            yield Obstacle("file-kind", self._there, file.path, problem, remedy)
+            yield make("file-kind", self._there, file.path, problem=problem, remedy=remedy)
         if file.kind == "regular" and file.path not in self._elsewhere:
             if file.build_id and file.build_id != answer.build_id:
-                yield Obstacle("library-build", self._there, file.path, "is another build", remedy)
+                yield make("library-build", self._there, file.path, remedy=remedy)
             elif file.size != answer.size:
-                sizes = f"has {answer.size} bytes, not {file.size}"
-                yield Obstacle("file-size", self._there, file.path, sizes, remedy)
+                yield make(
+                    "file-size", self._there, file.path, remedy=remedy, there=answer.size, here=file.size
+                )  # fmt: skip
         if file.mode != answer.mode:
-            yield Obstacle(
-                "file-mode", self._there, file.path, f"has mode {answer.mode:04o}, not {file.mode:04o}",
-                self._shell("chmod", file),
-            )  # fmt: skip
+            quoted = shlex.quote(file.path)
+            yield make("file-mode", self._there, file.path, quoted=quoted, there=answer.mode, here=file.mode)
