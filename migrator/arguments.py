@@ -139,6 +139,13 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         help="copy regular files that the tree writes to, or that are missing on the target",
     )
     parser.add_argument(
+        "--verify",
+        choices=("size", "hash"),
+        default="size",
+        help="how files that should be the same on both hosts are compared: by size (and build id), or by content "
+        "where the size agrees and the time differs (default: %(default)s)",
+    )
+    parser.add_argument(
         "--require-precopy", action="store_true", help="refuse where the source cannot track dirty memory"
     )
     parser.add_argument(

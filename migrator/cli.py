@@ -96,6 +96,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             options.require_precopy,
             options.resume == "instant",
             options.compress,
+            hash_files=options.verify == "hash",
             throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),

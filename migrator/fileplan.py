@@ -18,6 +18,12 @@ from migrator.obstacle import Obstacle, make, reconnects
 from migrator.words import bytes_text
 
 _RUN = {"exe", "exec"}
+_OWNED = {"regular", "directory"}
+_IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "afs",
+    "orangefs", "pvfs2", "glusterfs",
+}  # fmt: skip
 _COPY = "give --copy-files to take it along"
 
 
@@ -32,6 +38,8 @@ def questions(tree: TreeFacts) -> tuple[FileFacts, ...]:
             parents.append(one.object)
         elif reconnects(one):
             asked.append(_question(one.object, "socket", "connect"))
+        elif one.kind == "watch" and not one.object.startswith("/proc/"):
+            asked.append(_question(one.object, "directory", "watch"))
     directories = dict.fromkeys(posixpath.dirname(path) for path in parents)
     return (*asked, *(_question(path, "directory", "parent") for path in directories))
 
@@ -54,6 +62,18 @@ def _runs(file: FileFacts) -> bool:
 def _of_kernel(file: FileFacts) -> bool:
     """Whether the kernel makes it up: such files exist or not, but never travel."""
     return file.path.startswith(("/proc/", "/sys/"))
+
+
+def _type(file: FileFacts) -> str:
+    return file.mount.partition(" ")[0]
+
+
+def _medium(file: FileFacts) -> str:
+    """Where a file lies: memory, network or disk; "" where that is not known."""
+    kind = _type(file)
+    if kind in _NETWORK or kind.startswith("fuse."):
+        return "network"
+    return "memory" if kind in _IN_MEMORY else "disk" if kind else ""
 
 
 def _written(file: FileFacts) -> bool:
@@ -80,9 +100,11 @@ def judge(
         for file, answer in zip(asked, answers, strict=True)
         if file.uses == ("parent",)
     }
-    judged = _Files(here, there, copy_files, elsewhere, directories)
+    watched = {one.object: one.detail for one in tree.peculiarities if one.kind == "watch"}
+    judged = _Files(here, there, copy_files, elsewhere, directories, watched)
     for file, answer in zip(asked, answers, strict=True):
         judged.look(file, answer)
+    judged.obstacles += judged.frequent()
     leased = {one.object for one in tree.peculiarities if one.kind == "file-lock" and "LEASE" in one.detail}
     for path in leased.intersection(judged.copies):
         # opening it breaks the lease, and the signal that tells the holder kills one that does not expect it
@@ -91,12 +113,22 @@ def judge(
 
 
 class _Files:
-    def __init__(self, here: str, there: str, copy: bool, elsewhere: set[str], directories: dict[str, bool]) -> None:
+    def __init__(
+        self,
+        here: str,
+        there: str,
+        copy: bool,
+        elsewhere: set[str],
+        directories: dict[str, bool],
+        watched: dict[str, str],
+    ) -> None:
         self._here = here
         self._there = there
         self._copy = copy
         self._elsewhere = elsewhere
         self._directories = directories
+        self._watched = watched
+        self._frequent: dict[tuple[str, ...], list[tuple[str, dict[str, Any]]]] = {}
         self.obstacles: list[Obstacle] = []
         self.copies: list[str] = []
 
@@ -119,10 +151,15 @@ class _Files:
         elif file.uses == ("connect",):
             if "bound" not in answer.uses:
                 self._say("socket-missing", file.path)
+        elif file.uses == ("watch",):
+            if answer.kind == "missing":
+                self._say("watch-missing", file.path, how=self._watched.get(file.path, "inotify"))
         elif answer.kind == "missing":
             self._missing(file)
         elif answer.kind != file.kind:
             self._say("file-kind", file.path, remedy=self._alike, there=answer.kind, here=file.kind)
+        elif self._settled_by_mount(file, answer):
+            pass
         elif _written(file) and file.path not in self._elsewhere:
             self._take_along(file, answer)
         else:
@@ -139,6 +176,28 @@ class _Files:
         obstacle = make("directory-missing", self._there, path, why=why, quoted=shlex.quote(path))
         if obstacle not in self.obstacles:
             self.obstacles.append(obstacle)
+
+    def _settled_by_mount(self, file: FileFacts, answer: FileFacts) -> bool:
+        """Whether where the file lies decides it: on network storage here, and on something else there."""
+        ours, theirs = _medium(file), _medium(answer)
+        if file.path in self._elsewhere and theirs not in ("", "network"):
+            self._say("not-shared", file.path, there=answer.mount, here=file.mount or "network storage")
+            return True
+        if file.kind == "regular" and "memory" in (ours, theirs) and "" not in (ours, theirs) and ours != theirs:
+            self._often("file-system", file.path, there=_type(answer), here=_type(file))
+        return False
+
+    def _often(self, name: str, path: str, **fields: Any) -> None:
+        """A warning that may hold for many files: said once, with how many more there are."""
+        self._frequent.setdefault((name, *(str(value) for value in fields.values())), []).append((path, fields))
+
+    def frequent(self) -> Iterator[Obstacle]:
+        """The warnings of `_often`."""
+        for (name, *_), found in self._frequent.items():
+            path, fields = found[0]
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            quoted = " ".join(shlex.quote(one) for one, _ in found[:3]) + (" …" if len(found) > 3 else "")
+            yield make(name, self._there, path + more, quoted=quoted, **fields)
 
     def _missing(self, file: FileFacts) -> None:
         if file.path in self._elsewhere:
@@ -186,6 +245,10 @@ class _Files:
                 yield make(
                     "file-size", self._there, file.path, remedy=remedy, there=answer.size, here=file.size
                 )  # fmt: skip
+            elif (file.digest or answer.digest) and file.digest != answer.digest:
+                yield make("file-content", self._there, file.path, remedy=remedy)
+        if (file.uid, file.gid) != (answer.uid, answer.gid) and not _of_kernel(file) and file.kind in _OWNED:
+            self._often("file-owner", file.path, there=f"{answer.uid}:{answer.gid}", here=f"{file.uid}:{file.gid}")
         if file.mode != answer.mode:
             quoted = shlex.quote(file.path)
             yield make("file-mode", self._there, file.path, quoted=quoted, there=answer.mode, here=file.mode)

@@ -37,6 +37,45 @@ ROWS = (
         "criu compares the permission bits of every file that it opens, and refuses one that differs.",
     ),
     Kind(
+        "file-owner", "a file has another owner or group on the target",
+        "belongs to {there} there, here to {here}", "there: chown {here} {quoted}",
+        "The process has the file open already and goes on reading it. But where it opens it again, it may not be "
+        "allowed to; and somebody else may write to it.",
+        stops=False,
+    ),
+    Kind(
+        "file-content", "a file has the same size but another content on the target",
+        "has the same size, but another content", "make it what it is on the source",
+        "Only --verify hash looks: files whose size agrees while the time differs are read on both hosts and their "
+        "sha256 compared. criu never compares content.",
+    ),
+    Kind(
+        "not-shared", "a file on network storage is not on the same storage on the target",
+        "lies on {there} there, on {here} here", "mount that network file system there as well",
+        "The path is there, but not on the file system that the source has it on: a directory under a mount point "
+        "whose mount is missing, or another export. The process would go on with another file than its own.",
+    ),
+    Kind(
+        "file-system", "a file lies on another type of file system on the target",
+        "lies on {there} there, on {here} here", "mount a file system of the same type there, or move the file",
+        "What is on disk on one host and in memory (tmpfs) on the other is gone after a reboot of the one, and takes "
+        "memory. The process does not see a difference while it runs.",
+        stops=False,
+    ),
+    Kind(
+        "watch-missing", "what the tree watches with inotify or fanotify is not on the target",
+        "is watched with {how}, and not there", "make it what it is on the source",
+        "criu watches the same path on the target, and the restore fails where there is none. Events that were "
+        "waiting to be read are lost.",
+    ),
+    Kind(
+        "watch-lost", "what the tree watches with inotify or fanotify has no path",
+        "is watched with {detail}, and no path leads to it",
+        "let the program drop that watch, or give the file its name back",
+        "The kernel tells a watch by the number of its file only. criu finds the path from it, and cannot carry the "
+        "watch to another host where there is none.",
+    ),
+    Kind(
         "library-build", "a program or library is another build on the target",
         "is another build", "install the same version of its package on both hosts",
         "The code of programs and libraries is not part of the images: the process goes on in the file that the target "

@@ -43,6 +43,13 @@ ROWS = (
         stops=False,
     ),
     Kind(
+        "criu-newer", "criu on the target is newer by a major version",
+        "criu is much newer than on {here} ({version})", "if the restore fails, install the same version there",
+        "A newer criu reads the images of an older one. Between major versions that is hardly ever tried: where the "
+        "restore fails, the process goes on here.",
+        stops=False,
+    ),
+    Kind(
         "architecture", "another CPU architecture",
         "{here} is {machine}", "choose a target of the same architecture",
         "A process's memory holds instructions and registers of its own kind of CPU.",
@@ -92,5 +99,104 @@ ROWS = (
         "pid-range", "a PID of the tree is too high for the target",
         "PIDs end at {last} there", "there: `sysctl kernel.pid_max={wanted}`",
         "The tree keeps its PIDs, and the target's kernel gives out no such number.",
+    ),
+    Kind(
+        "address-missing", "an address that a socket of the tree is bound to is not on the target",
+        "this address is not on this host", "there: ip address add {address}/{bits} dev INTERFACE",
+        "criu binds every socket anew, and the kernel refuses an address that the host does not have. A service that "
+        "shall move listens on a wildcard (0.0.0.0 or ::), or on an address that moves with it: take it off here and "
+        "put it on the target right before. With net.ipv4.ip_nonlocal_bind the kernel lets any address be bound.",
+    ),
+    Kind(
+        "address-taken", "an address and port of the tree is in use on the target",
+        "{holder} has it", "end that service there, or let one of the two use another port",
+        "Two programs can't listen on the same port of the same address, and a wildcard takes all addresses. criu "
+        "fails to bind the socket. A connection whose near end has that port by chance is a warning: it may be gone "
+        "by then.",
+    ),
+    Kind(
+        "user-missing", "a user that the tree runs as is not on the target",
+        "nobody has this number", "there: useradd --uid {number} {name}",
+        "The kernel knows users by number only, and the process keeps its number, so that it runs. But it has no name "
+        "there, programs that look it up fail, and files that it may read or write are somebody else's, or nobody's.",
+        stops=False,
+    ),
+    Kind(
+        "user-differs", "a user that the tree runs as has another name on the target",
+        "is {name} there, on {here} {was}", "give that user the same {label} on both hosts",
+        "The kernel knows users by number only. On the target this number is another user, who may then signal the "
+        "process, trace it, and read its files.",
+        stops=False,
+    ),
+    Kind(
+        "group-missing", "a group that the tree belongs to is not on the target",
+        "nobody has this number", "there: groupadd --gid {number} {name}",
+        "The process keeps the numbers of its group and of its supplementary groups. There this one has no name, and "
+        "gives no access to anything.",
+        stops=False,
+    ),
+    Kind(
+        "group-differs", "a group that the tree belongs to has another name on the target",
+        "is {name} there, on {here} {was}", "give that group the same {label} on both hosts",
+        "The process keeps the numbers of its group and of its supplementary groups. On the target this number is "
+        "another group, whose files the process may then read or write.",
+        stops=False,
+    ),
+    Kind(
+        "limit-files", "the tree may open more files than the target's kernel allows",
+        "a process may have {most} descriptors at most there", "there: sysctl fs.nr_open={wanted}",
+        "criu gives every process its limits back. The kernel refuses an RLIMIT_NOFILE above fs.nr_open, even to root, "
+        "and the restore fails.",
+    ),
+    Kind(
+        "limit-threads", "the target's kernel has no room for so many more threads",
+        "there are {now} threads already, and {most} are the most", "there: sysctl kernel.threads-max=NUMBER",
+        "kernel.threads-max bounds all threads of a host together. criu fails to make the last ones of the tree.",
+    ),
+    Kind(
+        "lsm", "the tree is confined by a security module that the target does not have",
+        "{here} confines it with {module}, which is not there", "boot the target with security={module}",
+        "criu writes down the AppArmor profile or SELinux context of each process, and refuses to restore one where "
+        "the target's kernel runs without that module: the process would be free of what holds it here.",
+    ),
+    Kind(
+        "lsm-profile", "the tree's AppArmor profile is not loaded on the target",
+        "this AppArmor profile is not loaded", "copy its file to /etc/apparmor.d there: apparmor_parser -r FILE",
+        "criu puts each process back under its profile, and the restore fails where the kernel has none of that name.",
+    ),
+    Kind(
+        "cgroup-limits", "the limits of its cgroup do not travel",
+        "limits it here ({limits}), and nothing does on {there}",
+        "there, afterwards: systemctl set-property --runtime SCOPE MemoryMax=… CPUQuota=…",
+        "migrate runs criu with --manage-cgroups=ignore: the tree runs on in a scope of its own on the target, which "
+        "has no limits. What the cgroup here had (memory, processor time, number of processes) must be set there.",
+        stops=False,
+    ),
+    Kind(
+        "cgroup-version", "the hosts have different versions of cgroups",
+        "on {here} they are {version}", "boot both with the same systemd.unified_cgroup_hierarchy",
+        "criu leaves cgroups alone here (--manage-cgroups=ignore), so the tree moves. But a program that reads its own "
+        "cgroup, as the JVM and Go programs do to size themselves, looks for files that are elsewhere there.",
+        stops=False,
+    ),
+    Kind(
+        "no-huge-pages", "too few free huge pages on the target",
+        "{free} are free there",
+        "there: echo {count} >/sys/kernel/mm/hugepages/hugepages-{kilobytes}kB/nr_hugepages",
+        "Memory of hugetlbfs and MAP_HUGETLB comes from a pool that is set aside. criu maps it anew on the target, and "
+        "the restore fails, or the process dies of SIGBUS, where the pool is too small.",
+    ),
+    Kind(
+        "overcommit", "the target's kernel promises no more memory than it has",
+        "is 2 there, and {was} on {here}", "there: sysctl vm.overcommit_memory={was}",
+        "With vm.overcommit_memory=2 mappings that were never touched count as well. A process that has mapped much "
+        "more than it uses, as Go, Java and sanitizers do, may not be restored.",
+        stops=False,
+    ),
+    Kind(
+        "thp", "transparent huge pages are set otherwise on the target",
+        "on {here} they are: {was}", "there: echo {was} >/sys/kernel/mm/transparent_hugepage/enabled",
+        "The process runs all the same, but may need more memory there, or more processor time.",
+        stops=False,
     ),
 )  # fmt: skip

@@ -73,7 +73,7 @@ ROWS = (
         "device", "it holds a device that criu does not know",
         "{detail}: what a device knows does not travel", "let the program close it",
         "An open device is a conversation with a driver, and its state lies in the kernel or in hardware. criu carries "
-        "null, zero, full, random, urandom, kmsg, terminals and tun; it refuses any other in the dump.",
+        "null, zero, full, random, urandom, kmsg and terminals, and refuses any other in the dump.",
     ),
     Kind(
         "gpu", "it uses a GPU",
@@ -95,6 +95,12 @@ ROWS = (
         "let the program use mmap or POSIX shared memory",
         "Segments of shmget(2) have an id that is unique on a host, and live on without any process. criu carries them "
         "only together with an IPC namespace. PostgreSQL has `shared_memory_type = mmap`.",
+    ),
+    Kind(
+        "mqueue", "it holds a POSIX message queue open",
+        "message queues belong to the host, not to the tree", "let the program close it, or use a unix socket",
+        "A queue of mq_open(3) lies in a file system of the kernel's own, with its messages. criu does not know it and "
+        "fails in the dump.",
     ),
     Kind(
         "io-uring", "it uses io_uring",

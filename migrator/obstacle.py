@@ -63,7 +63,7 @@ _REFUSED = {
     "zombie-leader": "zombie-leader", "tracer": "tracer", "capability": "capability", "namespace": "namespace",
     "unit": "unit", "link-remap": "link-remap", "device": "device", "terminal": "terminal", "sysv-shm": "sysv-shm",
     "io-uring": "io-uring", "anon-inode": "anon-inode", "socket-kind": "socket-kind",
-    "external-pipe": "external-pipe",
+    "external-pipe": "external-pipe", "watch-lost": "watch-lost", "mqueue": "mqueue",
 }  # fmt: skip
 _GPUS = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from agent.protocol import Check, CriuOptions, HostFacts, TargetCheck, TaskFacts, TreeFacts
-from migrator import fileplan
+from migrator import fileplan, surroundings
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
 
@@ -45,6 +45,8 @@ class Wishes:
     """Resume before memory is filled, where both hosts can."""
     compress: str = "auto"
     """auto, zstd or none."""
+    hash_files: bool = False
+    """Compare the content of files whose size agrees while the time differs."""
     throttle: bool = False
     """Slow it down where pre-copy does not converge."""
 
@@ -64,14 +66,18 @@ class Plan:
     compress: str = "none"  # auto, zstd, none: how bulk streams go over the wire
 
 
-def questions(tree: TreeFacts) -> Check:
+NO_WISHES = Wishes()
+
+
+def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     """What the target must be asked: every file of the tree, and every id that must be free there."""
     ids = {number for task in tree.tasks for number in (task.pid, *task.tids, task.pgid, task.sid)}
     root = tree.tasks[0]
     # a root that leads neither its session nor its group gets those of the criu that restores it (criu/pstree.c)
     outer = {number for number in (root.sid, root.pgid) if number != root.pid}
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
-    return Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)))
+    asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=wishes.hash_files)
+    return surroundings.questions(tree, asked)
 
 
 def make_plan(
@@ -93,6 +99,7 @@ def make_plan(
         obstacles += _of_ids(there, tree, check)
         in_files, copies = fileplan.judge(here, there, tree, check.files, copy_files=wishes.copy_files)
         obstacles += in_files
+        obstacles += surroundings.judge(here, source, there, target, tree, check)
         on_disk, in_room = _room(there, tree, memory, check)
         obstacles += in_room
     notes = [one.note for one in obstacles if not one.stops]
@@ -143,6 +150,8 @@ def _of_pair(here: str, source: HostFacts, there: str, target: HostFacts, wishes
         yield make("architecture", there, target.machine, here=here, machine=source.machine)
     elif target.cpu_check:
         yield make("cpu", there, "CPU", here=here, missing=target.cpu_check)
+    if source.criu_version and _version(target.criu_version)[:1] > _version(source.criu_version)[:1]:
+        yield make("criu-newer", there, f"criu {target.criu_version}", here=here, version=source.criu_version)
     if source.page_size != target.page_size:
         yield make("page-size", there, f"{target.page_size} B pages", here=here, size=source.page_size)
     older = _version(target.criu_version) < _version(source.criu_version)
@@ -260,13 +269,5 @@ def _notes(here: str, there: str, source: HostFacts, tree: TreeFacts, on_disk: b
             )
         elif one.kind == "chroot":
             yield f"pid {one.pid} is confined to {one.object}: {there} needs the same files, also those it opens later"
-        elif one.kind == "hugetlb":
-            yield f"pid {one.pid} has {bytes_text(int(one.detail or 0))} in huge pages: {there} needs as many free ones"
-        elif one.kind == "listen" and not _everywhere(one.object):
-            yield f"pid {one.pid} listens on {one.object}: that address must be on {there}"
         elif reconnects(one):
             yield f"pid {one.pid} sends to {one.object}: on {there} it is connected to the socket of that name"
-
-
-def _everywhere(address: str) -> bool:
-    return address.startswith(("0.0.0.0:", "[::]:", "127.", "[::1]:"))
