@@ -72,8 +72,8 @@ ROWS = (
         "watch-lost", "what the tree watches with inotify or fanotify has no path",
         "is watched with {detail}, and no path leads to it",
         "let the program drop that watch, or give the file its name back",
-        "The kernel tells a watch by the number of its file only. criu finds the path from it, and cannot carry the "
-        "watch to another host where there is none.",
+        "The kernel tells a watch by the number of its file only. criu finds the path from it; where there is none, it "
+        "gives up, or watches on the target whatever file has that number there.",
     ),
     Kind(
         "library-build", "a program or library is another build on the target",

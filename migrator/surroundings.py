@@ -58,7 +58,13 @@ def _of_address(there: str, answer: Address) -> Iterator[Obstacle]:
     name = f"{answer.protocol} {answer.address}"
     if not answer.owned:
         host = answer.address.rpartition(":")[0].strip("[]")
-        yield make("address-missing", there, name, address=host, bits=128 if ":" in host else 32)
+        if ":" in host:  # criu binds such a one with IP_FREEBIND, for the sake of tentative addresses
+            yield make(
+                "address-missing", there, name, stops=False, address=host, bits=128,
+                problem="this address is not on this host: the socket is restored, and nobody reaches it",
+            )  # fmt: skip
+        else:
+            yield make("address-missing", there, name, address=host, bits=32)
     if answer.holder and answer.listens:
         yield make("address-taken", there, name, holder=answer.holder)
     elif answer.holder:
