@@ -103,8 +103,8 @@ ROWS = (
     Kind(
         "address-missing", "an address that a socket of the tree is bound to is not on the target",
         "this address is not on this host", "there: ip address add {address}/{bits} dev INTERFACE",
-        "criu binds every socket anew, and the kernel refuses an IPv4 address that the host does not have (with IPv6 the "
-        "socket is bound all the same, and nobody reaches it: a warning). A service that "
+        "criu binds every socket anew, and the kernel refuses an IPv4 address that the host does not have (with IPv6 "
+        "the socket is bound all the same, and nobody reaches it: a warning). A service that "
         "shall move listens on a wildcard (0.0.0.0 or ::), or on an address that moves with it: take it off here and "
         "put it on the target right before. With net.ipv4.ip_nonlocal_bind the kernel lets any address be bound.",
     ),

@@ -168,8 +168,8 @@ CASES = {
     ),
     "an IPv6 address that is missing": Case(
         "address-missing", "s = socket.create_server(('fd99::1', 8099), family=socket.AF_INET6)",
-        "ip address add fd99::1/128 dev lo nodad", where="beta", object="[fd99::1]:8099", stops=False, criu=CARRIED, remedy="run",
-        after="ip address del fd99::1/128 dev lo 2>/dev/null; true",
+        "ip address add fd99::1/128 dev lo nodad", where="beta", object="[fd99::1]:8099", stops=False,
+        criu=CARRIED, remedy="run", after="ip address del fd99::1/128 dev lo 2>/dev/null; true",
     ),
     "an established connection": Case(
         "tcp-established", "s = socket.create_connection(('127.0.0.1', 22))", object="127.0.0.1:22", criu=DUMP,
