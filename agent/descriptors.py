@@ -14,14 +14,15 @@ import functools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional, Union
 
-from agent import elf
+from agent import elf, mounts
 from agent.memory import private_memory, shared_since_fork
 from agent.protocol import FileFacts
 
 DELETED = " (deleted)"
+_AIO = "/[aio]" + DELETED
 _O_PATH = 0o10000000
 _GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -199,8 +200,15 @@ def fate(link: str, status: os.stat_result, root: str = "") -> tuple[str, str]:
     return bare, "link-remap"
 
 
-def facts(path: str, status: os.stat_result, uses: Iterable[str], *, deleted: bool = False) -> FileFacts:
-    """A status as facts. `build_id` is read when it is a file that is executed."""
+def facts(
+    path: str,
+    status: os.stat_result,
+    uses: Iterable[str],
+    *,
+    deleted: bool = False,
+    names: Optional[Mapping[int, str]] = None,
+) -> FileFacts:
+    """A status as facts. `build_id` is read when it is a file that is executed. `names` are those of the mounts."""
     kind = KINDS.get(stat.S_IFMT(status.st_mode), "missing")
     used = tuple(sorted(uses))
     wants_id = kind == "regular" and not deleted and not {"exe", "exec"}.isdisjoint(used)
@@ -208,6 +216,7 @@ def facts(path: str, status: os.stat_result, uses: Iterable[str], *, deleted: bo
         path=path, kind=kind, size=status.st_size, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid,
         gid=status.st_gid, mtime_ns=status.st_mtime_ns, rdev=status.st_rdev, uses=used, deleted=deleted,
         link_count=status.st_nlink, build_id=elf.build_id(path) if wants_id else "",
+        mount=(names or {}).get(status.st_dev, ""),
     )  # fmt: skip
 
 
@@ -241,6 +250,8 @@ class Holdings:
             except OSError:
                 continue
         for mapping in mapped(pid):
+            if mapping.link == _AIO and os.major(mapping.status.st_dev) == 0:
+                continue  # the ring of io_setup(2): criu makes it anew
             self.mapped.append(mapping)
             if is_memory(mapping.link, mapping.status):
                 self._segment(mapping.link, mapping.status)
@@ -275,8 +286,9 @@ class Holdings:
 
     def files(self) -> Iterator[FileFacts]:
         """Every file system object that has, or had, a path."""
+        names = mounts.names(mounts.mountinfo())
         for (path, _), entry in self._entries.items():
-            yield facts(path, entry.status, entry.uses, deleted=bool(entry.fate))
+            yield facts(path, entry.status, entry.uses, deleted=bool(entry.fate), names=names)
 
     def fates(self) -> Iterator[tuple[str, str, int, os.stat_result]]:
         """(path, what became of it, pid of one that holds it, status) of each whose name is gone (see `fate`)."""

@@ -12,6 +12,7 @@ number of members before it, without which an archive is not whole.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -21,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Optional
 
-from agent import descriptors, elf, host, process
+from agent import accounts, addresses, conditions, descriptors, elf, host, mounts, process
 from agent.ledger import Ledger
 from agent.protocol import Check, FileFacts, Moved, TargetCheck, TaskFacts
 
@@ -44,16 +45,19 @@ class FilesError(Exception):
 
 def check(request: Check, directory: Path) -> TargetCheck:
     """What this host holds of what a tree needs. `directory` is where images go when memory does not suffice."""
-    bound = _bound_sockets()
+    bound, names = _bound_sockets(), mounts.names(mounts.mountinfo())
     return TargetCheck(
-        files=tuple(_look(asked, bound) for asked in request.files),
+        files=tuple(_look(asked, bound, names, digests=request.digests) for asked in request.files),
         taken=_taken(request.ids),
         memory_available=host.memory_available(),
         disk_available=host.disk_available(directory),
+        accounts=accounts.answers(request.accounts),
+        addresses=addresses.answers(request.addresses),
+        missing_labels=conditions.missing_labels(request.labels),
     )
 
 
-def _look(asked: FileFacts, bound: set[str]) -> FileFacts:
+def _look(asked: FileFacts, bound: set[str], names: dict[int, str], *, digests: bool) -> FileFacts:
     """What is at that path, by stat as criu will see it after opening (open_path in criu/files-reg.c)."""
     uses = set(asked.uses)
     try:
@@ -63,9 +67,23 @@ def _look(asked: FileFacts, bound: set[str]) -> FileFacts:
         return FileFacts(asked.path, "missing", 0, 0, 0, 0, 0, 0, tuple(sorted(uses)))
     if asked.path in bound:
         uses.add("bound")
-    found = descriptors.facts(asked.path, status, uses - {"exe", "exec"})
+    found = descriptors.facts(asked.path, status, uses - {"exe", "exec"}, names=names)
     build_id = elf.build_id(asked.path) if asked.build_id and found.kind == "regular" else ""
-    return FileFacts(**{**vars(found), "uses": tuple(sorted(uses)), "build_id": build_id})
+    alike = (found.kind, found.size) == (asked.kind, asked.size) and found.mtime_ns != asked.mtime_ns
+    content = digest(asked.path) if digests and found.kind == "regular" and alike and "write" not in uses else ""
+    return FileFacts(**{**vars(found), "uses": tuple(sorted(uses)), "build_id": build_id, "digest": content})
+
+
+def digest(path: str) -> str:
+    """sha256 of a file's content; "" where it can't be read."""
+    found = hashlib.sha256()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while data := file.read(_CHUNK):
+                found.update(data)
+    except OSError:
+        return ""
+    return found.hexdigest()
 
 
 def _bound_sockets() -> set[str]:

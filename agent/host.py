@@ -9,7 +9,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from agent import process, userfault, warden, zstd
+from agent import conditions, process, userfault, warden, zstd
 from agent.criu import Criu
 from agent.peculiar import SYSTEMD
 from agent.protocol import HostFacts, Probe
@@ -39,6 +39,7 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         cpuinfo=await _cpuinfo(criu) if version and probe.want_cpuinfo else "",
         no_lazy_pages=userfault.available() or warden.available(),
         zstd=zstd.find()[0],
+        conditions=conditions.of_host(),
         cpu_check=await _cpu_check(criu, probe.cpuinfo) if version and probe.cpuinfo else "",
     )
 

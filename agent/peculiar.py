@@ -11,17 +11,23 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     unit             systemd unit whose MainPID a task is
     ghost            path of a deleted file that is still held; its size in bytes
     link-remap       path that no longer leads to the file that is held, though others do
+    mqueue           name of a POSIX message queue
     dead-process     path below /proc/PID of a process that has ended; criu makes a helper of that PID on restore
     network-file     path on a network file system; its type
     file-lock        path of a locked file; kind and mode of the locks
     device           device that criu knows nothing of; its kind and numbers
     terminal         tty whose other end is not in the tree
-    hugetlb          name of memory in huge pages; its size in bytes
+    hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
     io-uring, pidfd  such a descriptor
     anon-inode       descriptor of a kind that criu refuses: perf events, BPF programs, userfaultfd, KVM…
     inet-socket      number of sockets of IP, listening or not
-    listen           address and port
+    listen           address and port of TCP
+    receive          address and port that a UDP socket is bound to
+    watch            path that inotify or fanotify watches; which of them
+    watch-lost       inode that they watch, and that no path leads to
+    lsm-label        label of AppArmor or SELinux; which of them
+    cgroup-limits    cgroup that a task is in; its limits
     tcp-established  `local -> remote`; state
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
@@ -38,8 +44,9 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import sockets
+from agent import conditions, sockets, watches
 from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, namespace, same_namespace, status_field
+from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
 SYSTEMD = Path("/run/systemd/system")
@@ -71,6 +78,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
     for source in (
         _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(holdings),
         _of_sockets(tasks, holdings), _of_unix(holdings), _of_pipes(tasks, holdings),
+        watches.watched(holdings.opened), conditions.of_tasks(task.pid for task in tasks),
     ):  # fmt: skip
         for one in source:
             found.setdefault((one.kind, one.object), one)
@@ -190,9 +198,13 @@ def _units(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
 
 
 def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
+    queues = {mount.device for mount in parse(mountinfo()) if mount.type == "mqueue"}
     for path, became, pid, status in holdings.fates():
+        if status.st_dev in queues:
+            yield Peculiarity("mqueue", pid, path)
+            continue
         yield Peculiarity(became, pid, path, str(status.st_size if stat.S_ISREG(status.st_mode) else 0))
-    mounts = network_mounts(_mountinfo())
+    mounts = network_mounts(mountinfo())
     for one in holdings.opened:
         if one.locks:
             yield Peculiarity("file-lock", one.pid, one.link, ", ".join(one.locks))
@@ -205,29 +217,20 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
             if mapping.link.startswith("/SYSV"):
                 yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
             elif mapping.status.st_blksize > 1 << 20:  # hugetlbfs tells its page size here, tmpfs a small one
-                yield Peculiarity("hugetlb", mapping.pid, mapping.link.split(" ")[0], str(mapping.status.st_size))
+                sizes = f"{mapping.status.st_size} {mapping.status.st_blksize}"
+                yield Peculiarity("hugetlb", mapping.pid, mapping.link.split(" ")[0], sizes)
 
 
-def _mountinfo() -> str:
-    try:
-        return Path("/proc/self/mountinfo").read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def network_mounts(mountinfo: str) -> dict[int, str]:
+def network_mounts(text: str) -> dict[int, str]:
     """Device number -> type of each mounted file system that other hosts see as well (proc_pid_mountinfo(5)).
 
     FUSE counts: nearly all that a service keeps there (glusterfs, sshfs, s3fs) lies elsewhere.
     """
-    found = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        numbers, kind = before.split(" ")[2:3], after.split(" ")[0]
-        major, _, minor = (numbers[0] if numbers else "").partition(":")
-        if (kind in _NETWORK_FILE_SYSTEMS or kind.startswith("fuse.")) and major.isdigit() and minor.isdigit():
-            found[os.makedev(int(major), int(minor))] = kind
-    return found
+    return {
+        mount.device: mount.type
+        for mount in parse(text)
+        if mount.type in _NETWORK_FILE_SYSTEMS or mount.type.startswith("fuse.")
+    }
 
 
 def _of_devices(holdings: Holdings) -> Iterator[Peculiarity]:
@@ -301,6 +304,9 @@ def _of_sockets(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Pecu
         elif known is not None and sockets.TCP_STATES.get(known.state) != "close":
             pair = f"{known.local} -> {known.remote}"
             yield Peculiarity("tcp-established", one.pid, pair, sockets.TCP_STATES.get(known.state, "connected"))
+    for inode, bound in sockets.inet(tasks[0].pid, "udp").items():
+        if inode in held:
+            yield Peculiarity("receive", held[inode].pid, bound.local)
     if count:
         yield Peculiarity("inet-socket", tasks[0].pid, "IP sockets", str(count))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
-from agent import descriptors, peculiar
+from agent import accounts, conditions, descriptors, peculiar
 from agent.protocol import Peculiarity, TaskFacts, TreeFacts
 
 PROC = Path("/proc")
@@ -253,9 +253,11 @@ def inspect(pid: int) -> TreeFacts:
     tasks = tasks_of(pid)
     holdings = descriptors.collect([task.pid for task in tasks if task.state not in _DEAD])
     oddities = peculiar.of_tasks(tasks, holdings)
+    living = [task.pid for task in tasks]
     return TreeFacts(
-        pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory, holdings.copied_on_write
-    )
+        pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory, holdings.copied_on_write,
+        accounts=accounts.of_tasks(living), open_files_limit=conditions.open_files_limit(living),
+    )  # fmt: skip
 
 
 def _untouchable(root: Stat) -> Optional[Peculiarity]:

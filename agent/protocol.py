@@ -87,6 +87,28 @@ class Fault:
 
 
 @dataclasses.dataclass(frozen=True)
+class HugePages:
+    """Huge pages of one size."""
+
+    size: int
+    free: int  # how many
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """Under which conditions a host lets processes run. 0 and "" mean "not known"."""
+
+    lsms: tuple[str, ...] = ()  # security modules: apparmor, selinux, landlock…
+    nr_open: int = 0  # descriptors that a process may be allowed at most
+    threads_max: int = 0
+    threads: int = 0  # that there are now
+    overcommit: int = 0  # vm.overcommit_memory
+    thp: str = ""  # transparent huge pages: always, madvise, never
+    cgroups: str = ""  # v1, v2, both
+    huge_pages: tuple[HugePages, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class HostFacts:
     """What one host is and can do. Empty strings mean "not there"."""
 
@@ -108,6 +130,7 @@ class HostFacts:
     cpu_check: str  # target: "" when the given cpuinfo is compatible, else criu's words
     no_lazy_pages: str = ""  # target: why memory can't be filled in after the resume; "" when it can
     zstd: str = ""  # by what packed streams can be unpacked here: module, library, program
+    conditions: Conditions = Conditions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +164,8 @@ class FileFacts:
     deleted: bool = False
     link_count: int = 1
     build_id: str = ""  # of ELF objects
+    mount: str = ""  # type and source of its file system, as `nfs4 server:/export`; "" where that can't be told
+    digest: str = ""  # sha256 of its content, where it was asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +183,27 @@ class Peculiarity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Account:
+    """A user or group that the tree runs as; in an answer, what a host makes of its number and of its name."""
+
+    kind: str  # user, group
+    number: int
+    name: str  # "" where the number has none
+    named: int = -1  # in an answer: the number that the asked name has there; -1 where nobody is called so
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """An address that a socket of the tree is bound to; in an answer, whether it is to be had there."""
+
+    protocol: str  # tcp, udp
+    address: str  # 192.0.2.1:80, [2001:db8::1]:80
+    owned: bool = True
+    holder: str = ""  # who has the port there
+    listens: bool = False  # it listens, or receives; else the port is only the near end of a connection
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeFacts:
     """The process tree as it was found, root first, parents before children."""
 
@@ -168,6 +214,8 @@ class TreeFacts:
     memory: int  # bytes that the images will hold at most: anonymous, swapped and shared memory, once per task
     copied_on_write: int = 0  # bytes of it that tasks share since a fork, counted once for each further task
     no_throttle: str = ""  # why its processor time can't be limited; "" when it can
+    accounts: tuple[Account, ...] = ()
+    open_files_limit: int = 0  # the highest number of descriptors that one of its tasks may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +226,9 @@ class TargetCheck:
     taken: tuple[TaskFacts, ...]  # processes there whose pid, a tid, pgid or sid is one of the asked ids
     memory_available: int
     disk_available: int  # where images go when memory does not suffice
+    accounts: tuple[Account, ...] = ()  # one per asked account, in the order asked
+    addresses: tuple[Address, ...] = ()  # one per asked address, in the order asked
+    missing_labels: tuple[str, ...] = ()  # asked AppArmor profiles that are not loaded
 
 
 # --- arguments and results -------------------------------------------------------------------------------------------
@@ -205,6 +256,22 @@ class Check:
 
     files: tuple[FileFacts, ...]
     ids: tuple[int, ...]  # every pid, tid, pgid and sid that must be free
+    accounts: tuple[Account, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    labels: tuple[str, ...] = ()  # AppArmor profiles that must be loaded
+    digests: bool = False  # digest files whose size is the asked one while the time differs
+
+
+@dataclasses.dataclass(frozen=True)
+class Digest:
+    """Ask the source for the sha256 of files that the target has digested."""
+
+    paths: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Digests:
+    digests: tuple[str, ...]  # one per path, in the order asked; "" for one that can't be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -515,7 +582,8 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command("probe", Probe, HostFacts, "any", Pace.QUICK),
     Command("inspect", Inspect, TreeFacts, "source", Pace.WORK),
-    Command("check", Check, TargetCheck, "target", Pace.QUICK),
+    Command("check", Check, TargetCheck, "target", Pace.WORK),
+    Command("digest", Digest, Digests, "source", Pace.WORK),
     Command("begin", Begin, Prepared, "source", Pace.QUICK),
     Command("prepare", Prepare, Prepared, "target", Pace.QUICK),
     Command("accept", Accept, Nothing, "target", Pace.QUICK),

@@ -96,6 +96,7 @@ class Server:
             "probe": self._probe,
             "inspect": self._inspect,
             "check": self._check,
+            "digest": self._digest,
             "begin": self._begin,
             "prepare": self._prepare,
             "accept": lambda request: self._to.accept(request),
@@ -210,6 +211,12 @@ class Server:
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
+
+    async def _digest(self, request: protocol.Digest) -> protocol.Digests:
+        def digest() -> protocol.Digests:
+            return protocol.Digests(tuple(files.digest(path) for path in request.paths))
+
+        return await asyncio.get_running_loop().run_in_executor(None, digest)
 
     async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
         async with self._turn:

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Union
 
 LISTEN = 10
 TCP_STATES = {
@@ -73,7 +74,7 @@ def parse_inet(table: bytes) -> Iterator[Inet]:
             continue
 
 
-def inet(pid: int, protocol: str) -> dict[int, Inet]:
+def inet(pid: Union[int, str], protocol: str) -> dict[int, Inet]:
     """Sockets of one protocol (tcp, udp) in a process's network namespace, by inode, IPv4 and IPv6."""
     found: dict[int, Inet] = {}
     for name in (protocol, f"{protocol}6"):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from agent.protocol import VERSION
-from migrator import bandwidth, errors, precopy
+from migrator import bandwidth, catalogue, errors, precopy
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
@@ -58,6 +58,7 @@ def _migrate_parser() -> argparse.ArgumentParser:
         usage="migrate [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate rehearse [OPTION…] PID [USER@]HOST[:PORT]\n"
+        "       migrate explain [--json] [CHECK]\n"
         "       migrate recover [OPTION…] [ID]",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
@@ -120,6 +121,16 @@ def _check_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _explain_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate explain", description="Say what an obstacle means, why it stands in the way, and what to do."
+    )
+    parser.add_argument("id", metavar="CHECK", type=_kind, nargs="?", help="its id (default: list all of them)")
+    parser.add_argument("--json", action="store_true", help="one event a line")
+    parser.set_defaults(quiet=False, verbose=False)
+    return parser
+
+
 def _recover_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="migrate recover",
@@ -146,6 +157,7 @@ def _recover_parser() -> argparse.ArgumentParser:
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
+    "explain": _explain_parser,
     "recover": _recover_parser,
 }
 
@@ -157,6 +169,13 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         "--copy-files",
         action="store_true",
         help="copy regular files that the tree writes to, or that are missing on the target",
+    )
+    parser.add_argument(
+        "--verify",
+        choices=("size", "hash"),
+        default="size",
+        help="how files that should be the same on both hosts are compared: by size (and build id), or by content "
+        "where the size agrees and the time differs (default: %(default)s)",
     )
     parser.add_argument(
         "--require-precopy", action="store_true", help="refuse where the source cannot track dirty memory"
@@ -250,6 +269,14 @@ def _directory(word: str) -> str:
     if word and not word.startswith("/"):
         raise argparse.ArgumentTypeError(f"{word!r} is no absolute path")
     return word.rstrip("/") or word[:1]
+
+
+def _kind(word: str) -> str:
+    if word not in catalogue.KINDS:
+        near = ", ".join(catalogue.nearest(word))
+        hint = f": is it {near}?" if near else ": `migrate explain` lists them"
+        raise argparse.ArgumentTypeError(f"{word!r} is no check{hint}")
+    return word
 
 
 def _migration_id(word: str) -> str:

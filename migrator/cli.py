@@ -9,6 +9,7 @@ The first word is a PID, or one of the subcommands:
     migrate PID [USER@]HOST[:PORT]          move the process tree
     migrate check PID [USER@]HOST[:PORT]    preflight alone
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
+    migrate explain [CHECK]                 what an obstacle means
     migrate recover [ID]                    settle a migration that was cut off
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
@@ -29,7 +30,7 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
-from migrator import errors, precopy, progress, words
+from migrator import catalogue, errors, precopy, progress, words
 from migrator.arguments import parse
 from migrator.output import Progress
 from migrator.phases import Report
@@ -44,6 +45,7 @@ _INTERRUPTED = {
     "migrate": ("undoing, the process stays on the source", errors.Interrupted.where),
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "check": ("stopping", "nothing was changed"),
+    "explain": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
 }
 """What a signal brings about, and how things are afterwards, by command."""
@@ -99,6 +101,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             rsync=options.transport == "rsync",
             images_directory=options.images_dir,
             shared=options.shared,
+            hash_files=options.verify == "hash",
             throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
@@ -131,7 +134,9 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "recover": _recover}[options.command]
+    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "recover": _recover}[
+        options.command
+    ]
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -159,14 +164,18 @@ async def _check(options: argparse.Namespace, show: Progress) -> int:
     from migrator import migration
 
     chosen, obstacles = await migration.check(_order(options), show)
-    for note in chosen.notes:
-        show.note(note)
-    show.checked(options.pid, options.host, obstacles)
+    show.checked(options.pid, options.host, obstacles, chosen.notes)
     stops = sum(obstacle.stops for obstacle in obstacles)
     if stops:
         raise errors.PreflightError(
             f"pid {options.pid} cannot be moved to {options.host}: {words.count(stops, 'obstacle')}"
         )
+    return errors.EXIT_MIGRATED
+
+
+async def _explain(options: argparse.Namespace, show: Progress) -> int:
+    kinds = [catalogue.KINDS[options.id]] if options.id else list(catalogue.KINDS.values())
+    show.explained(kinds, at_length=bool(options.id))
     return errors.EXIT_MIGRATED
 
 

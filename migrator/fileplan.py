@@ -11,12 +11,19 @@ import os
 import posixpath
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from agent.protocol import FileFacts, TreeFacts
-from migrator.obstacle import Obstacle, reconnects
+from migrator.obstacle import Obstacle, make, reconnects
 from migrator.words import bytes_text
 
 _RUN = {"exe", "exec"}
+_OWNED = {"regular", "directory"}
+_IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "afs",
+    "orangefs", "pvfs2", "glusterfs",
+}  # fmt: skip
 _COPY = "give --copy-files to take it along"
 
 
@@ -31,6 +38,8 @@ def questions(tree: TreeFacts) -> tuple[FileFacts, ...]:
             parents.append(one.object)
         elif reconnects(one):
             asked.append(_question(one.object, "socket", "connect"))
+        elif one.kind == "watch" and not one.object.startswith("/proc/"):
+            asked.append(_question(one.object, "directory", "watch"))
     directories = dict.fromkeys(posixpath.dirname(path) for path in parents)
     return (*asked, *(_question(path, "directory", "parent") for path in directories))
 
@@ -53,6 +62,18 @@ def _runs(file: FileFacts) -> bool:
 def _of_kernel(file: FileFacts) -> bool:
     """Whether the kernel makes it up: such files exist or not, but never travel."""
     return file.path.startswith(("/proc/", "/sys/"))
+
+
+def _type(file: FileFacts) -> str:
+    return file.mount.partition(" ")[0]
+
+
+def _medium(file: FileFacts) -> str:
+    """Where a file lies: memory, network or disk; "" where that is not known."""
+    kind = _type(file)
+    if kind in _NETWORK or kind.startswith("fuse."):
+        return "network"
+    return "memory" if kind in _IN_MEMORY else "disk" if kind else ""
 
 
 def _written(file: FileFacts) -> bool:
@@ -79,24 +100,35 @@ def judge(
         for file, answer in zip(asked, answers, strict=True)
         if file.uses == ("parent",)
     }
-    judged = _Files(here, there, copy_files, elsewhere, directories)
+    watched = {one.object: one.detail for one in tree.peculiarities if one.kind == "watch"}
+    judged = _Files(here, there, copy_files, elsewhere, directories, watched)
     for file, answer in zip(asked, answers, strict=True):
         judged.look(file, answer)
+    judged.obstacles += judged.frequent()
     leased = {one.object for one in tree.peculiarities if one.kind == "file-lock" and "LEASE" in one.detail}
     for path in leased.intersection(judged.copies):
         # opening it breaks the lease, and the signal that tells the holder kills one that does not expect it
-        problem = "has a lease, which reading it would break"
-        judged.obstacles.append(Obstacle("file-leased", here, path, problem, "let the program give it up"))
+        judged.obstacles.append(make("file-leased", here, path))
     return judged.obstacles, tuple(path for path in judged.copies if path not in leased)
 
 
 class _Files:
-    def __init__(self, here: str, there: str, copy: bool, elsewhere: set[str], directories: dict[str, bool]) -> None:
+    def __init__(
+        self,
+        here: str,
+        there: str,
+        copy: bool,
+        elsewhere: set[str],
+        directories: dict[str, bool],
+        watched: dict[str, str],
+    ) -> None:
         self._here = here
         self._there = there
         self._copy = copy
         self._elsewhere = elsewhere
         self._directories = directories
+        self._watched = watched
+        self._frequent: dict[tuple[str, ...], list[tuple[str, dict[str, Any]]]] = {}
         self.obstacles: list[Obstacle] = []
         self.copies: list[str] = []
 
@@ -107,8 +139,8 @@ class _Files:
     def _shell(self, command: str, file: FileFacts) -> str:
         return f"there: {command} {file.mode:o} {shlex.quote(file.path)}"
 
-    def _say(self, name: str, path: str, problem: str, remedy: str) -> None:
-        self.obstacles.append(Obstacle(name, self._there, path, problem, remedy))
+    def _say(self, name: str, path: str, problem: str = "", remedy: str = "", **fields: Any) -> None:
+        self.obstacles.append(make(name, self._there, path, problem=problem, remedy=remedy, **fields))
 
     def look(self, file: FileFacts, answer: FileFacts) -> None:
         """One file of the tree, and what the target has at its path."""
@@ -118,11 +150,16 @@ class _Files:
             self._bound(file, answer)
         elif file.uses == ("connect",):
             if "bound" not in answer.uses:
-                self._say("socket-missing", file.path, "the tree sends to it", "start the service there that owns it")
+                self._say("socket-missing", file.path)
+        elif file.uses == ("watch",):
+            if answer.kind == "missing":
+                self._say("watch-missing", file.path, how=self._watched.get(file.path, "inotify"))
         elif answer.kind == "missing":
             self._missing(file)
         elif answer.kind != file.kind:
-            self._say("file-kind", file.path, f"is a {answer.kind} there, not a {file.kind}", self._alike)
+            self._say("file-kind", file.path, remedy=self._alike, there=answer.kind, here=file.kind)
+        elif self._settled_by_mount(file, answer):
+            pass
         elif _written(file) and file.path not in self._elsewhere:
             self._take_along(file, answer)
         else:
@@ -131,15 +168,36 @@ class _Files:
     def _bound(self, file: FileFacts, answer: FileFacts) -> None:
         if "bound" in answer.uses or answer.kind not in ("missing", "socket"):
             what = "a process there uses this socket" if "bound" in answer.uses else f"a {answer.kind} is there"
-            self._say("socket-taken", file.path, f"{what}; criu would remove it", "end that service, or move the file")
+            self._say("socket-taken", file.path, what=what)
         elif not self._directories.get(posixpath.dirname(file.path), False):
             self._no_directory(posixpath.dirname(file.path), "a socket of the tree is bound in it")
 
     def _no_directory(self, path: str, why: str) -> None:
-        remedy = f"there: mkdir -p {shlex.quote(path)}"
-        obstacle = Obstacle("directory-missing", self._there, path, f"not there, and {why}", remedy)
+        obstacle = make("directory-missing", self._there, path, why=why, quoted=shlex.quote(path))
         if obstacle not in self.obstacles:
             self.obstacles.append(obstacle)
+
+    def _settled_by_mount(self, file: FileFacts, answer: FileFacts) -> bool:
+        """Whether where the file lies decides it: on network storage here, and on something else there."""
+        ours, theirs = _medium(file), _medium(answer)
+        if file.path in self._elsewhere and theirs not in ("", "network"):
+            self._say("not-shared", file.path, there=answer.mount, here=file.mount or "network storage")
+            return True
+        if file.kind == "regular" and "memory" in (ours, theirs) and "" not in (ours, theirs) and ours != theirs:
+            self._often("file-system", file.path, there=_type(answer), here=_type(file))
+        return False
+
+    def _often(self, name: str, path: str, **fields: Any) -> None:
+        """A warning that may hold for many files: said once, with how many more there are."""
+        self._frequent.setdefault((name, *(str(value) for value in fields.values())), []).append((path, fields))
+
+    def frequent(self) -> Iterator[Obstacle]:
+        """The warnings of `_often`."""
+        for (name, *_), found in self._frequent.items():
+            path, fields = found[0]
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            quoted = " ".join(shlex.quote(one) for one, _ in found[:3]) + (" …" if len(found) > 3 else "")
+            yield make(name, self._there, path + more, quoted=quoted, **fields)
 
     def _missing(self, file: FileFacts) -> None:
         if file.path in self._elsewhere:
@@ -166,14 +224,11 @@ class _Files:
             )  # fmt: skip
         elif not self._copy:
             away = "" if same else "; move away the different file that is there"
-            self._say(
-                "file-written", file.path, "the tree has it open for writing, so it must come along", _COPY + away
-            )
+            self._say("file-written", file.path, remedy=_COPY + away)
         elif not same:
             self._say(
                 "file-differs", file.path,
                 f"is there already and differs ({bytes_text(answer.size)}, here {bytes_text(file.size)})",
-                "move it away if it is not needed: a file that is not ours is never written over",
             )  # fmt: skip
         else:
             self.copies.append(file.path)
@@ -182,15 +237,18 @@ class _Files:
         remedy = "install the same version of its package on both hosts" if _runs(file) else self._alike
         if file.kind in ("char", "block") and file.rdev != answer.rdev:
             problem = f"is device {_numbers(answer)}, not {_numbers(file)}"
-            yield Obstacle("file-kind", self._there, file.path, problem, remedy)
+            yield make("file-kind", self._there, file.path, problem=problem, remedy=remedy)
         if file.kind == "regular" and file.path not in self._elsewhere:
             if file.build_id and file.build_id != answer.build_id:
-                yield Obstacle("library-build", self._there, file.path, "is another build", remedy)
+                yield make("library-build", self._there, file.path, remedy=remedy)
             elif file.size != answer.size:
-                sizes = f"has {answer.size} bytes, not {file.size}"
-                yield Obstacle("file-size", self._there, file.path, sizes, remedy)
+                yield make(
+                    "file-size", self._there, file.path, remedy=remedy, there=answer.size, here=file.size
+                )  # fmt: skip
+            elif (file.digest or answer.digest) and file.digest != answer.digest:
+                yield make("file-content", self._there, file.path, remedy=remedy)
+        if (file.uid, file.gid) != (answer.uid, answer.gid) and not _of_kernel(file) and file.kind in _OWNED:
+            self._often("file-owner", file.path, there=f"{answer.uid}:{answer.gid}", here=f"{file.uid}:{file.gid}")
         if file.mode != answer.mode:
-            yield Obstacle(
-                "file-mode", self._there, file.path, f"has mode {answer.mode:04o}, not {file.mode:04o}",
-                self._shell("chmod", file),
-            )  # fmt: skip
+            quoted = shlex.quote(file.path)
+            yield make("file-mode", self._there, file.path, quoted=quoted, there=answer.mode, here=file.mode)

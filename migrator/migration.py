@@ -143,9 +143,20 @@ class Migration:
         self._page_size = source.page_size
         target, found = await both(
             self._ends.target.probe(protocol.Probe(cpuinfo=source.cpuinfo)),
-            self._ends.target.check(plan.questions(tree)),
+            self._ends.target.check(plan.questions(tree, self._order.wishes)),
         )
+        tree = await self._digested(tree, found)
         return plan.make_plan(source, target, tree, found, self._order.wishes)
+
+    async def _digested(self, tree: protocol.TreeFacts, found: protocol.TargetCheck) -> protocol.TreeFacts:
+        """The tree with the digests of those files that the target has digested: the source knows which only now."""
+        paths = tuple(file.path for file in found.files if file.digest)
+        if not paths:
+            return tree
+        answer = await self._ends.source.digest(protocol.Digest(paths))
+        known = dict(zip(paths, answer.digests, strict=True))
+        files = (dataclasses.replace(file, digest=known.get(file.path, "")) for file in tree.files)
+        return dataclasses.replace(tree, files=tuple(files))
 
     async def check(self) -> tuple[plan.Plan, tuple[plan.Obstacle, ...]]:
         """Connect and survey, no more."""

@@ -11,8 +11,9 @@ does not read on, must not hold up a frozen process.
 | `--quiet` | the last line                                       | the same                     |
 | `--json`  | events, one a line                                  | the same, without obstacles  |
 
-Events: phase, note, detail (with -v), round, obstacle, checked, recovered, error, report. Each is one object a line;
-`event` names it and `at` is the seconds since the start. The last event of a migration is `report` (without `at`); an
+Events: phase, note, detail (with -v), round, obstacle, checked, kind, recovered, error, report. Each is one object a
+line; `event` names it and `at` is the seconds since the start. The last event of a migration is `report` (without
+`at`); an
 `error`, if there is one, comes right before it. File names are text with `surrogateescape`: a byte that is no UTF-8 is
 the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
 """
@@ -35,6 +36,7 @@ from migrator.phases import Phase, Report, Round
 
 if TYPE_CHECKING:
     from migrator.errors import MigrateError
+    from migrator.kinds import Kind
     from migrator.obstacle import Obstacle
 
 
@@ -142,17 +144,29 @@ class Progress:
         self._printer.error(f"migrate: {words.escape(text)}\n")
 
     def obstacles(self, obstacles: Sequence[Obstacle], *, asked: bool) -> None:
-        """Those that stop it (the others are notes): on stdout when asked for (`migrate check`), else on stderr."""
-        stopping = [obstacle for obstacle in obstacles if obstacle.stops]
-        if stopping:
-            text = words.obstacle_table(stopping, self._columns())
+        """All of them, on stdout, when asked for (`migrate check`); else, on stderr, those that stop it."""
+        shown = [obstacle for obstacle in obstacles if obstacle.stops or asked]
+        if shown:
+            text = words.obstacle_table(shown, self._columns())
             (self._printer.write if asked else self._printer.error)(text)
 
-    def checked(self, pid: int, target: str, obstacles: Sequence[Obstacle]) -> None:
-        """The result of `migrate check`."""
+    def checked(self, pid: int, target: str, obstacles: Sequence[Obstacle], notes: Sequence[str] = ()) -> None:
+        """The result of `migrate check`. Notes that say the same as an obstacle are left out."""
+        said = {obstacle.note for obstacle in obstacles}
+        for note in notes:
+            if note not in said:
+                self.note(note)
         self.obstacles(obstacles, asked=True)
         if not any(obstacle.stops for obstacle in obstacles):
             self._printer.write(f"pid {pid} can be moved to {words.escape(target)}\n")
+
+    def explained(self, kinds: Sequence[Kind], *, at_length: bool) -> None:
+        """The result of `migrate explain`: one kind at length, or the list of them."""
+        if at_length:
+            for kind in kinds:
+                self._printer.write(words.explanation(kind, self._columns()))
+        else:
+            self._printer.write(words.kinds_list(kinds))
 
     def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
         """The result of `migrate recover`: what was done, and where the process is now."""
@@ -217,8 +231,20 @@ class Events(Progress):
         for obstacle in obstacles:
             self._event("obstacle", **dataclasses.asdict(obstacle))
 
-    def checked(self, pid: int, target: str, obstacles: Sequence[Obstacle]) -> None:
-        """The obstacles, then `{"event":"checked","at":…,"pid":…,"target":…,"stops":…}`: how many of them stop it."""
+    def explained(self, kinds: Sequence[Kind], *, at_length: bool) -> None:
+        """`{"event":"kind","at":…,"id":…,"stops":…,"title":…,"explanation":…,"remedy":…}` for each.
+
+        Words in braces in `remedy` stand for what is found when it happens.
+        """
+        for kind in kinds:
+            self._event(
+                "kind", id=kind.id, stops=kind.stops, title=kind.title, explanation=kind.explanation, remedy=kind.remedy
+            )
+
+    def checked(self, pid: int, target: str, obstacles: Sequence[Obstacle], notes: Sequence[str] = ()) -> None:
+        """Notes, obstacles, then `{"event":"checked","at":…,"pid":…,"target":…,"stops":…}`: how many stop it."""
+        for note in notes:
+            self.note(note)
         self.obstacles(obstacles, asked=True)
         self._event("checked", pid=pid, target=target, stops=sum(obstacle.stops for obstacle in obstacles))
 

@@ -205,6 +205,10 @@ class Peer:
         """What the target has of that which the tree needs."""
         return await self.call("check", request, protocol.TargetCheck)
 
+    async def digest(self, request: protocol.Digest) -> protocol.Digests:
+        """What the content of files comes to."""
+        return await self.call("digest", request, protocol.Digests)
+
     async def begin(self, request: protocol.Begin) -> protocol.Prepared:
         """Lock the tree and open its journal."""
         return await self.call("begin", request, protocol.Prepared)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 
 from agent.protocol import Check, CriuOptions, HostFacts, Place, TargetCheck, TaskFacts, TreeFacts
-from migrator import fileplan
-from migrator.obstacle import UNTOUCHABLE, Obstacle, of_oddities, reconnects
+from migrator import fileplan, surroundings
+from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
 
 __all__ = ["Obstacle", "Plan", "Wishes", "make_plan", "questions"]
@@ -52,6 +52,8 @@ class Wishes:
     """Where they lie on the source; "": in memory if there is room, else on disk."""
     shared: str = ""
     """A directory that both hosts see: nothing is sent."""
+    hash_files: bool = False
+    """Compare the content of files whose size agrees while the time differs."""
     throttle: bool = False
     """Slow it down where pre-copy does not converge."""
 
@@ -72,14 +74,18 @@ class Plan:
     place: Place = _STREAMED  # where rounds are kept on the source, if they are
 
 
-def questions(tree: TreeFacts) -> Check:
+NO_WISHES = Wishes()
+
+
+def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     """What the target must be asked: every file of the tree, and every id that must be free there."""
     ids = {number for task in tree.tasks for number in (task.pid, *task.tids, task.pgid, task.sid)}
     root = tree.tasks[0]
     # a root that leads neither its session nor its group gets those of the criu that restores it (criu/pstree.c)
     outer = {number for number in (root.sid, root.pgid) if number != root.pid}
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
-    return Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)))
+    asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=wishes.hash_files)
+    return surroundings.questions(tree, asked)
 
 
 def make_plan(
@@ -93,10 +99,7 @@ def make_plan(
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
     obstacles += of_oddities(here, tree.peculiarities)
     if wishes.throttle and tree.no_throttle:
-        option, remedy = "--on-no-converge throttle", "use --on-no-converge freeze, or fail"
-        obstacles.append(
-            Obstacle("no-throttle", here, option, f"its time can't be limited: {tree.no_throttle}", remedy)
-        )
+        obstacles.append(make("no-throttle", here, "--on-no-converge throttle", why=tree.no_throttle))
     copies: tuple[str, ...] = ()
     memory, on_disk = _image_room(tree), False
     if not any(one.kind in UNTOUCHABLE for one in tree.peculiarities):
@@ -104,9 +107,10 @@ def make_plan(
         obstacles += _of_ids(there, tree, check)
         in_files, copies = fileplan.judge(here, there, tree, check.files, copy_files=wishes.copy_files)
         obstacles += in_files
+        obstacles += surroundings.judge(here, source, there, target, tree, check)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check)
         obstacles += in_room
-    notes = [f"{one.host}: {one.problem}" for one in obstacles if not one.stops]
+    notes = [one.note for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk)
     eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
     if eagerly:
@@ -142,47 +146,30 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 def _of_host(name: str, host: HostFacts) -> Iterator[Obstacle]:
     if host.uid != 0:
-        yield Obstacle("no-root", name, f"uid {host.uid}", "criu needs root", "run as root, or allow `sudo -n`")
+        yield make("no-root", name, f"uid {host.uid}")
     if not host.criu_version:
-        yield Obstacle("criu-missing", name, "criu", "is not installed", "install it, e.g. `apt install criu`")
+        yield make("criu-missing", name, "criu")
         return
     if _version(host.criu_version) < OLDEST_CRIU:
-        yield Obstacle(
-            "criu-old", name, f"criu {host.criu_version}", "is too old", f"install criu {_dotted(OLDEST_CRIU)} or newer"
-        )
+        yield make("criu-old", name, f"criu {host.criu_version}", needed=_dotted(OLDEST_CRIU))
     if host.criu_check and host.uid == 0:  # without root criu's check fails for that reason alone
-        yield Obstacle(
-            "criu-check", name, f"criu {host.criu_version}", f"`criu check` says: {host.criu_check}",
-            "run `criu check` there; often the kernel lacks an option, or criu is too old for this kernel",
-        )  # fmt: skip
+        yield make("criu-check", name, f"criu {host.criu_version}", line=host.criu_check)
 
 
 def _of_pair(here: str, source: HostFacts, there: str, target: HostFacts, wishes: Wishes) -> Iterator[Obstacle]:
     if source.machine != target.machine:
-        remedy = "choose a target of the same architecture"
-        yield Obstacle("architecture", there, target.machine, f"{here} is {source.machine}", remedy)
+        yield make("architecture", there, target.machine, here=here, machine=source.machine)
     elif target.cpu_check:
-        yield Obstacle(
-            "cpu", there, "CPU", f"lacks what programs on {here} may use: {target.cpu_check}",
-            "choose a target with the same CPU or a newer one of its line; for virtual machines set the same CPU model",
-        )  # fmt: skip
+        yield make("cpu", there, "CPU", here=here, missing=target.cpu_check)
+    if source.criu_version and _version(target.criu_version)[:1] > _version(source.criu_version)[:1]:
+        yield make("criu-newer", there, f"criu {target.criu_version}", here=here, version=source.criu_version)
     if source.page_size != target.page_size:
-        yield Obstacle(
-            "page-size", there, f"{target.page_size} B pages", f"{here} has pages of {source.page_size} B",
-            "boot a kernel with the same page size",
-        )  # fmt: skip
+        yield make("page-size", there, f"{target.page_size} B pages", here=here, size=source.page_size)
     older = _version(target.criu_version) < _version(source.criu_version)
     if source.criu_version and target.criu_version and older:
-        yield Obstacle(
-            "criu-older", there, f"criu {target.criu_version}", f"criu is older than on {here} ({source.criu_version})",
-            "if the restore fails, install the same version there", stops=False,
-        )  # fmt: skip
+        yield make("criu-older", there, f"criu {target.criu_version}", here=here, version=source.criu_version)
     if source.criu_version and not source.dirty_tracking:
-        yield Obstacle(
-            "no-dirty-tracking", here, f"kernel {source.kernel}",
-            "this kernel does not track dirty memory (soft-dirty): all memory will travel while the process is frozen",
-            "boot a kernel with CONFIG_MEM_SOFT_DIRTY to shorten that", stops=wishes.require_precopy,
-        )  # fmt: skip
+        yield make("no-dirty-tracking", here, f"kernel {source.kernel}", stops=wishes.require_precopy)
 
 
 # --- the tree on both hosts ------------------------------------------------------------------------------------------
@@ -192,28 +179,19 @@ def _of_tree(here: str, source: HostFacts, there: str, target: HostFacts, tree: 
     kinds = {one.kind for one in tree.peculiarities}
     root = tree.tasks[0]
     if root.state == "Z" and len(root.tids) == 1:
-        yield Obstacle(
-            "zombie", here, f"pid {root.pid}", f"{root.name} has ended already", "nothing is left to be moved"
-        )
+        yield make("zombie", here, f"pid {root.pid}", name=root.name)
     criu, kernel = _version(source.criu_version), _version(source.kernel)
     if "inet-socket" in kinds and criu and criu < _SOCKETS_CRIU and kernel >= _SOCKETS_KERNEL:
-        yield Obstacle(
-            "criu-kernel-sockets", here, f"criu {source.criu_version}",
-            f"can't dump IP sockets on kernel {_dotted(_SOCKETS_KERNEL)} and newer (here {source.kernel})",
-            f"install criu {_dotted(_SOCKETS_CRIU)} or newer",
+        yield make(
+            "criu-kernel-sockets", here, f"criu {source.criu_version}", newest=_dotted(_SOCKETS_KERNEL),
+            kernel=source.kernel, needed=_dotted(_SOCKETS_CRIU),
         )  # fmt: skip
     for name, host in ((here, source), (there, target)):
         if "pidfd" in kinds and host.criu_version and _version(host.criu_version) < _PIDFD_CRIU:
-            yield Obstacle(
-                "pidfd", name, f"criu {host.criu_version}", "can't carry pidfds, and the tree holds some",
-                f"install criu {_dotted(_PIDFD_CRIU)} or newer",
-            )  # fmt: skip
+            yield make("pidfd", name, f"criu {host.criu_version}", needed=_dotted(_PIDFD_CRIU))
     highest = max(max(task.pid, *task.tids, 0) for task in tree.tasks)
     if highest >= target.pid_max:
-        yield Obstacle(
-            "pid-range", there, f"pid {highest}", f"PIDs end at {target.pid_max - 1} there",
-            f"there: `sysctl kernel.pid_max={source.pid_max}`",
-        )  # fmt: skip
+        yield make("pid-range", there, f"pid {highest}", last=target.pid_max - 1, wanted=source.pid_max)
 
 
 def _of_ids(there: str, tree: TreeFacts, check: TargetCheck) -> Iterator[Obstacle]:
@@ -221,10 +199,7 @@ def _of_ids(there: str, tree: TreeFacts, check: TargetCheck) -> Iterator[Obstacl
     for task in check.taken:
         for number, what in sorted(_holds(task).items()):
             if number in wanted:
-                yield Obstacle(
-                    "pid-taken", there, f"pid {number}", f"is {what} {task.name} (pid {task.pid})",
-                    "a tree keeps its PIDs: end that process, or restart it so that it gets another one",
-                )  # fmt: skip
+                yield make("pid-taken", there, f"pid {number}", what=what, name=task.name, pid=task.pid)
 
 
 def _holds(task: TaskFacts) -> dict[int, str]:
@@ -261,14 +236,14 @@ def _room(there: str, tree: TreeFacts, images: int, check: TargetCheck) -> tuple
     if memory < tree.memory + _RESERVE:
         problem = f"{bytes_text(memory)} are available, and the tree alone takes {bytes_text(tree.memory)}"
         remedy = f"free {bytes_text(tree.memory + _RESERVE - memory)} of memory there"
-        short.append(Obstacle("no-room", there, "memory", problem, remedy))
+        short.append(make("no-room", there, "memory", problem=problem, remedy=remedy))
     if disk < images + _RESERVE:
         problem = f"{bytes_text(images)} of images fit neither in memory nor on disk ({bytes_text(disk)} free)"
         remedy = (
             f"free {bytes_text(images + tree.memory + _RESERVE - memory)} of memory there, "
             f"or {bytes_text(images + _RESERVE - disk)} of disk"
         )
-        short.append(Obstacle("no-room", there, "images", problem, remedy))
+        short.append(make("no-room", there, "images", problem=problem, remedy=remedy))
     return not short, short
 
 
@@ -314,13 +289,5 @@ def _notes(here: str, there: str, source: HostFacts, tree: TreeFacts, on_disk: b
             )
         elif one.kind == "chroot":
             yield f"pid {one.pid} is confined to {one.object}: {there} needs the same files, also those it opens later"
-        elif one.kind == "hugetlb":
-            yield f"pid {one.pid} has {bytes_text(int(one.detail or 0))} in huge pages: {there} needs as many free ones"
-        elif one.kind == "listen" and not _everywhere(one.object):
-            yield f"pid {one.pid} listens on {one.object}: that address must be on {there}"
         elif reconnects(one):
             yield f"pid {one.pid} sends to {one.object}: on {there} it is connected to the socket of that name"
-
-
-def _everywhere(address: str) -> bool:
-    return address.startswith(("0.0.0.0:", "[::]:", "127.", "[::1]:"))

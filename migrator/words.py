@@ -1,4 +1,4 @@
-"""Sizes, times, obstacles, errors and reports as people read them.
+"""Sizes, times, obstacles and their kinds, errors and reports as people read them.
 
 Owns the wording and its escaping: facts in, text out. Refuses to know where it goes; that is `migrator.output`'s.
 """
@@ -6,13 +6,16 @@ Owns the wording and its escaping: facts in, text out. Refuses to know where it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from migrator.errors import MigrateError, UsageError
 from migrator.phases import Report
 
 if TYPE_CHECKING:
+    from migrator.kinds import Kind
     from migrator.obstacle import Obstacle
 
 WIDEST_CELL = 44
@@ -88,21 +91,60 @@ def error_text(error: MigrateError) -> str:
 
 
 def obstacle_table(obstacles: Sequence[Obstacle], columns: int = 0) -> str:
-    """Obstacles as an aligned table, each remedy on a line of its own; stacked where that is wider than `columns`.
+    """Obstacles as an aligned table, each remedy on a line of its own; stacked and folded where `columns` are too few.
 
-    `columns` 0 means any width. A row: host, id, object, problem.
+    `columns` 0 means any width: a line for an obstacle, another for its remedy. A row: host, id, stops or warns,
+    object, problem.
     """
-    rows = [(escape(item.host), escape(item.id), escape(item.object), escape(item.problem)) for item in obstacles]
-    widths = [max(min(len(row[index]), WIDEST_CELL) for row in rows) for index in range(3)]
-    width = sum(widths) + 6 + max(len(row[3]) for row in rows)
+    rows = [
+        (
+            escape(item.host), escape(item.id), "stops" if item.stops else "warns", escape(item.object),
+            escape(item.problem),
+        )
+        for item in obstacles
+    ]  # fmt: skip
+    widths = [max(min(len(row[index]), WIDEST_CELL) for row in rows) for index in range(4)]
+    width = sum(widths) + 8 + max(len(row[4]) for row in rows)
     text = ""
-    for (host, name, subject, problem), item in zip(rows, obstacles, strict=True):
+    for row, item in zip(rows, obstacles, strict=True):
         if columns and width > columns:
-            text += f"{host}  {name}  {subject}".rstrip() + f"\n    {problem}\n"
+            text += _folded("  ".join(row[:4]), columns, "") + _folded(row[4], columns)
         else:
-            text += f"{host:<{widths[0]}}  {name:<{widths[1]}}  {subject:<{widths[2]}}  {problem}".rstrip() + "\n"
-        text += f"    {escape(item.remedy)}\n" if item.remedy else ""
+            cells = [f"{cell:<{cell_width}}" for cell, cell_width in zip(row[:4], widths, strict=True)]
+            text += "  ".join([*cells, row[4]]).rstrip() + "\n"
+        text += _folded(escape(item.remedy), columns) if item.remedy else ""
     return text
+
+
+def explanation(kind: Kind, columns: int = 0) -> str:
+    """A kind of obstacle at length, as `migrate explain` says it."""
+    what = "stops a migration" if kind.stops else "a warning"
+    # fields of a template stand for what is found when it happens
+    remedy = re.sub(r"\{(\w+)[^}]*\}", lambda field: field[1].upper(), kind.remedy)
+    return (
+        f"{kind.id} ({what})\n\n"
+        + _folded(kind.title[:1].upper() + kind.title[1:] + ".", columns, "")
+        + "\n" + _folded(kind.explanation, columns, "")
+        + "\n" + _folded(f"Remedy: {remedy}", columns, "")
+    )  # fmt: skip
+
+
+def kinds_list(kinds: Iterable[Kind]) -> str:
+    """Every kind on a line: id, stops or warns, title."""
+    known = list(kinds)
+    width = max(len(kind.id) for kind in known)
+    return "".join(f"{kind.id:<{width}}  {'stops' if kind.stops else 'warns'}  {kind.title}\n" for kind in known)
+
+
+def _folded(text: str, columns: int, indent: str = "    ") -> str:
+    """Lines of at most so many columns, broken at spaces only: a path or a command stays in one piece."""
+    if not columns or len(indent + text) <= columns:
+        return (indent + text).rstrip() + "\n"
+    lines = textwrap.wrap(
+        text, max(columns, 20), initial_indent=indent, subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def _escaped(char: str) -> str:

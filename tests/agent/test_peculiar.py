@@ -424,7 +424,7 @@ def test_network_mounts_are_known_by_device() -> None:
 def test_files_of_a_network_file_system_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = tmp_path.stat().st_dev
     line = f"1 1 {os.major(number)}:{os.minor(number)} / / rw - nfs4 server:/x rw\n"
-    monkeypatch.setattr(peculiar, "_mountinfo", lambda: line)
+    monkeypatch.setattr(peculiar, "mountinfo", lambda: line)
     with child("held = open('log', 'w')\nready()", tmp_path) as pid:
         found = {one.object: one.detail for one in process.inspect(pid).peculiarities if one.kind == "network-file"}
         assert found[str(tmp_path / "log")] == "nfs4"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -118,6 +119,9 @@ async def test_every_command_of_the_table_in_the_right_order(
     tree = await source.inspect(protocol.Inspect(victim.pid))
     assert [task.pid for task in tree.tasks] == victim.pids
     found = await target.check(protocol.Check(tree.files, (victim.pid,)))
+    assert (await source.digest(protocol.Digest((str(extra), "/nowhere")))).digests == (
+        hashlib.sha256(b"x" * 1000).hexdigest(), "",
+    )  # fmt: skip
     assert [file.path for file in found.files] == [file.path for file in tree.files]
     assert [task.pid for task in found.taken] == victim.pids  # both fake hosts have the same processes
 
@@ -359,7 +363,7 @@ _ALONE: dict[str, Act] = {
 
 async def test_nothing_works_before_it_has_begun(source: Peer, pair: Pair) -> None:
     assert _ALONE.keys() == protocol.BY_NAME.keys() - {
-        "probe", "inspect", "check", "begin", "prepare", "journal", "settle",
+        "probe", "inspect", "check", "digest", "begin", "prepare", "journal", "settle",
     }  # fmt: skip
     for name, act in _ALONE.items():
         assert (await fault(act(source, 0))).code is FaultCode.BAD_REQUEST, name

@@ -35,7 +35,7 @@ def obstacles() -> tuple[Obstacle, ...]:
     return (
         Obstacle("pid-taken", "db2", "4711", "in use by sshd", "stop it there, or wait", True),
         Obstacle("file-missing", "db2", "/srv/a\udcff\x1b[31m\nb", "not there", "--copy-files brings it", True),
-        Obstacle("kernel-older", "db2", "6.1", "older than the source's 6.12", "try it, but test first", False),
+        Obstacle("criu-older", "db2", "6.1", "older than the source's 6.12", "try it, but test first", False),
     )
 
 

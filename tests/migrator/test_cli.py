@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from migrator import cli
+from migrator import catalogue, cli
 from migrator.arguments import parse
 from migrator.phases import Phase
 from tests.migrator import fake_engine
@@ -231,6 +231,24 @@ def test_check(tmp_path: Path, scenario: str, status: int) -> None:
     assert ("pid-taken" in people.out) == (status == 20)
     assert [event["event"] for event in scripts.events][-1] == ("error" if status else "checked")
     assert not {"pre-copy", "freeze"} & set(people.journal)
+
+
+def test_explain(tmp_path: Path) -> None:
+    one, every = run(tmp_path, "ok", "explain", "pid-taken"), run(tmp_path, "ok", "explain")
+    assert (one.status, every.status) == (0, 0)
+    assert one.out.startswith("pid-taken (stops a migration)\n")
+    assert [line.split()[0] for line in every.out.splitlines()] == list(catalogue.KINDS)
+    (event,) = run(tmp_path, "ok", "explain", "--json", "pid-taken").events
+    assert (event["event"], event["id"], event["stops"]) == ("kind", "pid-taken", True)
+    assert len(run(tmp_path, "ok", "explain", "--json").events) == len(catalogue.KINDS)
+
+
+@pytest.mark.parametrize(("word", "hint"), [("pid-takn", "is it pid-taken"), ("pid", "pid-taken"), ("xyzzy", "lists")])
+def test_what_cannot_be_explained(tmp_path: Path, word: str, hint: str) -> None:
+    ended = run(tmp_path, "ok", "explain", word)
+    assert ended.status == 2
+    assert word in ended.err
+    assert hint in ended.err
 
 
 def test_recover(tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.protocol import Check, FileFacts, HostFacts, Peculiarity, TargetCheck, TaskFacts, TreeFacts
+from agent.protocol import (
+    Account,
+    Address,
+    Check,
+    FileFacts,
+    HostFacts,
+    Peculiarity,
+    TargetCheck,
+    TaskFacts,
+    TreeFacts,
+)
 from migrator.plan import Obstacle, Plan, Wishes, make_plan, questions
 
 MIB = 1 << 20
@@ -29,6 +39,9 @@ class World:
     memory: int = 4096 * MIB
     disk: int = 100_000 * MIB
     wishes: Wishes = Wishes()  # noqa: RUF009  frozen
+    addresses: tuple[Address, ...] = ()  # where the target differs
+    accounts: tuple[Account, ...] = ()
+    missing_labels: tuple[str, ...] = ()
 
     def with_(self, **changes: object) -> World:
         """The same world, but for this."""
@@ -64,7 +77,14 @@ class World:
                 answers.append(dataclasses.replace(file, uses=("bound", "connect")))
             else:
                 answers.append(file)
-        return TargetCheck(tuple(answers), self.taken, self.memory, self.disk)
+        asked = questions(self.tree)
+        of_address = {one.address: one for one in self.addresses}
+        addresses = tuple(of_address.get(one.address, one) for one in asked.addresses)
+        of_number = {(one.kind, one.number): one for one in self.accounts}
+        accounts = tuple(of_number.get((one.kind, one.number), one) for one in asked.accounts)
+        return TargetCheck(
+            tuple(answers), self.taken, self.memory, self.disk, accounts, addresses, self.missing_labels
+        )  # fmt: skip
 
     def plan(self) -> tuple[Plan, tuple[Obstacle, ...]]:
         """What comes of it."""
@@ -104,6 +124,7 @@ DATA = file("/srv/data", "open")
 NULL = file("/dev/null", "open", "write", kind="char", size=0, mode=0o666, rdev=os.makedev(1, 3))
 CWD = file("/srv", "cwd", kind="directory", size=4096, mode=0o755)
 ROOT = file("/", "root", kind="directory", size=4096, mode=0o755)
+SHARED = file("/net/data", "open", "write", mount="nfs4 server:/export")
 LOG = file("/var/log/app.log", "open", "write", size=500)
 
 TREE = TreeFacts(
@@ -221,6 +242,20 @@ PROVOKED: dict[str, tuple[World, str, str]] = {
     "tcp": (connected(PLAIN).odd("tcp-established", "a -> b", "established"), "tcp-established", "alpha"),
     "dbus": (PLAIN.odd("external-unix", "/run/dbus/system_bus_socket", "stream"), "external-unix", "alpha"),
     "nameless": (PLAIN.odd("external-unix", "sshd (pid 3)", "dgram"), "external-unix", "alpha"),
+    "another content": (PLAIN.with_(
+        tree=dataclasses.replace(TREE, files=(dataclasses.replace(DATA, digest="aa"),)),
+        there=(dataclasses.replace(DATA, digest="bb"),)), "file-content", "beta",
+    ),
+    "not to be read here": (
+        PLAIN.with_(there=(dataclasses.replace(DATA, digest="bb"),)), "file-content", "beta",
+    ),
+    "another storage": (
+        PLAIN.holding(SHARED).odd("network-file", SHARED.path, "nfs4").with_(
+            there=(dataclasses.replace(SHARED, mount="ext4 /dev/sda1"),)), "not-shared", "beta",
+    ),
+    "nothing to watch": (
+        PLAIN.odd("watch", "/srv/spool", "inotify").with_(missing=("/srv/spool",)), "watch-missing", "beta",
+    ),
 }  # fmt: skip
 
 ABSENT: dict[str, World] = {
@@ -243,7 +278,17 @@ ABSENT: dict[str, World] = {
     "its own /proc": PLAIN.holding(file("/proc/200/stat", "open")).with_(missing=("/proc/200/stat",)),
     "a terminal's name": PLAIN.holding(file("/dev/pts/3", "open", kind="char")).with_(missing=("/dev/pts/3",)),
     "a socket left behind": PLAIN.odd("unix-path", "/run/s").with_(there=(file("/run/s", "bind", kind="socket"),)),
-    "network file system": PLAIN.holding(LOG).odd("network-file", LOG.path, "nfs4"),
+    "network file system": PLAIN.holding(SHARED).odd("network-file", SHARED.path, "nfs4"),
+    "network file system by another name of the server": PLAIN.holding(SHARED)
+    .odd("network-file", SHARED.path, "nfs4")
+    .with_(there=(dataclasses.replace(SHARED, mount="nfs4 192.0.2.1:/export", size=7),)),
+    "a file that is watched is another kind": PLAIN.odd("watch", "/srv/spool", "inotify").with_(
+        there=(file("/srv/spool", "watch"),)
+    ),
+    "the same content at another time": PLAIN.with_(
+        tree=dataclasses.replace(TREE, files=(dataclasses.replace(DATA, digest="aa"),)),
+        there=(dataclasses.replace(DATA, digest="aa", mtime_ns=1),),
+    ),
     "kernel's file": PLAIN.holding(file("/proc/sys/x", "open", "write")),
     "leased but not copied": PLAIN.odd("file-lock", DATA.path, "LEASE READ"),
     "file locks": PLAIN.odd("file-lock", "/srv/data", "FLOCK WRITE"),
@@ -268,9 +313,37 @@ def test_what_is_no_obstacle(name: str) -> None:
     assert ABSENT[name].obstacles() == []
 
 
+def test_warnings_about_many_files_are_one() -> None:
+    two = [file(f"/srv/{name}", "open", mount="ext4 /dev/sda1") for name in "ab"]
+    there = tuple(dataclasses.replace(one, uid=33, gid=34, mount="tmpfs tmpfs") for one in two)
+    _, obstacles = PLAIN.holding(*two).with_(there=there).plan()
+    assert [(one.id, one.object, one.stops) for one in obstacles] == [
+        ("file-system", "/srv/a (and 1 more)", False), ("file-owner", "/srv/a (and 1 more)", False),
+    ]  # fmt: skip
+    assert obstacles[1].remedy == "there: chown 0:0 /srv/a /srv/b"
+    assert obstacles[1].problem == "belongs to 33:34 there, here to 0:0"
+    assert obstacles[0].problem == "lies on tmpfs there, on ext4 here"
+
+
+@pytest.mark.parametrize(("here", "there", "said"), [
+    ("ext4 /dev/sda1", "xfs /dev/sdb1", False), ("tmpfs tmpfs", "devtmpfs udev", False), ("", "tmpfs tmpfs", False),
+    ("tmpfs tmpfs", "ext4 /dev/sda1", True), ("overlay overlay", "ramfs x", True),
+])  # fmt: skip
+def test_disk_or_memory_is_what_matters_of_a_file_system(here: str, there: str, said: bool) -> None:
+    one = file("/srv/a", "open", mount=here)
+    _, obstacles = PLAIN.holding(one).with_(there=(dataclasses.replace(one, mount=there),)).plan()
+    assert [one.id for one in obstacles] == ["file-system"] * said
+
+
+def test_criu_of_another_major_version_is_said() -> None:
+    _, obstacles = PLAIN.on_source(criu_version="3.19").on_target(criu_version="4.1").plan()
+    assert [(one.id, one.stops) for one in obstacles] == [("criu-newer", False)]
+    assert PLAIN.on_source(criu_version="4.0").on_target(criu_version="4.2").plan()[1] == ()
+
+
 REFUSED = [
     "zombie-leader", "tracer", "capability", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm",
-    "io-uring", "anon-inode", "socket-kind", "external-pipe",
+    "io-uring", "anon-inode", "socket-kind", "external-pipe", "watch-lost", "mqueue",
 ]  # fmt: skip
 
 
@@ -281,6 +354,12 @@ def test_what_criu_cannot_carry(kind: str) -> None:
     assert "7" in found.object or found.object == "pid 100"
     assert found.remedy
     assert "{" not in found.problem
+
+
+@pytest.mark.parametrize("device", ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dri/renderD128", "/dev/kfd"])
+def test_a_gpu_is_called_one(device: str) -> None:
+    (found,) = PLAIN.odd("device", device, "character device 195:0").plan()[1]
+    assert (found.id, found.object) == ("gpu", device)
 
 
 @pytest.mark.parametrize(
@@ -377,9 +456,7 @@ def test_a_shell_job_is_found_and_said() -> None:
 
 
 @pytest.mark.parametrize(("kind", "object_", "detail", "said"), [
-    ("listen", "192.0.2.7:80", "", True), ("listen", "0.0.0.0:80", "", False), ("listen", "[::]:80", "", False),
-    ("listen", "127.0.0.1:80", "", False), ("listen", "[::1]:80", "", False), ("listen", "[2001:db8::1]:80", "", True),
-    ("chroot", "/srv/jail", "app", True), ("hugetlb", "/anon_hugepage", "2097152", True),
+    ("chroot", "/srv/jail", "app", True), ("external-unix", "/dev/log", "dgram", True), ("never heard", "x", "", False),
 ])  # fmt: skip
 def test_what_is_worth_a_note(kind: str, object_: str, detail: str, said: bool) -> None:
     plan, obstacles = PLAIN.odd(kind, object_, detail).plan()
@@ -484,7 +561,7 @@ def test_whatever_is_found_there_is_a_plan_and_only_safe_copies(
     answers = []
     for one in asked.files:
         answers.append(dataclasses.replace(data.draw(found_files), path=one.path, uses=one.uses))
-    check = TargetCheck(tuple(answers), (), 4096 * MIB, 0)
+    check = TargetCheck(tuple(answers), (), 4096 * MIB, 0, asked.accounts, asked.addresses)
     plan, _ = make_plan(world.source, world.target, tree, check, world.wishes)
     by_path = {one.path: one for one in files}
     for path in plan.copy_files:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator import errors, words
+from migrator import catalogue, errors, words
 from migrator.obstacle import Obstacle
 from tests.migrator import fake_engine
 
@@ -96,25 +96,43 @@ def test_an_error_without_words_is_named() -> None:
 
 def test_obstacles_are_a_table() -> None:
     assert words.obstacle_table(fake_engine.obstacles()).splitlines() == [
-        "db2  pid-taken     4711                     in use by sshd",
+        "db2  pid-taken     stops  4711                     in use by sshd",
         "    stop it there, or wait",
-        "db2  file-missing  /srv/a\\xff\\x1b[31m\\x0ab  not there",
+        "db2  file-missing  stops  /srv/a\\xff\\x1b[31m\\x0ab  not there",
         "    --copy-files brings it",
-        "db2  kernel-older  6.1                      older than the source's 6.12",
+        "db2  criu-older    warns  6.1                      older than the source's 6.12",
         "    try it, but test first",
     ]
 
 
 def test_obstacles_are_stacked_where_the_table_is_too_wide() -> None:
     text = words.obstacle_table(fake_engine.obstacles(), columns=50)
-    assert text.splitlines()[:3] == ["db2  pid-taken  4711", "    in use by sshd", "    stop it there, or wait"]
+    assert text.splitlines()[:3] == ["db2  pid-taken  stops  4711", "    in use by sshd", "    stop it there, or wait"]
+
+
+def test_a_narrow_terminal_folds_words_and_leaves_paths_whole() -> None:
+    path = "/srv/" + "x" * 60
+    one = Obstacle("file-missing", "db2", path, "not there, and nobody knows why that is so", f"there: touch {path}")
+    lines = words.obstacle_table([one], columns=40).splitlines()
+    assert path in lines
+    assert max(len(line) for line in lines if path not in line) <= 40
+    assert " ".join(words.obstacle_table([one]).split()) == " ".join(" ".join(lines).split())
+
+
+def test_a_kind_is_explained_at_length() -> None:
+    kind = catalogue.KINDS["file-mode"]
+    text = words.explanation(kind, 60)
+    assert text.startswith("file-mode (stops a migration)\n\nA file has another mode on the target.\n\n")
+    assert "Remedy: there: chmod HERE QUOTED" in text
+    assert max(map(len, text.splitlines())) <= 60
+    assert words.kinds_list([kind]) == "file-mode  stops  a file has another mode on the target\n"
 
 
 def test_one_long_path_does_not_push_the_other_rows_apart() -> None:
     short = Obstacle("file-missing", "db2", "/a", "not there", "copy it", True)
     long = dataclasses.replace(short, object="/" + "x" * 200)
     first, _, second, _ = words.obstacle_table([short, long]).splitlines()
-    assert first.index("not there") < 70
+    assert first.index("not there") < 77
     assert second.endswith("x  not there")
 
 

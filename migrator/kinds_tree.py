@@ -1,0 +1,150 @@
+"""Kinds of obstacles: what a process is, and what it holds that is no file."""
+
+from __future__ import annotations
+
+from migrator.kinds import Kind
+
+ROWS = (
+    Kind(
+        "is-self", "it is migrate itself",
+        "is migrate's own process", "name the process that is to be moved",
+        "A process that is being dumped stands still, so migrate cannot move itself or its own agent.",
+    ),
+    Kind(
+        "is-ancestor", "migrate runs under it",
+        "is {detail}, which migrate itself runs under",
+        "start migrate from another session: another login, or `systemd-run --pty migrate …`",
+        "The tree would contain migrate, which would be frozen together with it and never come to the end. Mostly it "
+        "is the shell, the terminal multiplexer or the sshd from which migrate was started.",
+    ),
+    Kind(
+        "is-init", "it is the first process of the host",
+        "is {detail}, the first process of this host", "name the process that is to be moved",
+        "PID 1 cannot leave its host, and every process is a descendant of it.",
+    ),
+    Kind(
+        "kernel-thread", "it is a thread of the kernel",
+        "is the kernel's own thread {detail}", "name a process, not a kernel thread",
+        "What ps shows in square brackets runs in the kernel and has no memory of its own that could be moved.",
+    ),
+    Kind(
+        "zombie", "it has ended already",
+        "{name} has ended already", "nothing is left to be moved",
+        "The process is a zombie: it ended, and its parent has not asked for its exit status yet. Zombies below the "
+        "root of the tree do move.",
+    ),
+    Kind(
+        "zombie-leader", "its first thread has ended while others run",
+        "{detail}: its first thread has ended while others run, which criu refuses",
+        "it can't be moved in this state; restart the program",
+        "criu needs a process's first thread to get into it. A few programs end theirs with pthread_exit(3) and go on "
+        "in others; /proc then shows the whole process as a zombie.",
+    ),
+    Kind(
+        "tracer", "a debugger or strace is attached to it",
+        "is traced by {detail}", "detach a debugger or strace; wait for a criu",
+        "criu uses ptrace(2) itself, and only one tracer may be attached at a time. The one that is attached is named: "
+        "`quit` in gdb and Ctrl-C in strace let the process run on.",
+    ),
+    Kind(
+        "capability", "root lacks a capability that criu needs",
+        "is missing, and criu needs it to dump {detail}: this host seems to be a container",
+        "run migrate where root has it, or give it to the container",
+        "Reading the resource limits of another user's process takes CAP_SYS_RESOURCE, which root has on a host but "
+        "not in every container. criu then fails in the middle of the dump.",
+    ),
+    Kind(
+        "namespace", "it has namespaces of its own, as containers and sandboxes do",
+        "{detail} runs in a {object} namespace of its own",
+        "containers and sandboxes can't be moved; start the program outside of one",
+        "A mount, PID, network or user namespace of its own is a view of the host that would have to be made anew on "
+        "the target, with its mounts, addresses and devices; migrate does not. Also some systemd options give a "
+        "service one (PrivateTmp=, ProtectSystem= and their like). The time namespace that a restored tree is in does "
+        "not count.",
+    ),
+    Kind(
+        "unit", "it is the main process of a systemd unit",
+        "{detail} is the main process of this systemd unit, and systemd would start another one here",
+        "units can't be moved yet: run the program outside of its unit, e.g. in a scope by `systemd-run --scope`",
+        "systemd watches the main process of a service. When it vanishes here it is called failed, or started again: "
+        "then there are two.",
+    ),
+    Kind(
+        "device", "it holds a device that criu does not know",
+        "{detail}: what a device knows does not travel", "let the program close it",
+        "An open device is a conversation with a driver, and its state lies in the kernel or in hardware. criu carries "
+        "null, zero, full, random, urandom, kmsg and terminals, and refuses any other in the dump.",
+    ),
+    Kind(
+        "gpu", "it uses a GPU",
+        "is a GPU: what the process keeps in it does not travel",
+        "let the program give up the GPU, or run it without one",
+        "Memory and queues of a GPU lie in the device and its driver. criu has plugins for some AMD and NVIDIA "
+        "devices, for the same device in the same host; migrate uses none of them.",
+    ),
+    Kind(
+        "terminal", "it is attached to a terminal that is not part of it",
+        "{detail}",
+        "start it without a terminal (`setsid PROGRAM </dev/null >LOG 2>&1`), or move the whole tmux or screen",
+        "The other end of a terminal is held by sshd, a terminal window or the console, which stay here. Where the "
+        "whole tmux or screen server moves, both ends do.",
+    ),
+    Kind(
+        "sysv-shm", "it uses System V shared memory",
+        "System V shared memory belongs to the host, not to the tree",
+        "let the program use mmap or POSIX shared memory",
+        "Segments of shmget(2) have an id that is unique on a host, and live on without any process. criu carries them "
+        "only together with an IPC namespace. PostgreSQL has `shared_memory_type = mmap`.",
+    ),
+    Kind(
+        "mqueue", "it holds a POSIX message queue open",
+        "message queues belong to the host, not to the tree", "let the program close it, or use a unix socket",
+        "A queue of mq_open(3) lies in a file system of the kernel's own, with its messages. criu does not know it and "
+        "fails in the dump.",
+    ),
+    Kind(
+        "io-uring", "it uses io_uring",
+        "criu can't carry it", "switch it off in the program, or with kernel.io_uring_disabled",
+        "Requests that are under way in the rings lie in the kernel, and criu refuses the descriptor. Many programs "
+        "fall back to epoll where io_uring is not to be had: `sysctl kernel.io_uring_disabled=2` before they start.",
+    ),
+    Kind(
+        "pidfd", "it holds pidfds, for which criu is too old",
+        "can't carry pidfds, and the tree holds some", "install criu {needed} or newer",
+        "A pidfd is a descriptor that means a process. criu carries those that mean a process of the tree from 4.1 on.",
+    ),
+    Kind(
+        "anon-inode", "it holds a descriptor of a kind that criu refuses",
+        "a descriptor of this kind is refused by criu", "let the program close it",
+        "perf events, BPF programs and links, userfaultfd, KVM, landlock and more come as descriptors without a file, "
+        "whose state lies in the kernel. criu carries eventfd, epoll, inotify, fanotify, signalfd, timerfd and BPF "
+        "maps, and refuses the others in the dump.",
+    ),
+    Kind(
+        "socket-kind", "it has sockets of a kind that criu refuses",
+        "sockets of this kind are refused by criu", "let the program close them",
+        "criu carries TCP, UDP, UDP-Lite, raw, ping, packet, netlink and unix sockets; not SCTP, DCCP, MPTCP, "
+        "vsock, Bluetooth, AF_ALG and others. Go programs listen on MPTCP by themselves from Go 1.24 on: "
+        "`GODEBUG=multipathtcp=0` makes it TCP.",
+    ),
+    Kind(
+        "external-pipe", "a pipe or FIFO is shared with a process outside the tree",
+        "its other end is held by {detail}, outside of the tree",
+        "send it to a file instead, or move both by naming their common parent",
+        "criu would make the pipe anew with nobody at the other end: a reader then sees its end, a writer dies of "
+        "SIGPIPE. Mostly it is a shell's pipeline, or the log of whoever started the program.",
+    ),
+    Kind(
+        "external-unix", "a unix socket is connected to a process outside the tree",
+        "a unix {detail} socket is connected to it, and it stays here",
+        "let the program close the connection, or move both by naming their common parent",
+        "A connection with D-Bus, a database or an agent on this host cannot be carried over: the other side holds "
+        "half of it. Datagram sockets that send to a path, as to syslog, are connected anew on the target.",
+    ),
+    Kind(
+        "tcp-established", "it has established TCP connections",
+        "TCP connection, {detail}", "connections can't be moved yet: let the program close them, and try again",
+        "A connection belongs to the address of this host. migrate does not move addresses, so the peer would talk to "
+        "a host that knows nothing of it. `ss -tnp` lists them; for a server, take it out of the load balancer first.",
+    ),
+)  # fmt: skip

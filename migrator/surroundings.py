@@ -1,0 +1,145 @@
+"""What a tree needs of the target beside files and numbers: addresses, users, limits, labels, cgroups, memory. Pure.
+
+`questions` adds to what the target is asked; `judge` reads the answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+
+from agent.protocol import Account, Address, Check, HostFacts, TargetCheck, TreeFacts
+from migrator.obstacle import Obstacle, make
+from migrator.words import bytes_text
+
+_MISSING = {"user": "user-missing", "group": "group-missing"}
+_DIFFERS = {"user": "user-differs", "group": "group-differs"}
+_PROTOCOLS = {"listen": "tcp", "receive": "udp"}
+_STRICT = 2
+"""vm.overcommit_memory: never promise more than there is (Documentation/mm/overcommit-accounting.rst)."""
+_FEW_THREADS = 64
+"""Threads that the target needs besides: criu's own, ours, and whatever starts meanwhile."""
+
+
+def questions(tree: TreeFacts, check: Check) -> Check:
+    """The same questions, and these."""
+    addresses = [
+        Address(_PROTOCOLS[one.kind], one.object) for one in tree.peculiarities if one.kind in _PROTOCOLS
+    ]  # fmt: skip
+    labels = {one.object for one in tree.peculiarities if one.kind == "lsm-label" and one.detail == "apparmor"}
+    return dataclasses.replace(
+        check, accounts=tree.accounts, addresses=tuple(addresses), labels=tuple(sorted(labels))
+    )  # fmt: skip
+
+
+def judge(
+    here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts, check: TargetCheck
+) -> Iterator[Obstacle]:
+    """Everything of it that the target lacks. Raises ValueError when `check` answers other questions."""
+    asked = questions(tree, Check((), ()))
+    if [(one.kind, one.number) for one in asked.accounts] != [(one.kind, one.number) for one in check.accounts]:
+        raise ValueError("the target answered other questions than it was asked")
+    if [(one.protocol, one.address) for one in asked.addresses] != [
+        (one.protocol, one.address) for one in check.addresses
+    ]:
+        raise ValueError("the target answered other questions than it was asked")
+    for answer in check.addresses:
+        yield from _of_address(there, answer)
+    for account, found in zip(asked.accounts, check.accounts, strict=True):
+        yield from _of_account(here, there, account, found)
+    yield from _of_limits(there, target, tree)
+    yield from _of_labels(here, there, target, tree, check)
+    yield from _of_cgroups(here, source, there, target, tree)
+    yield from _of_memory(here, source, there, target, tree)
+
+
+def _of_address(there: str, answer: Address) -> Iterator[Obstacle]:
+    name = f"{answer.protocol} {answer.address}"
+    if not answer.owned:
+        host = answer.address.rpartition(":")[0].strip("[]")
+        if ":" in host:  # criu binds such a one with IP_FREEBIND, for the sake of tentative addresses
+            yield make(
+                "address-missing", there, name, stops=False, address=host, bits=128,
+                problem="this address is not on this host: the socket is restored, and nobody reaches it",
+            )  # fmt: skip
+        else:
+            yield make("address-missing", there, name, address=host, bits=32)
+    if answer.holder and answer.listens:
+        yield make("address-taken", there, name, holder=answer.holder)
+    elif answer.holder:
+        yield make(
+            "address-taken", there, name, stops=False, holder=answer.holder,
+            problem=f"is the near end of a connection of {answer.holder}, which may still be there then",
+        )  # fmt: skip
+
+
+def _of_account(here: str, there: str, account: Account, found: Account) -> Iterator[Obstacle]:
+    label = "uid" if account.kind == "user" else "gid"
+    shown = f"{label} {account.number} ({account.name})" if account.name else f"{label} {account.number}"
+    if found.name == account.name:
+        return
+    if not found.name:
+        named = f"; {account.name} is {label} {found.named} there" if found.named >= 0 else ""
+        remedy = ""
+        if named:
+            remedy = f"let {account.name} have the same number on both hosts"
+        yield make(
+            _MISSING[account.kind], there, shown, remedy=remedy, problem=f"nobody has this number{named}",
+            number=account.number, name=shlex.quote(account.name),
+        )  # fmt: skip
+    else:
+        was = f"it is {account.name}" if account.name else "it has no name"
+        yield make(_DIFFERS[account.kind], there, shown, name=found.name, here=here, was=was, label=label)
+
+
+def _of_limits(there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obstacle]:
+    known = target.conditions
+    if known.nr_open and tree.open_files_limit > known.nr_open:
+        yield make("limit-files", there, f"RLIMIT_NOFILE {tree.open_files_limit}", most=known.nr_open,
+                   wanted=tree.open_files_limit)  # fmt: skip
+    threads = sum(len(task.tids) for task in tree.tasks)
+    if known.threads_max and known.threads + threads + _FEW_THREADS > known.threads_max:
+        yield make("limit-threads", there, f"{threads} threads", now=known.threads, most=known.threads_max)
+
+
+def _of_labels(here: str, there: str, target: HostFacts, tree: TreeFacts, check: TargetCheck) -> Iterator[Obstacle]:
+    seen = set()
+    for one in tree.peculiarities:
+        if one.kind != "lsm-label" or one.object in seen:
+            continue
+        seen.add(one.object)
+        if one.detail not in target.conditions.lsms:
+            yield make("lsm", there, one.object, module=one.detail, here=here)
+        elif one.object in check.missing_labels:
+            yield make("lsm-profile", there, one.object)
+
+
+def _of_cgroups(here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obstacle]:
+    for one in tree.peculiarities:
+        if one.kind == "cgroup-limits":
+            yield make("cgroup-limits", here, one.object, limits=one.detail, there=there)
+    ours, theirs = source.conditions.cgroups, target.conditions.cgroups
+    if ours and theirs and ours != theirs:
+        yield make("cgroup-version", there, f"cgroups {theirs}", here=here, version=ours)
+
+
+def _of_memory(here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obstacle]:
+    wanted: dict[int, int] = {}
+    for one in tree.peculiarities:
+        if one.kind == "hugetlb":
+            size, _, page = one.detail.partition(" ")
+            if size.isdigit() and page.isdigit() and int(page):
+                wanted[int(page)] = wanted.get(int(page), 0) + -(-int(size) // int(page))
+    free = {pages.size: pages.free for pages in target.conditions.huge_pages}
+    for size_of_page, count in sorted(wanted.items()):
+        if count > free.get(size_of_page, 0):
+            yield make(
+                "no-huge-pages", there, f"{count} pages of {bytes_text(size_of_page)}", free=free.get(size_of_page, 0),
+                kilobytes=size_of_page // 1024, count=count,
+            )  # fmt: skip
+    ours, theirs = source.conditions, target.conditions
+    if theirs.overcommit == _STRICT != ours.overcommit:
+        yield make("overcommit", there, "vm.overcommit_memory", here=here, was=ours.overcommit)
+    if ours.thp and theirs.thp and ours.thp != theirs.thp:
+        yield make("thp", there, f"transparent huge pages: {theirs.thp}", here=here, was=ours.thp)

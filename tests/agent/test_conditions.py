@@ -1,0 +1,98 @@
+"""agent/conditions.py: what this host says of itself, and texts of kernels that are not at hand."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from agent import conditions
+from agent.protocol import HugePages, Peculiarity
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    """Files below it, with their directories."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another /sys and /proc."""
+    monkeypatch.setattr(conditions, "_SYS", tmp_path / "sys")
+    monkeypatch.setattr(conditions, "_PROC", tmp_path / "proc")
+    return tmp_path
+
+
+def test_this_host_says_something() -> None:
+    found = conditions.of_host()
+    assert found.nr_open >= 1024
+    assert 0 < found.threads < found.threads_max
+
+
+def test_a_host_that_says_nothing(host: Path) -> None:
+    found = conditions.of_host()
+    assert (found.lsms, found.nr_open, found.threads, found.thp, found.huge_pages) == ((), 0, 0, "", ())
+
+
+def test_what_a_host_says(host: Path) -> None:
+    write(host, {
+        "sys/kernel/security/lsm": "lockdown,capability,apparmor", "proc/sys/fs/nr_open": "1048576\n",
+        "proc/sys/kernel/threads-max": "15000\n", "proc/loadavg": "0.1 0.2 0.3 2/345 678\n",
+        "proc/sys/vm/overcommit_memory": "2\n",
+        "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
+        "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages": "7\n",
+        "sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages": "0\n",
+    })  # fmt: skip
+    found = conditions.of_host()
+    assert found.lsms == ("lockdown", "capability", "apparmor")
+    assert (found.nr_open, found.threads_max, found.threads, found.overcommit) == (1048576, 15000, 345, 2)
+    assert found.thp == "madvise"
+    assert set(found.huge_pages) == {HugePages(2 << 20, 7), HugePages(1 << 30, 0)}
+
+
+@pytest.mark.parametrize(("types", "version"), [
+    ([], ""), (["cgroup2"], "v2"), (["cgroup", "cgroup"], "v1"), (["cgroup", "cgroup2"], "both"),
+])  # fmt: skip
+def test_versions_of_cgroups(types: list[str], version: str) -> None:
+    lines = [f"{30 + at} 1 0:{30 + at} / /sys/fs/cgroup/{at} rw - {kind} none rw" for at, kind in enumerate(types)]
+    assert conditions.cgroups("\n".join(lines)) == version
+
+
+def test_the_hard_limit_of_open_files_counts() -> None:
+    assert conditions.open_files_limit([os.getpid(), 4_000_000]) == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert conditions.open_files_limit([]) == 0
+
+
+def test_labels_and_limits_of_tasks(host: Path) -> None:
+    write(host, {
+        "sys/kernel/security/lsm": "apparmor", "proc/7/attr/current": "/usr/bin/app (enforce)\n",
+        "proc/8/attr/current": "unconfined\n", "proc/7/cgroup": "0::/app.slice/app.scope\n", "proc/8/cgroup": "0::/\n",
+        "sys/fs/cgroup/app.slice/app.scope/memory.max": "1073741824\n",
+        "sys/fs/cgroup/app.slice/app.scope/cpu.max": "max 100000\n",
+        "sys/fs/cgroup/app.slice/app.scope/pids.max": "max\n",
+        "sys/fs/cgroup/app.slice/cpu.max": "50000 100000\n",
+    })  # fmt: skip
+    assert list(conditions.of_tasks([7, 8, 9])) == [
+        Peculiarity("lsm-label", 7, "/usr/bin/app", "apparmor"),
+        Peculiarity("cgroup-limits", 7, "/app.slice/app.scope", "memory.max 1073741824"),
+        Peculiarity("cgroup-limits", 7, "/app.slice", "cpu.max 50000 100000"),
+    ]
+
+
+def test_selinux_contexts_are_labels_and_no_module_means_none(host: Path) -> None:
+    context = "system_u:system_r:httpd_t:s0"
+    write(host, {"sys/kernel/security/lsm": "capability,selinux", "proc/7/attr/current": context + "\0"})
+    assert list(conditions.of_tasks([7])) == [Peculiarity("lsm-label", 7, context, "selinux")]
+    write(host, {"sys/kernel/security/lsm": "capability"})
+    assert list(conditions.of_tasks([7])) == []
+
+
+def test_profiles_that_are_not_loaded(host: Path) -> None:
+    write(host, {"sys/kernel/security/apparmor/profiles": "/usr/bin/app (enforce)\nother (complain)\n"})
+    assert conditions.missing_labels(["/usr/bin/app", "other", "third"]) == ("third",)
+    assert conditions.missing_labels([]) == ()
