@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Optional
 
 from agent import criu, images
 from agent.journal import WrongOrder
@@ -18,6 +19,13 @@ class Arriving:
         self._logs = logs
         self._program = program
         self._servers: dict[int, criu.Running] = {}
+        self._shared: Optional[Path] = None
+
+    def look_in(self, shared: Path, source: str) -> None:
+        """Rounds will lie in this directory, which the source makes and removes. Raises NoRoom: it is not here."""
+        if not shared.is_dir():
+            raise images.NoRoom(f"{shared.parent}: what {source} has made there is not seen here")
+        self._shared = shared
 
     async def serve(self, number: int, socket: int) -> criu.Running:
         """Start a page server for a round on a connected socket, which stays ours: the next round's takes it over
@@ -43,6 +51,9 @@ class Arriving:
     def verified(self, number: int, expected: Iterable[Image]) -> int:
         """Bytes of the pages of a round that another has put here. Raises NotWhole."""
         directory = images.round_directory(self._images, number)
+        if self._shared is not None:
+            # what criu and the pager make besides stays on this host
+            directory.symlink_to(images.round_directory(self._shared, number))
         images.verify(directory, expected)
         return images.pages_size(directory)
 

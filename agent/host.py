@@ -6,6 +6,7 @@ import base64
 import binascii
 import os
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,7 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         systemd=SYSTEMD.is_dir(),
         cpuinfo=await _cpuinfo(criu) if version and probe.want_cpuinfo else "",
         no_lazy_pages=userfault.available() or warden.available(),
+        rsync=shutil.which("rsync") is not None,
         zstd=zstd.find()[0],
         conditions=conditions.of_host(),
         cpu_check=await _cpu_check(criu, probe.cpuinfo) if version and probe.cpuinfo else "",

@@ -224,6 +224,14 @@ def _unmounted(path: Path) -> bool:
     return False
 
 
+def remove_shared(directory: str, migration: str) -> tuple[str, ...]:
+    """What a source, which has given up first, could not see: what the target was still writing on shared storage.
+
+    `directory` is "" where nothing is shared.
+    """
+    return remove_place(Path(directory) / migration) if directory else ()
+
+
 def remove_place(path: Path) -> tuple[str, ...]:
     """Undo `make_place`, with all that lies in it. What could not be removed comes back in words."""
     if not path.exists():

@@ -129,6 +129,7 @@ class HostFacts:
     cpuinfo: str  # source: base64 of cpuinfo.img (cpu of this host); "" where criu cannot tell
     cpu_check: str  # target: "" when the given cpuinfo is compatible, else criu's words
     no_lazy_pages: str = ""  # target: why memory can't be filled in after the resume; "" when it can
+    rsync: bool = False  # the program is there
     zstd: str = ""  # by what packed streams can be unpacked here: module, library, program
     conditions: Conditions = Conditions()
 
@@ -321,7 +322,7 @@ class Prepare:
     options: CriuOptions
     ids: tuple[int, ...] = ()  # every PID and TID that must stay free until the restore
     instant: bool = False  # restore with lazy pages: the tree runs before its memory is there
-    shared: str = ""  # the directory that the source has made for the images, where this host sees it too
+    shared: str = ""  # the directory below which the source has made one for the images, and this host sees it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,6 +185,7 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
     await wait_for_pager(journal.directory)
     left = await _unthrottle(journal) + _remove(settings, journal)
     if journal.role == "target":
+        left += images.remove_shared(journal.facts(Record.PREPARED.value).get("shared", ""), journal.migration)
         left += Ledger.read(journal.directory / "ledger").undo()
     journal.write(Record.DONE)
     return _settled(journal, left)
@@ -299,8 +300,6 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
         # locks die with their holder; only the files may be left
         locks = TaskLocks(settings.locks)
         locks.sweep(pid for pid, _ in journal.facts(Record.BEGIN.value)["tasks"])
-    if journal.facts(journal.records[0].value).get("shared", False):  # the source's to remove
-        return ()
     return images.remove_place(_images(settings, journal))
 
 

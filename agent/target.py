@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
 from agent import criu, files, images, memory, process, protocol, scope
@@ -45,10 +46,8 @@ class Target:
         self._journal = journal
         self._options = options
         self._tell = tell
-        facts = journal.facts(Record.PREPARED.value)
-        self._shared = facts.get("shared", False)
-        directory = facts.get("directory", "")
-        self._images = settings.place(journal.migration, on_disk=facts["on_disk"], directory=directory)
+        on_disk = journal.facts(Record.PREPARED.value)["on_disk"]
+        self._images = settings.place(journal.migration, on_disk=on_disk, directory="")
         # read, not made: after a takeover it knows what the dead agent put here
         self._ledger = Ledger.read(journal.directory / "ledger")
         self._tasks = Tasks()
@@ -67,15 +66,13 @@ class Target:
         journal = Journal.create(
             settings.state, request.migration, "target",
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-            directory=request.shared, shared=bool(request.shared),
-            options=_options_line(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
+            shared=request.shared, options=_options_line(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
         try:
-            if not request.shared:
-                images.make_place(target._images, memory=0 if request.on_disk else request.memory)
-            elif not target._images.is_dir():
-                raise images.NoRoom(f"{request.shared}: what {request.source} has made there is not seen here")
+            images.make_place(target._images, memory=0 if request.on_disk else request.memory)
+            if request.shared:
+                target._arriving.look_in(Path(request.shared) / request.migration, request.source)
             settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
             process.step_over(request.ids)
             target._streams.listen(settings.socket(request.migration))
@@ -353,7 +350,8 @@ class Target:
         await self._close_fill()
         if self._jobs:
             await asyncio.wait(self._jobs)  # they have files open in what is to be removed
-        left = self._clean() + self._ledger.undo()
+        shared = self._journal.facts(Record.PREPARED.value).get("shared", "")
+        left = self._clean() + images.remove_shared(shared, self._journal.migration) + self._ledger.undo()
         self._journal.write(Record.DONE)
         self._journal.close()
         return protocol.Leftovers(left)
@@ -390,7 +388,7 @@ class Target:
         forget(self._journal.directory)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
-        return () if self._shared else images.remove_place(self._images)
+        return images.remove_place(self._images)
 
 
 def _options_line(options: protocol.CriuOptions) -> dict[str, object]:

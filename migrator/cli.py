@@ -88,6 +88,8 @@ def _main(argv: list[str], status: list[int]) -> int:
 
 def _order(options: argparse.Namespace) -> hosts.Order:
     """What the engine is asked for. Raises errors.UsageError for a host that makes no sense."""
+    if options.transport == "rsync" and not options.shared and os.geteuid() != 0:
+        raise errors.UsageError("--transport rsync: only root may read the images here, so run migrate as root")
     from migrator import hosts, plan, transport  # late: bad input is told at once, without loading SSH
 
     return hosts.Order(

@@ -17,6 +17,12 @@ ROWS = (
         "All the work on each host is done by criu. --criu PATH names one that is not found by PATH.",
     ),
     Kind(
+        "rsync-missing", "rsync is not installed",
+        "is not installed, and it is to carry the rounds",
+        "install it, e.g. `apt install rsync`, or use --transport stream",
+        "With --transport rsync the image directories are sent by rsync, which has to be on both hosts.",
+    ),
+    Kind(
         "criu-old", "criu is too old",
         "is too old", "install criu {needed} or newer",
         "Before 3.17 criu knew nothing of restartable sequences (rseq), which glibc registers in every thread from "

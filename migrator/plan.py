@@ -98,6 +98,9 @@ def make_plan(
     here, there = _names(source, target)
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
     obstacles += of_oddities(here, tree.peculiarities)
+    if wishes.rsync and not wishes.shared:
+        lacking = [name for name, host in ((here, source), (there, target)) if not host.rsync]
+        obstacles += [make("rsync-missing", name, "rsync") for name in lacking]
     if wishes.throttle and tree.no_throttle:
         obstacles.append(make("no-throttle", here, "--on-no-converge throttle", why=tree.no_throttle))
     copies: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from agent.protocol import (
     FileFacts,
     HostFacts,
     Peculiarity,
+    Place,
     TargetCheck,
     TaskFacts,
     TreeFacts,
@@ -580,3 +581,27 @@ def test_a_target_without_zstd_gets_it_plain(wish: str, zstd: str, compress: str
     plan, _ = PLAIN.on_target(zstd=zstd).with_(wishes=Wishes(compress=wish)).plan()
     assert plan.compress == compress
     assert sum("nothing is compressed" in note for note in plan.notes) == said
+
+
+def ids_of(world: World) -> list[tuple[str, str]]:
+    return [(one.id, one.host) for one in world.plan()[1]]
+
+
+def test_rsync_has_to_be_on_both_hosts() -> None:
+    rsync = PLAIN.with_(wishes=Wishes(rsync=True))
+    assert ids_of(rsync.on_source(rsync=True)) == [("rsync-missing", "beta")]
+    assert ids_of(rsync.on_target(rsync=True)) == [("rsync-missing", "alpha")]
+    assert ids_of(rsync.on_source(rsync=True).on_target(rsync=True)) == []
+    assert ids_of(PLAIN.with_(wishes=Wishes(shared="/srv"))) == [], "nothing is sent"
+
+
+def test_where_rounds_are_kept() -> None:
+    both = PLAIN.on_source(rsync=True).on_target(rsync=True)
+    assert both.plan()[0].place == Place()
+    plan, _ = both.with_(wishes=Wishes(rsync=True)).plan()
+    assert plan.place == Place(True, 2 * plan.memory)
+    short = both.on_source(memory_available=plan.memory).with_(wishes=Wishes(rsync=True))
+    assert short.plan()[0].place == Place(True, 0), "on disk"
+    named = both.with_(wishes=Wishes(rsync=True, images_directory="/srv/images"))
+    assert named.plan()[0].place == Place(True, 0, "/srv/images")
+    assert both.with_(wishes=Wishes(shared="/nfs")).plan()[0].place == Place(True, 0, "/nfs", True)
