@@ -371,6 +371,26 @@ def test_a_pid_above_the_targets_highest(
     assert migrate("check", str(pid), "beta").status == 0
 
 
+def test_names_with_odd_bytes_are_said_and_never_reach_the_terminal(
+    place: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """A newline, an escape sequence, a byte that is no UTF-8, and an end that looks like the kernel's mark."""
+    name = b"a\n b\x1b[31m\xff (deleted)"
+    pid = begin(started, alpha, f"held = os.open({name!r}, os.O_RDWR | os.O_CREAT, 0o644)")
+    run = migrate("check", str(pid), "beta")
+    (one,) = [one for one in run.of("obstacle") if one["stops"]]
+    assert (one["id"], one["object"].encode(errors="surrogateescape")) == ("file-written", f"{PLACE}/".encode() + name)
+    channel = alpha.start(f"migrate check {pid} beta", pty=True)
+    said = b""
+    while data := channel.recv(1 << 16):
+        said += data
+    assert b"\\x0a b\\x1b[31m\\xff (deleted)" in said
+    assert b"\x1b[31m" not in said
+    assert migrate("--copy-files", str(pid), "beta").status == 0
+    assert beta.run(f"ls -b {PLACE}").out.strip() == "a\\n\\ b\\033[31m\\377\\ (deleted)"
+    started.end()
+
+
 def test_explain_says_what_check_named(alpha: LabHost) -> None:
     said = alpha.run(f"migrate explain {shlex.quote('library-build')}").out
     assert "build id" in said
