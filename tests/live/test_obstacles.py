@@ -191,6 +191,11 @@ CASES = {
     ),
     "a userfaultfd": Case("anon-inode", "sure(libc.syscall(323, 0))", object="userfaultfd", criu=DUMP),
     "asynchronous I/O": Case("", "sure(libc.syscall(206, 16, ctypes.byref(ctypes.c_ulong())))", criu=CARRIED),
+    "a filter of system calls": Case(
+        "", "sure(libc.prctl(38, 1, 0, 0, 0))\nallow = struct.pack('<HBBI', 6, 0, 0, 0x7fff0000)\n"
+        "code = ctypes.create_string_buffer(allow)\n"
+        "sure(libc.prctl(22, 2, struct.pack('<HxxxxxxQ', 1, ctypes.addressof(code)), 0, 0))", criu=CARRIED,
+    ),
     "a memfd": Case("", "os.write(os.memfd_create('x'), b'abc')", criu=CARRIED),
     "System V shared memory": Case(
         "sysv-shm", "libc.shmat.restype = ctypes.c_void_p\nsegment = sure(libc.shmget(0, 4096, 0o1600))\n"
