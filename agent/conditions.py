@@ -10,8 +10,9 @@ from agent import mounts
 from agent.protocol import Conditions, HugePages, Peculiarity
 
 _SYS, _PROC = Path("/sys"), Path("/proc")
-_LIMITS = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "pids.max", "io.max", "cpuset.cpus")
-"""Files of a version 2 cgroup that limit it (Documentation/admin-guide/cgroup-v2.rst)."""
+_LIMITS = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "io.max", "cpuset.cpus")
+"""Files of a version 2 cgroup that limit it (Documentation/admin-guide/cgroup-v2.rst). Not pids.max: systemd sets one
+for whatever it starts, and few ever come near it."""
 
 
 def of_host() -> Conditions:

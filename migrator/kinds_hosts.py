@@ -183,7 +183,7 @@ ROWS = (
         "limits it here ({limits}), and nothing does on {there}",
         "there, afterwards: systemctl set-property --runtime SCOPE MemoryMax=… CPUQuota=…",
         "migrate runs criu with --manage-cgroups=ignore: the tree runs on in a scope of its own on the target, which "
-        "has no limits. What the cgroup here had (memory, processor time, number of processes) must be set there.",
+        "has no limits. What the cgroup here had (memory, processor time, processors) must be set there.",
         stops=False,
     ),
     Kind(

@@ -79,7 +79,7 @@ def test_labels_and_limits_of_tasks(host: Path) -> None:
         "proc/7/cgroup": "0::/app.slice/app.scope\n", "proc/8/cgroup": "0::/\n",
         "sys/fs/cgroup/app.slice/app.scope/memory.max": "1073741824\n",
         "sys/fs/cgroup/app.slice/app.scope/cpu.max": "max 100000\n",
-        "sys/fs/cgroup/app.slice/app.scope/pids.max": "max\n",
+        "sys/fs/cgroup/app.slice/app.scope/pids.max": "100\n",
         "sys/fs/cgroup/app.slice/cpu.max": "50000 100000\n",
     })  # fmt: skip
     assert list(conditions.of_tasks([7, 8, 9])) == [
