@@ -10,8 +10,9 @@ from agent import mounts
 from agent.protocol import Conditions, HugePages, Peculiarity
 
 _SYS, _PROC = Path("/sys"), Path("/proc")
-_LIMITS = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "pids.max", "io.max", "cpuset.cpus")
-"""Files of a version 2 cgroup that limit it (Documentation/admin-guide/cgroup-v2.rst)."""
+_LIMITS = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "io.max", "cpuset.cpus")
+"""Files of a version 2 cgroup that limit it (Documentation/admin-guide/cgroup-v2.rst). Not pids.max: systemd sets one
+for whatever it starts, and few ever come near it."""
 
 
 def of_host() -> Conditions:
@@ -25,6 +26,8 @@ def of_host() -> Conditions:
         thp=chosen(_text(_SYS / "kernel/mm/transparent_hugepage/enabled")),
         cgroups=cgroups(mounts.mountinfo()),
         huge_pages=tuple(_huge_pages()),
+        time_namespaces=(_PROC / "self/ns/time").exists(),
+        seccomp=(_PROC / "sys/kernel/seccomp/actions_avail").exists(),
     )
 
 
@@ -56,7 +59,8 @@ def _huge_pages() -> Iterator[HugePages]:
     for directory in sorted((_SYS / "kernel/mm/hugepages").glob("hugepages-*kB")):
         size = directory.name[len("hugepages-") : -len("kB")]
         if size.isdigit():
-            yield HugePages(int(size) * 1024, _number(directory / "free_hugepages"))
+            free, total = _number(directory / "free_hugepages"), _number(directory / "nr_hugepages")
+            yield HugePages(int(size) * 1024, free, total)
 
 
 def open_files_limit(pids: Iterable[int]) -> int:
@@ -76,6 +80,8 @@ def of_tasks(pids: Iterable[int]) -> Iterator[Peculiarity]:
         label = _text(_PROC / str(pid) / "attr/current").strip("\0 \n")
         if module and label and not label.startswith("unconfined"):
             yield Peculiarity("lsm-label", pid, re.sub(r" \(\w+\)$", "", label), module)
+        if re.search(r"^Seccomp:\s+2$", _text(_PROC / str(pid) / "status"), re.MULTILINE):
+            yield Peculiarity("seccomp", pid, "seccomp filter")
         for path, limits in _limited(_text(_PROC / str(pid) / "cgroup")):
             yield Peculiarity("cgroup-limits", pid, path, limits)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import os
@@ -21,6 +22,13 @@ _CPUINFO = "cpuinfo.img"
 async def facts(criu: Criu, probe: Probe) -> HostFacts:
     """Ask kernel and criu. Raises ValueError when `probe.cpuinfo` is no base64."""
     version = await criu.version()
+    # at once: each of these runs a criu, and whoever waits for `migrate check` waits for all of them
+    criu_check, untracked, cpuinfo, cpu_check = await asyncio.gather(
+        criu.check() if version else _nothing(),
+        criu.check("mem_dirty_track") if version else _nothing(),
+        _cpuinfo(criu) if version and probe.want_cpuinfo else _nothing(),
+        _cpu_check(criu, probe.cpuinfo) if version and probe.cpuinfo else _nothing(),
+    )
     system = os.uname()
     return HostFacts(
         hostname=system.nodename,
@@ -31,19 +39,23 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         uid=os.geteuid(),
         criu_path=criu.path if version else "",
         criu_version=version,
-        criu_check=await criu.check() if version else "",
-        dirty_tracking=bool(version) and await criu.check("mem_dirty_track") == "",
+        criu_check=criu_check,
+        dirty_tracking=bool(version) and untracked == "",
         page_size=os.sysconf("SC_PAGE_SIZE"),
         pid_max=int(Path("/proc/sys/kernel/pid_max").read_text()),
         memory_available=memory_available(),
         systemd=SYSTEMD.is_dir(),
-        cpuinfo=await _cpuinfo(criu) if version and probe.want_cpuinfo else "",
+        cpuinfo=cpuinfo,
         no_lazy_pages=userfault.available() or warden.available(),
         rsync=shutil.which("rsync") is not None,
         zstd=zstd.find()[0],
         conditions=conditions.of_host(),
-        cpu_check=await _cpu_check(criu, probe.cpuinfo) if version and probe.cpuinfo else "",
+        cpu_check=cpu_check,
     )
+
+
+async def _nothing() -> str:
+    return ""
 
 
 def memory_available() -> int:

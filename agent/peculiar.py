@@ -27,6 +27,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     watch            path that inotify or fanotify watches; which of them
     watch-lost       inode that they watch, and that no path leads to
     lsm-label        label of AppArmor or SELinux; which of them
+    seccomp          a task has a filter of system calls
     cgroup-limits    cgroup that a task is in; its limits
     tcp-established  `local -> remote`; state
     socket-kind      protocol of sockets that criu refuses

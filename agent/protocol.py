@@ -92,6 +92,7 @@ class HugePages:
 
     size: int
     free: int  # how many
+    total: int = 0  # in the pool, free or not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Conditions:
     thp: str = ""  # transparent huge pages: always, madvise, never
     cgroups: str = ""  # v1, v2, both
     huge_pages: tuple[HugePages, ...] = ()
+    time_namespaces: bool = True
+    seccomp: bool = True  # filters of seccomp(2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -172,11 +172,24 @@ ROWS = (
         "criu puts each process back under its profile, and the restore fails where the kernel has none of that name.",
     ),
     Kind(
+        "seccomp", "the tree has a filter of system calls, which the target's kernel does not know",
+        "has no seccomp filters, and the tree has one", "boot a kernel with CONFIG_SECCOMP_FILTER",
+        "Browsers, OpenSSH, systemd units and many others forbid themselves system calls with seccomp(2). criu gives "
+        "each thread its filter back, and the restore fails where the kernel has none.",
+    ),
+    Kind(
+        "clocks", "the target's kernel has no time namespaces, so that clocks jump",
+        "has no time namespaces: the process's monotonic clock jumps", "boot a kernel with CONFIG_TIME_NS (5.6 on)",
+        "CLOCK_MONOTONIC and CLOCK_BOOTTIME count from the boot of a host. criu lets them go on from what they were in "
+        "a time namespace; without, they may jump back, and timeouts come late, or at once.",
+        stops=False,
+    ),
+    Kind(
         "cgroup-limits", "the limits of its cgroup do not travel",
         "limits it here ({limits}), and nothing does on {there}",
         "there, afterwards: systemctl set-property --runtime SCOPE MemoryMax=… CPUQuota=…",
         "migrate runs criu with --manage-cgroups=ignore: the tree runs on in a scope of its own on the target, which "
-        "has no limits. What the cgroup here had (memory, processor time, number of processes) must be set there.",
+        "has no limits. What the cgroup here had (memory, processor time, processors) must be set there.",
         stops=False,
     ),
     Kind(

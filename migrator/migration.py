@@ -136,17 +136,18 @@ class Migration:
 
     async def _survey(self) -> tuple[plan.Plan, tuple[plan.Obstacle, ...]]:
         """Facts of both hosts and of the tree, made into a plan and every obstacle at once. Changes nothing."""
-        source, tree = await both(
-            self._ends.source.probe(protocol.Probe(want_cpuinfo=True)),
-            self._ends.source.inspect(protocol.Inspect(self._order.pid)),
-        )
+        (source, target), (tree, found) = await both(self._hosts(), self._tree())
         self._page_size = source.page_size
-        target, found = await both(
-            self._ends.target.probe(protocol.Probe(cpuinfo=source.cpuinfo)),
-            self._ends.target.check(plan.questions(tree, self._order.wishes)),
-        )
         tree = await self._digested(tree, found)
         return plan.make_plan(source, target, tree, found, self._order.wishes)
+
+    async def _hosts(self) -> tuple[protocol.HostFacts, protocol.HostFacts]:
+        source = await self._ends.source.probe(protocol.Probe(want_cpuinfo=True))
+        return source, await self._ends.target.probe(protocol.Probe(cpuinfo=source.cpuinfo))
+
+    async def _tree(self) -> tuple[protocol.TreeFacts, protocol.TargetCheck]:
+        tree = await self._ends.source.inspect(protocol.Inspect(self._order.pid))
+        return tree, await self._ends.target.check(plan.questions(tree, self._order.wishes))
 
     async def _digested(self, tree: protocol.TreeFacts, found: protocol.TargetCheck) -> protocol.TreeFacts:
         """The tree with the digests of those files that the target has digested: the source knows which only now."""

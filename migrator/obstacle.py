@@ -32,7 +32,7 @@ class Obstacle:
     @property
     def note(self) -> str:
         """It in one line, as a warning is said while a migration goes on."""
-        return f"{self.host}: {self.problem}"
+        return f"{self.host}: {self.object}: {self.problem}"
 
 
 def make(

@@ -9,7 +9,7 @@ import dataclasses
 import shlex
 from collections.abc import Iterator
 
-from agent.protocol import Account, Address, Check, HostFacts, TargetCheck, TreeFacts
+from agent.protocol import Account, Address, Check, HostFacts, HugePages, TargetCheck, TreeFacts
 from migrator.obstacle import Obstacle, make
 from migrator.words import bytes_text
 
@@ -49,6 +49,10 @@ def judge(
     for account, found in zip(asked.accounts, check.accounts, strict=True):
         yield from _of_account(here, there, account, found)
     yield from _of_limits(there, target, tree)
+    if any(one.kind == "seccomp" for one in tree.peculiarities) and not target.conditions.seccomp:
+        yield make("seccomp", there, f"kernel {target.kernel}")
+    if source.conditions.time_namespaces and not target.conditions.time_namespaces:
+        yield make("clocks", there, f"kernel {target.kernel}")
     yield from _of_labels(here, there, target, tree, check)
     yield from _of_cgroups(here, source, there, target, tree)
     yield from _of_memory(here, source, there, target, tree)
@@ -131,12 +135,13 @@ def _of_memory(here: str, source: HostFacts, there: str, target: HostFacts, tree
             size, _, page = one.detail.partition(" ")
             if size.isdigit() and page.isdigit() and int(page):
                 wanted[int(page)] = wanted.get(int(page), 0) + -(-int(size) // int(page))
-    free = {pages.size: pages.free for pages in target.conditions.huge_pages}
+    pools = {pages.size: pages for pages in target.conditions.huge_pages}
     for size_of_page, count in sorted(wanted.items()):
-        if count > free.get(size_of_page, 0):
+        pool = pools.get(size_of_page, HugePages(size_of_page, 0))
+        if count > pool.free:
             yield make(
-                "no-huge-pages", there, f"{count} pages of {bytes_text(size_of_page)}", free=free.get(size_of_page, 0),
-                kilobytes=size_of_page // 1024, count=count,
+                "no-huge-pages", there, f"{count} pages of {bytes_text(size_of_page)}", free=pool.free,
+                kilobytes=size_of_page // 1024, count=pool.total - pool.free + count,
             )  # fmt: skip
     ours, theirs = source.conditions, target.conditions
     if theirs.overcommit == _STRICT != ours.overcommit:

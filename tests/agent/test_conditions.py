@@ -46,13 +46,16 @@ def test_what_a_host_says(host: Path) -> None:
         "proc/sys/vm/overcommit_memory": "2\n",
         "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
         "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages": "7\n",
+        "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages": "9\n",
+        "proc/sys/kernel/seccomp/actions_avail": "kill\n",
         "sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages": "0\n",
     })  # fmt: skip
     found = conditions.of_host()
     assert found.lsms == ("lockdown", "capability", "apparmor")
     assert (found.nr_open, found.threads_max, found.threads, found.overcommit) == (1048576, 15000, 345, 2)
     assert found.thp == "madvise"
-    assert set(found.huge_pages) == {HugePages(2 << 20, 7), HugePages(1 << 30, 0)}
+    assert set(found.huge_pages) == {HugePages(2 << 20, 7, 9), HugePages(1 << 30, 0)}
+    assert (found.seccomp, found.time_namespaces) == (True, False)
 
 
 @pytest.mark.parametrize(("types", "version"), [
@@ -71,16 +74,19 @@ def test_the_hard_limit_of_open_files_counts() -> None:
 def test_labels_and_limits_of_tasks(host: Path) -> None:
     write(host, {
         "sys/kernel/security/lsm": "apparmor", "proc/7/attr/current": "/usr/bin/app (enforce)\n",
-        "proc/8/attr/current": "unconfined\n", "proc/7/cgroup": "0::/app.slice/app.scope\n", "proc/8/cgroup": "0::/\n",
+        "proc/8/attr/current": "unconfined\n", "proc/8/status": "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n",
+        "proc/7/status": "Name:\tx\nSeccomp:\t0\n",
+        "proc/7/cgroup": "0::/app.slice/app.scope\n", "proc/8/cgroup": "0::/\n",
         "sys/fs/cgroup/app.slice/app.scope/memory.max": "1073741824\n",
         "sys/fs/cgroup/app.slice/app.scope/cpu.max": "max 100000\n",
-        "sys/fs/cgroup/app.slice/app.scope/pids.max": "max\n",
+        "sys/fs/cgroup/app.slice/app.scope/pids.max": "100\n",
         "sys/fs/cgroup/app.slice/cpu.max": "50000 100000\n",
     })  # fmt: skip
     assert list(conditions.of_tasks([7, 8, 9])) == [
         Peculiarity("lsm-label", 7, "/usr/bin/app", "apparmor"),
         Peculiarity("cgroup-limits", 7, "/app.slice/app.scope", "memory.max 1073741824"),
         Peculiarity("cgroup-limits", 7, "/app.slice", "cpu.max 50000 100000"),
+        Peculiarity("seccomp", 8, "seccomp filter"),
     ]
 
 

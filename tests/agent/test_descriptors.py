@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import descriptors
+from agent import descriptors, files, peculiar, process, wire
 from agent.memory import private_memory
 from agent.process import tree_pids
-from agent.protocol import FileFacts
+from agent.protocol import Check, FileFacts
 from tests.children import child, sees_map_files
 
 
@@ -260,3 +262,66 @@ def test_what_is_gone_holds_nothing() -> None:
 
 def test_we_are_in_our_own_namespaces() -> None:
     assert descriptors.same_namespace(os.getpid(), "pid")
+
+
+@pytest.mark.parametrize("name", [
+    b"a\nb", b"a b", b"\xff\xfe", b"x (deleted)", b"\x1b[31m", b"a\\012b", b" ", b"x\n (deleted)", b"\xe2\x80\xae",
+])  # fmt: skip
+def test_any_name_is_asked_for_as_it_is(tmp_path: Path, name: bytes) -> None:
+    """From the process that holds it, over the wire, to what the target has at that path."""
+    path = os.fsencode(tmp_path) + b"/" + name
+    Path(os.fsdecode(path)).write_bytes(b"x" * 5000)
+    source = f"""
+import mmap
+held = os.open({path!r}, os.O_RDONLY)
+mapped = mmap.mmap(held, 4096, prot=mmap.PROT_READ)
+ready()
+"""
+    with child(source, tmp_path) as pid:
+        tree = process.inspect(pid)
+    (found,) = [file for file in tree.files if os.fsencode(file.path) == path]
+    assert (found.size, found.deleted, set(found.uses)) == (5000, False, {"map", "open"})
+    over = wire.decode(FileFacts, json.loads(json.dumps(wire._plain(found))))
+    (answer,) = files.check(Check((over,), ()), tmp_path).files
+    assert (answer.path, answer.kind, answer.size) == (found.path, "regular", 5000)
+
+
+def test_ten_thousand_mappings_are_few_files(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(4096))
+    source = """
+import mmap
+held = os.open(sys.argv[1] + "/data", os.O_RDONLY)
+both = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_EXEC
+kept = [mmap.mmap(held, 4096, prot=both[at % 2]) for at in range(10000)]
+ready()
+"""
+    with child(source, tmp_path) as pid:
+        began = time.process_time()
+        holdings = descriptors.collect([pid])
+        took = time.process_time() - began
+    (found,) = [file for file in holdings.files() if file.path == str(tmp_path / "data")]
+    assert {"map", "open", "exec"} <= set(found.uses)
+    assert took < 2
+
+
+def test_a_tree_that_ends_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that vanishes is left out; a root that does is one clear error."""
+    listed = process.tree_pids
+    with child("if os.fork() == 0:\n    time.sleep(600)\nready()", tmp_path) as pid:
+        (_, born) = listed(pid)
+        vanished = 4_000_000
+        monkeypatch.setattr(process, "tree_pids", lambda root: [pid, born, vanished])
+        assert [task.pid for task in process.inspect(pid).tasks] == [pid, born]
+        monkeypatch.undo()
+    with pytest.raises(process.NoSuchProcess, match=f"there is no process {pid}"):
+        process.inspect(pid)
+
+
+def test_a_process_that_ends_after_it_was_listed_holds_nothing(tmp_path: Path) -> None:
+    with child("ready()", tmp_path) as pid:
+        tasks = process.tasks_of(pid)
+    assert peculiar.of_tasks(tasks, descriptors.collect([pid])) in (
+        [],
+        peculiar.of_tasks(tasks, descriptors.Holdings()),
+    )
+    assert list(descriptors.collect([pid]).files()) == []

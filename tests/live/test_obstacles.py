@@ -191,6 +191,11 @@ CASES = {
     ),
     "a userfaultfd": Case("anon-inode", "sure(libc.syscall(323, 0))", object="userfaultfd", criu=DUMP),
     "asynchronous I/O": Case("", "sure(libc.syscall(206, 16, ctypes.byref(ctypes.c_ulong())))", criu=CARRIED),
+    "a filter of system calls": Case(
+        "", "sure(libc.prctl(38, 1, 0, 0, 0))\nallow = struct.pack('<HBBI', 6, 0, 0, 0x7fff0000)\n"
+        "code = ctypes.create_string_buffer(allow)\n"
+        "sure(libc.prctl(22, 2, struct.pack('<HxxxxxxQ', 1, ctypes.addressof(code)), 0, 0))", criu=CARRIED,
+    ),
     "a memfd": Case("", "os.write(os.memfd_create('x'), b'abc')", criu=CARRIED),
     "System V shared memory": Case(
         "sysv-shm", "libc.shmat.restype = ctypes.c_void_p\nsegment = sure(libc.shmget(0, 4096, 0o1600))\n"
@@ -369,6 +374,26 @@ def test_a_pid_above_the_targets_highest(
     finally:
         beta.run(f"echo {highest} >/proc/sys/kernel/pid_max")
     assert migrate("check", str(pid), "beta").status == 0
+
+
+def test_names_with_odd_bytes_are_said_and_never_reach_the_terminal(
+    place: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """A newline, an escape sequence, a byte that is no UTF-8, and an end that looks like the kernel's mark."""
+    name = b"a\n b\x1b[31m\xff (deleted)"
+    pid = begin(started, alpha, f"held = os.open({name!r}, os.O_RDWR | os.O_CREAT, 0o644)")
+    run = migrate("check", str(pid), "beta")
+    (one,) = [one for one in run.of("obstacle") if one["stops"]]
+    assert (one["id"], one["object"].encode(errors="surrogateescape")) == ("file-written", f"{PLACE}/".encode() + name)
+    channel = alpha.start(f"migrate check {pid} beta", pty=True)
+    said = b""
+    while data := channel.recv(1 << 16):
+        said += data
+    assert b"\\x0a b\\x1b[31m\\xff (deleted)" in said
+    assert b"\x1b[31m" not in said
+    assert migrate("--copy-files", str(pid), "beta").status == 0
+    assert beta.run(f"ls -b {PLACE}").out.strip() == "a\\n\\ b\\033[31m\\377\\ (deleted)"
+    started.end()
 
 
 def test_explain_says_what_check_named(alpha: LabHost) -> None:

@@ -144,13 +144,13 @@ async def test_a_failure_names_the_phase_and_comes_after_what_was_said() -> None
 
 async def test_obstacles_go_where_they_were_asked_for() -> None:
     asked, unasked = Stage(progress.Lines), Stage(progress.Lines)
-    asked.show.checked(4711, "db2", fake_engine.obstacles(), ["a note", "db2: older than the source's 6.12"])
+    asked.show.checked(4711, "db2", fake_engine.obstacles(), ["a note", "db2: 6.1: older than the source's 6.12"])
     unasked.show.obstacles(fake_engine.obstacles(), asked=False)
     assert "a note" in asked.lines()[0]
     assert "pid-taken" in asked.lines()[1]
     assert [line.split()[2] for line in asked.lines()[1::2]] == ["stops", "stops", "warns"]
     assert "older" in asked.out.getvalue()
-    assert "db2: older" not in asked.out.getvalue()  # the table says it
+    assert "db2: 6.1: older" not in asked.out.getvalue()  # the table says it
     assert "older" not in unasked.out.getvalue() + unasked.err.getvalue()
     assert "pid-taken" in (unasked.lines() or unasked.err.getvalue().splitlines())[0]
     assert "can be moved" not in asked.out.getvalue()

@@ -128,6 +128,16 @@ def test_labels_of_security_modules() -> None:
     assert (found(selinux), questions(selinux.tree).labels) == ([], ())
 
 
+def test_filters_of_system_calls_and_clocks() -> None:
+    assert alone(on_target(PLAIN.odd("seccomp", "seccomp filter"), seccomp=False)).id == "seccomp"
+    assert found(on_target(PLAIN, seccomp=False)) == []
+    assert found(PLAIN.odd("seccomp", "seccomp filter")) == []
+    one = alone(on_target(PLAIN, time_namespaces=False))
+    assert (one.id, one.stops) == ("clocks", False)
+    without = PLAIN.on_source(conditions=Conditions(time_namespaces=False))
+    assert found(on_target(without, time_namespaces=False)) == []
+
+
 def test_cgroups() -> None:
     one = alone(PLAIN.odd("cgroup-limits", "/app.scope", "memory.max 1073741824"))
     assert (one.id, one.host, one.stops) == ("cgroup-limits", "alpha", False)
@@ -138,9 +148,9 @@ def test_cgroups() -> None:
 
 def test_memory() -> None:
     world = PLAIN.odd("hugetlb", "/anon_hugepage", f"{4 << 20} {2 << 20}").odd("hugetlb", "/x", f"{1 << 20} {2 << 20}")
-    one = alone(on_target(world, huge_pages=(HugePages(2 << 20, 2), HugePages(1 << 30, 9))))
+    one = alone(on_target(world, huge_pages=(HugePages(2 << 20, 2, 7), HugePages(1 << 30, 9))))
     assert (one.id, one.object, one.problem) == ("no-huge-pages", "3 pages of 2.0 MiB", "2 are free there")
-    assert one.remedy == "there: echo 3 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+    assert one.remedy == "there: echo 8 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
     assert found(on_target(world, huge_pages=(HugePages(2 << 20, 3),))) == []
     assert found(on_target(PLAIN, overcommit=2)) == [("overcommit", "beta", "vm.overcommit_memory", False)]
     strict = PLAIN.on_source(conditions=Conditions(overcommit=2))
