@@ -66,7 +66,8 @@ class Target:
         journal = Journal.create(
             settings.state, request.migration, "target",
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-            shared=request.shared, options=_options_line(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
+            shared=request.shared, options=_options_line(request.options),
+            agent=[os.getpid(), process.start_time(os.getpid())],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
         try:
