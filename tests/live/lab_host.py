@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,14 @@ class LabHost:
 
     def launch(self, arguments: list[str], *, cwd: str = "/", output: str = "/dev/null") -> int:
         """Start a program in a session of its own, with nothing inherited but null devices; its PID."""
-        # the descriptors above 2 that the lab's shell may have would keep the dump from working
+        # the descriptors above 2 that the lab's shell may have would keep the dump from working;
+        # the pipe ends with the exec: before that, the PID is a Python in our session
         starter = (
             "import os,sys\n"
+            "os.closerange(3,1024); started,starting=os.pipe()\n"
             "pid=os.fork()\n"
-            "if pid: print(pid, flush=True); os._exit(0)\n"
-            "os.setsid(); os.chdir(sys.argv[1]); os.closerange(3,1024)\n"
+            "if pid: os.close(starting); os.read(started,1); print(pid, flush=True); os._exit(0)\n"
+            "os.setsid(); os.chdir(sys.argv[1])\n"
             "null=os.open('/dev/null',os.O_RDWR); out=os.open(sys.argv[2],os.O_WRONLY|os.O_CREAT|os.O_APPEND)\n"
             "os.dup2(null,0); os.dup2(out,1); os.dup2(out,2)\n"
             "[os.close(f) for f in {null,out} if f>2]\n"
@@ -210,12 +213,21 @@ LOG = "/root/witness.log"
 """Where witnesses write."""
 
 
+def until(true: Callable[[], bool], message: str, seconds: float = 120) -> None:
+    """Poll."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, message
+        time.sleep(0.2)
+
+
 def wait_for_log(host: LabHost, lines: int = 50, seconds: float = 300) -> None:
     """Until the witness is at work."""
-    deadline = time.monotonic() + seconds
-    while int(host.run(f"wc -l <{LOG} 2>/dev/null || echo 0", check=False).out or 0) < lines:
-        assert time.monotonic() < deadline, "the witness does not start"
-        time.sleep(0.2)
+
+    def written() -> int:
+        return int(host.run(f"wc -l <{LOG} 2>/dev/null || echo 0", check=False).out or 0)
+
+    until(lambda: written() >= lines, "the witness does not start", seconds * host.slow)
 
 
 def wait_for_sweeps(host: LabHost, sweeps: int, seconds: float = 300) -> list[tuple[int, float, int, int, int]]:
@@ -225,10 +237,7 @@ def wait_for_sweeps(host: LabHost, sweeps: int, seconds: float = 300) -> list[tu
         return log_lines(whole_lines(host.run(f"tail -n 2 {LOG}").out))[-1][2]
 
     first = last()
-    deadline = time.monotonic() + seconds
-    while last() < first + sweeps:
-        assert time.monotonic() < deadline, "the witness does not go on verifying"
-        time.sleep(0.2)
+    until(lambda: last() >= first + sweeps, "the witness does not go on verifying", seconds * host.slow)
     return log_lines(whole_lines(host.read(LOG)))
 
 

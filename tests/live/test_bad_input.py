@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.live.conftest import Run, Started
-from tests.live.lab_host import LabHost
+from tests.live.lab_host import LabHost, until
 
 
 def one_clear_line(run: Run, code: int, *words: str) -> None:
@@ -25,6 +25,7 @@ def one_clear_line(run: Run, code: int, *words: str) -> None:
 def sleeper(nothing_behind: None, alpha: LabHost, started: Started) -> Iterator[int]:
     """A process that must not notice anything."""
     pid = started.launch("sleep", "100000")
+    until(lambda: alpha.state(pid) == "S", "it does not sleep")
     yield pid
     assert alpha.state(pid) == "S"
 

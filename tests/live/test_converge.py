@@ -7,12 +7,21 @@ from typing import Any
 import pytest
 
 from tests.live.conftest import Started
-from tests.live.lab_host import LabHost, wait_for_sweeps
+from tests.live.lab_host import LabHost, until, wait_for_sweeps
 
 pytestmark = pytest.mark.backends("vm")
 """Takes a kernel that tracks dirty memory."""
 
 WRITER = "/root/programs/writer.py"
+MIB = 48
+
+
+def write(host: LabHost, started: Started) -> int:
+    """A loop that rewrites its memory, at work: all of it is there."""
+    pid = started.launch("python3", WRITER, str(MIB))
+    resident = f"awk '/^VmRSS:/ {{print $2}}' /proc/{pid}/status"
+    until(lambda: int(host.run(resident).out or 0) >= MIB << 10, "it does not write", 60 * host.slow)
+    return pid
 
 
 def slowed(host: LabHost) -> str:
@@ -42,7 +51,7 @@ def test_slowed_down_until_it_fits(
 ) -> None:
     """A loop that rewrites 48 MiB as fast as it can: more than the link carries until it is slowed down."""
     before = slowed(alpha)
-    pid = started.launch("python3", WRITER, "48")
+    pid = write(alpha, started)
     run = migrate("--on-no-converge", "throttle", "--max-downtime", "2.0", "--max-rounds", "2", str(pid), "beta")
     assert run.status == 0, run.explain()
     notes = [event["text"] for event in run.of("note")]
@@ -56,7 +65,7 @@ def test_slowed_down_until_it_fits(
 @pytest.mark.long
 def test_an_agent_that_dies_leaves_nothing_slow(alpha: LabHost, beta: LabHost, started: Started, sabotage: Any) -> None:
     before = slowed(alpha)
-    pid = started.launch("python3", WRITER, "48")
+    pid = write(alpha, started)
     options = "--on-no-converge throttle --max-downtime 0.2 --max-rounds 2"
     run = sabotage(pid, "freeze", "kill-source-agent", options=options)
     assert run.status == 34, run.explain()

@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 
 from tests.live.conftest import Run, Started
-from tests.live.lab_host import LOG, LabHost, wait_for_log, wait_for_sweeps
+from tests.live.lab_host import LOG, LabHost, until, wait_for_log, wait_for_sweeps
 
-PAGERS = "pkill -{} -f '[p]ager /run/migrate'"
 STOP_WHEN_RESUMED = """
 newest() { ls -td /var/lib/migrate/*/ 2>/dev/null | head -n 1; }
+resumed() { while read -r line; do case $line in *RESUMED*) return 0 ;; esac; done <"$new/journal"; return 1; }
 old=$(newest)
-until [ "$(newest)" != "$old" ] && grep -q RESUMED "$(newest)journal"; do :; done
+echo ready
+until new=$(newest); [ "$new" != "$old" ]; do sleep 0.01; done
+until [ "$(pgrep -c -f "[p]ager /run/migrate")" = 2 ]; do sleep 0.01; done
+pids=$(pgrep -f "[p]ager /run/migrate")
+# from here on no process is started for a look: memory can be whole in a tenth of a second
+until resumed; do :; done
+kill -STOP $pids
 """
 
 
@@ -48,24 +54,32 @@ def test_back_while_memory_is_still_being_filled(
     nothing_behind: None, both_ways: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
 ) -> None:
     for host in (alpha, beta):
-        host.run(f"rm -f {LOG}")
+        host.run(f"rm -f {LOG} /run/back")
     pid = started.launch("python3", "/root/programs/witness.py", "--mib", "512", "--log", LOG)
     wait_for_log(alpha, lines=20)
-    stopper = beta.start(f"sh -c '{STOP_WHEN_RESUMED}'; {PAGERS.format('STOP')}")
+    stopper = beta.start(f"timeout 300 sh -c '{STOP_WHEN_RESUMED}'")
+    assert stopper.recv(64) == b"ready\n"
     there = Job(lambda: migrate("--copy-files", str(pid), "beta"))
     assert stopper.recv_exit_status() == 0, "the pager had left already"
-    back = Job(lambda: migrate("--copy-files", "-v", str(pid), "alpha", on=beta))
-    time.sleep(3)
+    said = "/run/back"
+    command = f"migrate --json --copy-files -v {pid} alpha >{said}; status=$?; cat {said}; exit $status"
+    back = Job(lambda: Run(beta.run(command, check=False, seconds=600)))
+    until(
+        lambda: not back.is_alive() or "is still being filled" in beta.run(f"cat {said}", check=False).out,
+        "it does not find that memory is still being filled",
+    )
+    time.sleep(1)  # both could go on, if anything let them
     assert there.is_alive(), "its memory can't be whole"
     assert back.is_alive(), f"it did not wait: {back.result.explain()}"
     assert not alpha.alive(pid)
     alpha.run(f"rm -f {LOG}")  # its copy there is out of date, and in the way
-    beta.run(PAGERS.format("CONT"))
+    beta.run("pkill -CONT -f '[p]ager /run/migrate'")
     there.join()
     back.join()
     assert there.result.status == 0, there.result.explain()
     assert back.result.status == 0, back.result.explain()
     assert "is still being filled" in back.result.out
+    beta.run(f"rm {said}")
     assert alpha.alive(pid)
     assert not beta.alive(pid)
     lines = wait_for_sweeps(alpha, 2)

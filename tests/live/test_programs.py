@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.live.conftest import Started
-from tests.live.lab_host import LabHost
-
-
-def until(true: Callable[[], bool], message: str, seconds: float = 120) -> None:
-    """Poll."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, message
-        time.sleep(0.2)
+from tests.live.lab_host import LabHost, until, whole_lines
 
 
 def moved(run: Any, alpha: LabHost, beta: LabHost, pid: int) -> None:
@@ -62,22 +52,24 @@ def test_pipeline(nothing_behind: None, alpha: LabHost, beta: LabHost, started: 
     assert int(beta.run(f"pgrep -s {pid} | wc -l").out) >= min(tree, 4)
     before = int(beta.run("wc -l </root/pipeline.out").out)
     until(lambda: int(beta.run("wc -l </root/pipeline.out").out) > before + 5, "the pipeline does not go on")
-    lines = beta.read("/root/pipeline.out").splitlines()
+    lines = whole_lines(beta.read("/root/pipeline.out")).splitlines()
     assert [text.split() for text in lines] == [[str(number + 1), "tock"] for number in range(len(lines))]
 
 
 DELETED = """
-import os, time
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 file = open("/root/deleted", "w+b")
 file.write(b"x" * 300000)
 file.flush()
 os.unlink("/root/deleted")
 while True:
-    time.sleep(0.1)
     file.seek(0)
     good = file.read() == b"x" * 300000
-    with open("/run/deleted.verdict", "w") as out:
-        out.write(f"{time.time()} {good}")
+    with open("/run/deleted.new", "w") as out:
+        out.write(f"{good}")
+    os.rename("/run/deleted.new", "/run/deleted.verdict")
+    signal.sigwait([signal.SIGUSR1])  # for a verdict a file is open: none while it moves
 """
 
 
@@ -89,8 +81,9 @@ def test_deleted_file(nothing_behind: None, alpha: LabHost, beta: LabHost, start
     until(lambda: "True" in alpha.run("cat /run/deleted.verdict", check=False).out, "it does not start")
     run = migrate(str(pid), "beta")
     moved(run, alpha, beta, pid)
-    until(lambda: "True" in beta.run("cat /run/deleted.verdict", check=False).out, "its content is gone")
-    # Descriptor 4 comes and goes with each verdict: only the one that was carried is looked at.
+    beta.run(f"kill -USR1 {pid}")
+    until(lambda: beta.run("test -e /run/deleted.verdict", check=False).status == 0, "it does not go on")
+    assert beta.read("/run/deleted.verdict") == "True"
     assert beta.run(f"readlink /proc/{pid}/fd/3").out == "/root/deleted (deleted)\n"
 
 

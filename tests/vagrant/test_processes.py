@@ -11,7 +11,8 @@ import pytest
 
 from labkit import processes
 
-MARK = "a mark (with spaces)"
+MARK = f"a mark (with spaces) of {os.getpid()}"
+"""Another run of these tests on this machine has another one."""
 
 
 @pytest.fixture

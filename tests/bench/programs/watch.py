@@ -19,11 +19,15 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 INTERVAL = 0.02
+HOOK = "Running post-restore scripts"
+SHORT_INTERVAL = 0.002
+"""From the hook on, behind which a restore's log grows and is soon gone."""
 LAST_WORDS = ("Restore finished successfully",)
 """Behind it nothing more is read: an open file would keep a file system from being unmounted."""
 
@@ -75,10 +79,10 @@ def images() -> int:
     return total
 
 
-def turns() -> Iterator[float]:
+def turns(interval: Callable[[], float] = lambda: INTERVAL) -> Iterator[float]:
     """The time, again and again until our input ends."""
     print("watching", flush=True)
-    while not select.select([0], [], [], INTERVAL)[0]:
+    while not select.select([0], [], [], interval())[0]:
         yield time.time()
 
 
@@ -95,8 +99,8 @@ def memory(tree: int) -> list[tuple[float, int, int, int]]:
     mine = {os.getpid(), os.getppid(), parent(os.getppid())}
     samples = []
     for now in turns():
-        of_tree = {pid for pid in processes() if pid == tree or session(pid) == tree}
         now_there = processes()
+        of_tree = {pid for pid in now_there if pid == tree or session(pid) == tree}
         there &= now_there  # a number that is given out again is another process
         others = [pid for pid in now_there - there - mine - of_tree if not of_bench(pid)]
         samples.append((now, images(), sum(map(pss, others)), sum(map(rss, of_tree))))
@@ -104,16 +108,23 @@ def memory(tree: int) -> list[tuple[float, int, int, int]]:
 
 
 def logs() -> dict[str, str]:
-    """The newest state of each log."""
+    """Each log to its end. One that lies on the disk is kept open, so that it is whole however soon it is removed; a
+    link leads to the images' file system, where it has to be read again and again."""
     found: dict[str, str] = {}
+    kept: dict[str, TextIO] = {}
     journals = Path("/var/lib/migrate")
     before = set(journals.glob("*"))
-    for _ in turns():
+    for _ in turns(lambda: SHORT_INTERVAL if any(HOOK in text for text in found.values()) else INTERVAL):
         for path in journals.glob("*/*.log"):
-            if path.parent not in before and not any(words in found.get(path.name, "") for words in LAST_WORDS):
-                with contextlib.suppress(OSError):
+            seen = found.get(path.name, "")
+            if path.parent in before or path.name in kept or any(words in seen for words in LAST_WORDS):
+                continue
+            with contextlib.suppress(OSError):
+                if path.is_symlink():
                     found[path.name] = path.read_text(errors="replace")
-    return found
+                else:
+                    kept[path.name] = path.open(errors="replace")
+    return {**found, **{name: log.read() for name, log in kept.items()}}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import atexit
+import contextlib
 import os
 import signal
 import socket
@@ -31,7 +32,12 @@ def children() -> list[int]:
 
 def source_agents() -> list[int]:
     """The local agent: a child of ours that runs `agent serve`."""
-    return [pid for pid in children() if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    found = []
+    for pid in children():
+        with contextlib.suppress(OSError):  # a child that has ended since
+            if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                found.append(pid)
+    return found
 
 
 def on_target(script: str) -> None:
@@ -85,12 +91,13 @@ def fill_images() -> None:
 
 
 def kill_restoring_criu() -> None:
-    """Kill the next criu that restores on the target. To be said early: a restore can be over in a few milliseconds."""
-    kill = (
-        "for p in $(pgrep -x criu); do grep -q restore /proc/$p/cmdline && kill -KILL $p && echo killed && exit; done"
-    )
-    waiter = f"for i in $(seq 100000); do {kill}; done"
-    process = subprocess.Popen(["ssh", "-n", "beta", f"echo ready; {waiter}"], stdout=subprocess.PIPE)
+    """Kill the criu that is to restore on the target, and waits for its images now, as soon as the root is there.
+
+    A restore can be over in a few milliseconds, so the waiting is the shell's alone: it starts no process for a look.
+    """
+    find = "p=$(pgrep -f '[c]riu restore'); echo ready"
+    wait = f"until [ -d /proc/{sys.argv[-2]} ]; do [ -d /proc/$p ] || exit; done"
+    process = subprocess.Popen(["ssh", "-n", "beta", f"{find}; {wait}; kill -KILL $p"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
 
