@@ -271,7 +271,11 @@ ready()
 def test_a_first_thread_that_ended_is_odd(tmp_path: Path) -> None:
     source = """
 import ctypes, threading
-threading.Thread(target=ready).start()
+def once_the_first_has_ended():
+    while open(f"/proc/self/task/{os.getpid()}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    ready()
+threading.Thread(target=once_the_first_has_ended).start()
 ctypes.CDLL(None).pthread_exit(None)
 """
     assert "zombie-leader" in of(source, tmp_path)

@@ -27,13 +27,16 @@ def sure(result):
     return result
 def aside(work):
     # a process beside the tree, which does this and lives as long as the tree's root
-    root, (reading, writing) = os.getpid(), os.pipe()
+    root, (reading, writing), (ready, go) = os.getpid(), os.pipe(), os.pipe()
     if os.fork() == 0:
         if os.fork(): os._exit(0)
-        os.setsid(); work(); os.write(writing, b'.'); os.close(writing); os.close(reading)
+        os.setsid(); os.read(ready, 1)  # no SIGCHLD is under way any more, which would stop one that is traced
+        work(); os.write(writing, b'.')
+        for one in reading, writing, ready, go: os.close(one)
         while open(f'/proc/{{root}}/stat').read().rpartition(')')[2].split()[0] not in 'ZX': time.sleep(0.1)
         os._exit(0)
-    os.wait(); os.close(writing); os.read(reading, 1); os.close(reading)
+    os.wait(); os.close(writing); os.write(go, b'.'); os.read(reading, 1)
+    for one in reading, ready, go: os.close(one)
 os.chdir('{PLACE}')
 """
 TAIL = f"\nopen('{PLACE}/ready', 'w').close()\nwhile True: time.sleep(1000)\n"
