@@ -23,8 +23,9 @@ def _fresh(lab: tuple[LabHost, LabHost]) -> None:
         host.run(f"rm -f {LOG}")
 
 
+@pytest.mark.parametrize("resume", ["instant", pytest.param("eager", marks=pytest.mark.backends("netns"))])
 def test_witness_moves(
-    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any, backend: str
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any, backend: str, resume: str
 ) -> None:
     """Same PIDs, a log without a gap or a repeat, right checksums, an answering child, an honest downtime.
 
@@ -35,7 +36,7 @@ def test_witness_moves(
     child = int(alpha.run(f"pgrep -P {pid}").out)
     ahead = beta.seconds_ahead() - alpha.seconds_ahead()
 
-    run = migrate("--copy-files", str(pid), "beta")
+    run = migrate("--copy-files", "--resume", resume, str(pid), "beta")
     assert run.status == 0, run.explain()
     report = run.report
     assert report["outcome"] == "migrated"
@@ -57,10 +58,15 @@ def test_witness_moves(
     assert beta.run(f"ls /proc/{pid}/task | wc -l").out.strip() == "3"
 
     seen = gap(lines) - (ahead if backend == "vm" else 0)
-    # the clocks of two emulated machines are known to each other within a round trip only
-    slack = 0.0 if backend == "netns" else 0.5
+    # Between its last line and the freeze, and between the resume and its next line, it may be kept waiting as at any
+    # other time: by its own threads, and by whatever else a busy machine has to do.
+    own = 2 * sorted(later[1] - earlier[1] for earlier, later in zip(lines, lines[1:], strict=False))[-2]
+    # The report ends with the word that it runs: what pages its first line waits for is told apart, and none if eager.
+    # The clocks of two emulated machines are known to each other within a round trip only.
+    slack = own + report["fill_seconds"] if backend == "netns" else 0.5
     assert seen <= report["downtime_seconds"] + slack
     if backend == "netns":
-        assert report["downtime_seconds"] <= seen + 0.1
+        # those through whom the word comes may be kept waiting as well
+        assert report["downtime_seconds"] <= seen + 0.1 + own
     # what was there before is still what the log says on the source: it was copied, not moved
     assert log_lines(alpha.read(LOG)) == lines[: len(log_lines(alpha.read(LOG)))]
