@@ -46,7 +46,7 @@ class Report:
     source: str
     target: str
     rounds: tuple[Round, ...]
-    downtime_seconds: float  # upper bound: from before the freeze is asked for, to the word that the tree runs (again)
+    downtime_seconds: float  # from before the freeze is asked for, to the word that the tree runs (again): see README
     freeze_seconds: float
     restore_seconds: float
     total_seconds: float
