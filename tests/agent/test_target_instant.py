@@ -112,8 +112,10 @@ def pagers(pair: Pair) -> list[int]:
 async def test_pager_and_warden_lost_before_commit(target: Peer, pair: Pair) -> None:
     there = await prepared(target)
     eventually(lambda: len(pagers(pair)) == 2, "pager and warden stand")
-    for pid in pagers(pair):
-        os.kill(pid, signal.SIGKILL)
+    both = pagers(pair)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: neither may replace the other in between
+        for pid in both:
+            os.kill(pid, number)
     failed = await fault(first_round(target, there, WHOLE))
     assert failed.code is FaultCode.CRIU
     assert "the pager is gone" in failed.message

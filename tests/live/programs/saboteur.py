@@ -135,10 +135,13 @@ def kill_wardens() -> None:
 
 
 def kill_pair() -> None:
-    """Kill pager and warden at the same instant, as soon as the tree runs. To be said before that."""
+    """Kill pager and warden at the same instant, as soon as the tree runs. To be said before that.
+
+    Stopped first: neither may replace the other in between.
+    """
     script = (
         "journal=$(ls -td /var/lib/migrate/*/ | head -1)journal; pair=$(pgrep -f '[p]ager /run/migrate'); echo ready; "
-        "until grep -q RESUMED $journal; do :; done; kill -KILL $pair && echo killed"
+        "until grep -q RESUMED $journal; do :; done; kill -STOP $pair && kill -KILL $pair && echo killed"
     )
     process = subprocess.Popen(["ssh", "-n", "beta", script], stdout=subprocess.PIPE)
     assert process.stdout is not None
