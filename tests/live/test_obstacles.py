@@ -17,6 +17,8 @@ import pytest
 from tests.live.conftest import Run, Started
 from tests.live.lab_host import LabHost
 
+pytestmark = pytest.mark.long_on("vm")
+
 PLACE = "/srv/obst"
 """A directory of the tests' own, on both hosts."""
 HEAD = f"""
