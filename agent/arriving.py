@@ -48,13 +48,16 @@ class Arriving:
         await self._servers[number].ended()
         return images.pages_size(images.round_directory(self._images, number))
 
-    def verified(self, number: int, expected: Iterable[Image]) -> int:
-        """Bytes of the pages of a round that another has put here. Raises NotWhole."""
+    async def verified(self, number: int, expected: Iterable[Image]) -> int:
+        """Bytes of the pages of a round that another has put here. Raises NotWhole, CriuError."""
         directory = images.round_directory(self._images, number)
         if self._shared is not None:
             # what criu and the pager make besides stays on this host
             directory.symlink_to(images.round_directory(self._shared, number))
         images.verify(directory, expected)
+        if number > 1 and self._shared is None:
+            log = self._logs / f"dedup-{number}.log"
+            await (await criu.spawn(self._program, criu.dedup_arguments(images=directory, log=log), log)).ended()
         return images.pages_size(directory)
 
     async def ended(self) -> None:

@@ -117,6 +117,11 @@ def page_server_arguments(*, images: Path, socket: int, log: Path, previous: str
     return arguments
 
 
+def dedup_arguments(*, images: Path, log: Path) -> list[str]:
+    """`criu dedup`: frees in the rounds before this one what it brought again, as the page server does on the way."""
+    return ["dedup", "--images-dir", str(images), "--work-dir", str(images), "-v2", "--log-file", str(log)]
+
+
 def restore_arguments(
     *, work: Path, log: Path, options: CriuOptions, script: str, pidfile: Path, lazy: bool = False
 ) -> list[str]:

@@ -193,6 +193,7 @@ class NoRoom(Exception):
 
 
 _MS_NOSUID, _MS_NODEV = 2, 4  # linux/mount.h
+_PUNCH = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _libc = ctypes.CDLL(None, use_errno=True)
 """mount(2) itself: minimal systems have no mount(8)."""
 
@@ -222,6 +223,17 @@ def _unmounted(path: Path) -> bool:
             return False
         time.sleep(0.05)
     return False
+
+
+def give_back(directory: Path) -> None:
+    """Free the pages of a round that has been sent. Their files keep their size: criu opens those of the round before,
+    and reads only their maps."""
+    for path in directory.glob("pages-*.img"):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _libc.fallocate(descriptor, _PUNCH, ctypes.c_long(0), ctypes.c_long(max(1, os.fstat(descriptor).st_size)))
+        finally:
+            os.close(descriptor)
 
 
 def remove_shared(directory: str, migration: str) -> tuple[str, ...]:

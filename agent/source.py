@@ -116,6 +116,8 @@ class Source:
         if self._journal.last is not Record.BEGIN or directory.exists():
             raise WrongOrder(f"round {number} can't be dumped now: it was before, or the migration is past that")
         directory.mkdir(mode=0o700)
+        if self._begin.place.kept and not self._begin.place.shared and number > 1:
+            images.give_back(images.round_directory(self._images, number - 1))  # it has arrived
         return directory
 
     def _previous(self, number: int) -> str:

@@ -142,7 +142,7 @@ class Target:
     async def arrived(self, request: protocol.Arrived) -> protocol.Accepted:
         """A round has come by itself. Raises NotWhole, BrokenRounds."""
         self._still_accepting()
-        return await self._index(request.round, self._arriving.verified(request.round, request.images))
+        return await self._index(request.round, await self._arriving.verified(request.round, request.images))
 
     async def _index(self, number: int, size: int) -> protocol.Accepted:
         if self._fill is not None:

@@ -494,7 +494,7 @@ def cpuinfo(run: Run) -> None:
 
 COMMANDS = {
     "version": version, "check": check, "cpuinfo": cpuinfo, "pre-dump": pre_dump, "dump": dump,
-    "page-server": page_server, "restore": restore,
+    "page-server": page_server, "restore": restore, "dedup": lambda run: None,
 }  # fmt: skip
 _FAILED = {"dump": 255, "pre-dump": 255}
 

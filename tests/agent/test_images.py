@@ -261,3 +261,13 @@ def test_a_round_is_what_was_listed_of_it(tmp_path: Path) -> None:
         images.verify(tmp_path, (*listed[:2], Image("pages-2.img", 1)))
     with pytest.raises(images.NotWhole, match=r"pages-1\.img is there, and nobody sent it"):
         images.verify(tmp_path, listed[:2])
+
+
+def test_a_round_that_has_been_sent_takes_no_room(tmp_path: Path) -> None:
+    pages = tmp_path / "pages-1.img"
+    pages.write_bytes(b"x" * (1 << 20))
+    (tmp_path / "pagemap-1.img").write_bytes(b"map")
+    images.give_back(tmp_path)
+    assert pages.stat().st_size == 1 << 20
+    assert pages.stat().st_blocks == 0
+    assert (tmp_path / "pagemap-1.img").read_bytes() == b"map"
