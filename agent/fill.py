@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -15,6 +16,9 @@ from typing import Any, Optional
 import agent
 from agent.protocol import Filled
 from agent.warden import LOCK
+
+PATIENCE = 60.0
+"""Seconds after a pager's word that it can't go on, for which an operator is kept waiting for it all the same."""
 
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent.__main__ import main; sys.exit(main())"
 
@@ -25,6 +29,10 @@ class FillError(Exception):
 
 class BrokenRounds(FillError):
     """The rounds do not fit together: a page is missing, or an image is damaged."""
+
+
+class NotInstant(FillError):
+    """This memory can't be filled in behind a running tree: it has to be restored eagerly."""
 
 
 class PagerGone(FillError):
@@ -40,6 +48,8 @@ class Fill:
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._orders = 0
+        self._failing = ""
+        self._failing_since = 0.0
         self.filled: Optional[Filled] = None
 
     @classmethod
@@ -77,7 +87,7 @@ class Fill:
         self._writer.write(json.dumps({**order, "order": self._orders}).encode() + b"\n")
         answer = await self._answer("order", self._orders)
         if "error" in answer:
-            raise BrokenRounds(answer["error"])
+            raise (NotInstant if answer.get("torn") else BrokenRounds)(answer["error"])
         return answer
 
     async def _answer(self, name: str, value: object) -> dict[str, Any]:
@@ -88,16 +98,18 @@ class Fill:
                 raise PagerGone("the pager is gone")
             answer: dict[str, Any] = json.loads(line)
             if "failing" in answer:
+                self._failing = self._failing or str(answer["failing"])
+                self._failing_since = self._failing_since or time.monotonic()
                 raise FillError(f"the pager: {answer['failing']}")
             if answer.get(name) == value:
                 return answer
 
     async def add_round(self, number: int) -> None:
-        """Index a round that has arrived. Raises BrokenRounds."""
+        """Index a round that has arrived. Raises BrokenRounds, NotInstant."""
         await self._ask(round=number)
 
     async def mark(self) -> int:
-        """Mark what is lazy, now that all images are here; its bytes. Raises BrokenRounds."""
+        """Mark what is lazy, now that all images are here; its bytes. Raises BrokenRounds, NotInstant."""
         return int((await self._ask(mark=True))["lazy"])
 
     def resumed(self) -> None:
@@ -117,16 +129,20 @@ class Fill:
             await wait_for_pager(self._journal)
         return self.filled
 
-    async def whole(self, tell: Callable[[str], None]) -> None:
-        """As `done`, however often the pager fails for now. Raises PagerGone."""
+    async def whole(self, tell: Callable[[str], None], *, patience: float) -> None:
+        """As `done`, however often the pager fails for now. Raises PagerGone; FillError once it has been failing for
+        `patience` seconds: it goes on by itself, and may be waited for again."""
         while True:
             try:
-                await self.done()
+                left = self._failing_since + patience - time.monotonic() if self._failing else None
+                await asyncio.wait_for(self.done(), left)
                 return
             except PagerGone:
                 raise
             except FillError as error:
                 tell(str(error))
+            except asyncio.TimeoutError:
+                raise FillError(f"the pager: {self._failing}") from None
 
     @property
     def session(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.images import ImageError
-from agent.pagemap import IN_PARENT, LAZY, MOST_PIECES, PRESENT, Areas, Map, lazy_areas, marked, read, too_torn, write
+from agent.pagemap import IN_PARENT, LAZY, MOST_PIECES, PRESENT, Areas, Map, TooTorn, lazy_areas, marked, read, write
 
 
 class BrokenChain(ImageError):
@@ -46,7 +46,7 @@ class Index:
                 self._ends[-1] = end
                 return
         if len(self._starts) >= MOST_PIECES:
-            raise too_torn()
+            raise TooTorn
         self._starts.append(start)
         self._ends.append(end)
         self._rounds.append(number)
@@ -125,7 +125,7 @@ class Memory:
             indexes[pid] = self._indexes.get(pid, Index()).overlaid(number, newest[pid], size)
             pieces += len(indexes[pid])
             if pieces > MOST_PIECES:
-                raise too_torn()
+                raise TooTorn
             self._pages[pid, number] = pages
         self._indexes, self._newest = indexes, newest
         self._known_areas.clear()  # those are of the last round

@@ -127,16 +127,18 @@ def read(path: Path) -> Map:
             # criu parts a run wherever its pipe was full, some MiB each: all of it is gone through again in the freeze
             found.extend(end)
         elif len(found) >= MOST_PIECES:
-            raise too_torn()
+            raise TooTorn
         else:
             found.append(start, end, flags)
         behind, last = end, flags
     return found
 
 
-def too_torn() -> ImageError:
-    """The refusal of memory in too many pieces."""
-    return ImageError(f"the tree's memory is in over {MOST_PIECES} pieces, too many for an index: --resume eager")
+class TooTorn(ImageError):
+    """Memory in more pieces than an index may have. Nothing is wrong with it: it can be restored eagerly."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the tree's memory is in over {MOST_PIECES} pieces, too many to fill it in behind it")
 
 
 def _name(path: Path) -> str:

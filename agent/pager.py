@@ -378,6 +378,11 @@ class Pager:
                 return
 
     @property
+    def short_of_memory(self) -> bool:
+        """Whether the host had no memory for the last copy."""
+        return self._short
+
+    @property
     def engaged(self) -> bool:
         """Whether a criu is at work, or held: it says its last word only once its hook has let the tree go."""
         return self._connection is not None

@@ -68,6 +68,7 @@ class FaultCode(str, enum.Enum):
     BROKEN_STREAM = "broken-stream"
     THROTTLE = "throttle"  # the tree's processor time can't be limited; it has all of it
     BROKEN_ROUNDS = "broken-rounds"  # a page that no round holds, or a damaged image
+    TOO_TORN = "too-torn"  # memory in too many pieces for an instant resume
     JOURNAL = "journal"  # the journal forbids this act, or there is none
     VETOED = "vetoed"  # the dump or restore was given up on request
     INTERNAL = "internal"  # a bug in the agent

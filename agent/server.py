@@ -19,7 +19,7 @@ from typing import Callable, Optional
 from agent import files, host, images, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
-from agent.fill import BrokenRounds, FillError
+from agent.fill import BrokenRounds, FillError, NotInstant
 from agent.journal import JournalError, WrongOrder
 from agent.lock import TaskLocked
 from agent.protocol import Fault, FaultCode
@@ -49,6 +49,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(FaultCode.NO_PROCESS, str(error))
     if isinstance(error, (images.ImageError, BrokenStream, ConnectionError)):
         return Fault(FaultCode.BROKEN_STREAM, str(error))
+    if isinstance(error, NotInstant):
+        return Fault(FaultCode.TOO_TORN, str(error), hint="restore all of it before it runs: --resume eager")
     for kind, code in _FAULTS:
         if isinstance(error, kind):
             return Fault(code, str(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import os
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
 from agent import criu, files, images, memory, process, protocol, scope
 from agent.arriving import Arriving
-from agent.fill import Fill, PagerGone, wait_for_pager
+from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
 from agent.ledger import Ledger
@@ -66,7 +67,7 @@ class Target:
         journal = Journal.create(
             settings.state, request.migration, "target",
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-            shared=request.shared, options=_options_line(request.options),
+            shared=request.shared, options=dataclasses.asdict(request.options),
             agent=[os.getpid(), process.start_time(os.getpid())],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
@@ -325,7 +326,7 @@ class Target:
                 await self._restore.process.wait()
                 await self._tasks.cleared()
         if self._journal.last is Record.RESUMED:
-            await self.finish()
+            await self.finish(patience=math.inf)
 
     async def abort(self, reason: str, source_aborted: bool) -> protocol.Leftovers:
         """Discard everything. Raises JournalError where that could lose the only copy."""
@@ -357,13 +358,19 @@ class Target:
         self._journal.close()
         return protocol.Leftovers(left)
 
-    async def finish(self) -> protocol.Leftovers:
-        """After RESUMED: remove the images and all else that is ours."""
+    async def finish(self, *, patience: float = PATIENCE) -> protocol.Leftovers:
+        """After RESUMED: remove the images and all else that is ours.
+
+        A fill that has stood still for `patience` seconds is left over, with all that it needs."""
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         if self._fill is not None:
-            with contextlib.suppress(PagerGone):  # it is found below, as it is with a former agent's
-                await self._fill.whole(self._tell)
+            try:
+                await self._fill.whole(self._tell, patience=patience)
+            except PagerGone:
+                pass  # it is found below, as it is with a former agent's
+            except FillError as error:
+                return protocol.Leftovers((f"memory that is not filled in yet, and the images that it is in: {error}",))
         await self._close_fill()
         lost = memory_lost(self._journal)
         self._streams.hang_up()
@@ -390,7 +397,3 @@ class Target:
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
         return images.remove_place(self._images)
-
-
-def _options_line(options: protocol.CriuOptions) -> dict[str, object]:
-    return {name: getattr(options, name) for name in protocol.CriuOptions.__dataclass_fields__}

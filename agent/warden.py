@@ -16,6 +16,7 @@ import ctypes
 import errno
 import fcntl
 import json
+import math
 import os
 import platform
 import select
@@ -30,6 +31,7 @@ from typing import Any, NoReturn, Optional
 
 from agent import process
 from agent.images import ImageError
+from agent.pagemap import TooTorn
 from agent.pager import Pager
 from agent.record import Record
 
@@ -46,6 +48,9 @@ REPLACEMENTS = 20
 REST = 10.0
 """Seconds until it is tried again then, and where the host has no room for another process. A tree that has ended is
 found out that way, too, and nothing of us stays."""
+
+SHORTAGE = 10.0
+"""Seconds without memory for a single copy after which the operator hears of it."""
 
 _CLONE_FILES = 0x400
 _CLONE = {"x86_64": 56, "aarch64": 220, "ppc64le": 120}
@@ -168,6 +173,7 @@ class Life:
         self._control: Optional[socket.socket] = None
         self._again = again
         self._left = False
+        self._short_since = 0.0
 
     def run(self) -> int:
         """Serve until memory is whole."""
@@ -188,9 +194,20 @@ class Life:
                     self._replace_warden()
                 else:
                     self._hear()
+            self._look_for_shortage()
             if self._forsaken:
                 break
         return self._leave()
+
+    def _look_for_shortage(self) -> None:
+        """Tell once, when the host has had no memory for a while: the tree waits, where it needs what is missing."""
+        if not self._pager.short_of_memory:
+            self._short_since = 0.0
+        elif not self._short_since:
+            self._short_since = time.monotonic()
+        elif time.monotonic() - self._short_since >= SHORTAGE:
+            _tell_failing("this host has no memory for what is still to come; the process waits wherever it needs that")
+            self._short_since = math.inf
 
     @property
     def _forsaken(self) -> bool:
@@ -267,7 +284,7 @@ class Life:
             elif "leave" in order:
                 self._left = True
         except (ImageError, OSError) as error:
-            self._tell(order=number, error=str(error))
+            self._tell(order=number, error=str(error), torn=isinstance(error, TooTorn))
 
     def _tell(self, **words: object) -> None:
         try:

@@ -46,6 +46,7 @@ _ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
     FaultCode.JOURNAL: errors.CopyError,
     FaultCode.VETOED: errors.CopyError,
     FaultCode.BROKEN_ROUNDS: errors.BrokenRounds,
+    FaultCode.TOO_TORN: errors.CopyError,  # not BrokenRounds: a second attempt would meet the same
     FaultCode.THROTTLE: errors.CopyError,
 }
 _CRIU_ERRORS: dict[str, type[errors.MigrateError]] = {

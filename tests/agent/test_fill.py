@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import random
 import shutil
@@ -17,8 +19,13 @@ from typing import cast
 
 import pytest
 
-from agent import process
-from agent.fill import Fill, FillError, PagerGone
+from agent import process, protocol
+from agent.fill import BrokenRounds, Fill, FillError, NotInstant, PagerGone
+from agent.journal import Journal, Record
+from agent.protocol import FaultCode
+from agent.server import fault_of
+from agent.settings import Settings
+from agent.target import Target
 from agent.warden import SOCKET, STOPPED
 from tests import watched
 from tests.watched import PAGE, Tree
@@ -236,8 +243,24 @@ async def test_a_pager_that_fails_for_now_is_heard_and_waited_for(tmp_path: Path
     await fill.close()
     said: list[str] = []
     fill = await told(tmp_path, {"failing": "one"}, {"failing": "two"}, DONE)
-    await fill.whole(said.append)
+    await fill.whole(said.append, patience=600)
     assert said == ["the pager: one", "the pager: two"]
+    await fill.close()
+
+
+@pytest.mark.parametrize(("torn", "kind"), [(True, NotInstant), (False, BrokenRounds)])
+async def test_memory_that_is_too_torn_is_told_from_broken_rounds(
+    tmp_path: Path, torn: bool, kind: type[FillError]
+) -> None:
+    ours, theirs = socket.socketpair()
+    fill = Fill(cast(asyncio.subprocess.Process, None), tmp_path)
+    fill._reader, fill._writer = await asyncio.open_unix_connection(sock=ours)
+    theirs.sendall(json.dumps({"order": 1, "error": "in pieces", "torn": torn}).encode() + b"\n")
+    with theirs, pytest.raises(kind, match="in pieces") as caught:
+        await fill.add_round(1)
+    fault = fault_of(caught.value)
+    wanted = (FaultCode.TOO_TORN, True) if torn else (FaultCode.BROKEN_ROUNDS, False)
+    assert (fault.code, "--resume eager" in fault.hint) == wanted
     await fill.close()
 
 
@@ -246,5 +269,45 @@ async def test_when_both_are_gone_the_process_is_not_to_be_trusted(tmp_path: Pat
     with pytest.raises(PagerGone, match="reads as zeros; do not trust the process"):
         await fill.done()
     with pytest.raises(PagerGone, match="reads as zeros; do not trust the process"):
-        await fill.whole(print)
+        await fill.whole(print, patience=600)
     await fill.close()
+
+
+async def test_a_fill_that_stands_still_is_not_waited_for_without_an_end(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        fill = Fill(cast(asyncio.subprocess.Process, None), tmp_path)
+        fill._reader, fill._writer = await asyncio.open_unix_connection(sock=ours)
+        theirs.sendall(json.dumps({"failing": "no memory"}).encode() + b"\n")
+        with pytest.raises(FillError, match="no memory"):
+            await fill.done()
+        with pytest.raises(FillError, match="no memory"):
+            await fill.whole(pytest.fail, patience=0.2)
+        theirs.sendall(json.dumps(DONE).encode() + b"\n")  # it went on by itself, and may be waited for again
+        await fill.whole(pytest.fail, patience=math.inf)
+        assert fill.filled is not None and fill.filled.bytes == 4096
+        await fill.close()
+
+
+async def test_what_a_fill_that_stands_still_needs_is_left_over_until_it_has_gone_on(tmp_path: Path) -> None:
+    settings = Settings(state=tmp_path / "state", run=tmp_path / "run")
+    options = dataclasses.asdict(protocol.CriuOptions())
+    journal = Journal.create(
+        settings.state, "m-1", "target", peer="alpha", root=4242, boot="", on_disk=True, shared="", options=options
+    )
+    for record in (Record.HELD, Record.RESUMING, Record.RESUMED):
+        journal.write(record)
+    images = settings.place("m-1", on_disk=True, directory="")
+    images.mkdir(parents=True)
+    target = Target.adopt(settings, journal, print)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        fill = target._fill = Fill(cast(asyncio.subprocess.Process, None), tmp_path)
+        fill._reader, fill._writer = await asyncio.open_unix_connection(sock=ours)
+        theirs.sendall(json.dumps({"failing": "no memory"}).encode() + b"\n")
+        left = await target.finish(patience=0.2)
+        assert left.items == ("memory that is not filled in yet, and the images that it is in: the pager: no memory",)
+        assert images.exists() and not journal.has(Record.DONE)
+        theirs.sendall(json.dumps(DONE).encode() + b"\n")
+        assert await target.finish() == protocol.Leftovers()
+        assert not images.exists() and journal.has(Record.DONE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent import pageindex, pagemap
 from agent.images import ImageError
 from agent.pageindex import BrokenChain, Index, Memory
-from agent.pagemap import IN_PARENT, LAZY, PAGE, PRESENT
+from agent.pagemap import IN_PARENT, LAZY, PAGE, PRESENT, TooTorn
 from tests import fake_images
 from tests.fake_images import ANONYMOUS, LOCKED, ORDINARY, PRIVATE
 
@@ -246,7 +246,7 @@ def torn(count: int) -> Round:
 def test_an_index_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pageindex, "MOST_PIECES", 10)
     assert len(Index().overlaid(1, as_map(torn(10)), 10 * PAGE)) == 10
-    with pytest.raises(ImageError, match="too many for an index: --resume eager"):
+    with pytest.raises(TooTorn, match="too many to fill it in"):
         Index().overlaid(1, as_map(torn(11)), 11 * PAGE)
 
 
@@ -256,7 +256,7 @@ def test_the_limit_is_the_trees_not_the_tasks(tmp_path: Path, monkeypatch: pytes
     fake_images.write_round(tmp_path, 1, {10: torn(6), 11: torn(4)})
     Memory(tmp_path).add_round(1)
     fake_images.write_round(tmp_path, 2, {10: torn(6), 11: torn(5)})
-    with pytest.raises(ImageError, match="too many for an index: --resume eager"):
+    with pytest.raises(TooTorn, match="too many to fill it in"):
         Memory(tmp_path).add_round(2)
 
 

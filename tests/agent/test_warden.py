@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import warden
-from agent.warden import LOCK, REPLACEMENTS, Pair
+from agent import pagemap, warden
+from agent.pagemap import PAGE
+from agent.pager import Pager
+from agent.warden import LOCK, REPLACEMENTS, Life, Pair
+from tests import fake_images
 
 
 @pytest.fixture
@@ -118,3 +121,41 @@ def test_a_warden_never_leaves_on_an_error_of_its_own(
     said = capfd.readouterr().err
     assert "a bug" in said
     assert heard(agent) == ["its warden failed; the process is stopped, and nobody fills its memory"]
+
+
+def test_a_host_without_memory_for_long_is_told_of_once(
+    pair: Pair, agent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(pair, os.pidfd_open(os.getpid()), again=False)
+    short = "this host has no memory for what is still to come; the process waits wherever it needs that"
+    monkeypatch.setattr(Pager, "short_of_memory", True)
+    life._look_for_shortage()
+    life._look_for_shortage()
+    assert heard(agent) == [], "it may pass"
+    monkeypatch.setattr(warden, "SHORTAGE", 0.0)
+    life._look_for_shortage()
+    life._look_for_shortage()
+    assert heard(agent) == [short]
+    monkeypatch.setattr(Pager, "short_of_memory", False)
+    life._look_for_shortage()
+    monkeypatch.setattr(Pager, "short_of_memory", True)
+    life._look_for_shortage()
+    life._look_for_shortage()
+    assert heard(agent) == [short], "the next time"
+
+
+def test_memory_that_is_too_torn_is_said_to_be_that(
+    pair: Pair, agent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(pair, os.pidfd_open(os.getpid()), again=False)
+    life._control = socket.socket(fileno=os.dup(warden._CONTROL))
+    for pieces, torn in ((3, True), (4, False)):
+        monkeypatch.setattr(pagemap, "MOST_PIECES", pieces)
+        fake_images.write_round(
+            pair.images, 1, {10: [(2 * page * PAGE, 1, fake_images.PRESENT) for page in range(1, 5)]}
+        )
+        life._obey({"order": 1, "round": 1})
+        answer = json.loads(agent.recv(1 << 16))
+        assert (answer.get("torn", False), "error" in answer) == (torn, torn)
+        shutil.rmtree(pair.images / "1")
+    life._control.close()
