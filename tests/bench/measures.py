@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from tests.bench.moves import CIPHER, TINY, Bench, Move
+from tests.bench.moves import CIPHER, Bench, Move
 from tests.bench.rows import Goal, Result, at_least, at_most, compared, growth, median, ratio
 
 MIB = 1 << 20
@@ -159,10 +159,10 @@ def floor(bench: Bench, sizes: Sizes) -> Iterator[Result]:
     """A tiny process: plain dump and restore on one host, and our downtime between two."""
     seconds: dict[str, list[float]] = {"plain, s": [], "ours, s": []}
     for _ in range(2 * sizes.repeats - 1):
-        with bench.witness(TINY) as pid:
-            seconds["plain, s"].append(bench.on_one_host(pid).downtime)
-        with bench.witness(TINY) as pid:
-            seconds["ours, s"].append(bench.ours(pid).downtime)
+        with bench.tiny() as pid:
+            seconds["plain, s"].append(bench.tiny_on_one_host(pid))
+        with bench.tiny() as pid:
+            seconds["ours, s"].append(bench.tiny_ours(pid))
     value = ratio(seconds["ours, s"], seconds["plain, s"])
     yield Result("floor", value, "of plain criu", at_most(2), bench.backend, seconds)
 
@@ -173,11 +173,11 @@ def own_share(bench: Bench, sizes: Sizes) -> Iterator[Result]:
     shares: dict[str, list[float]] = {"ours, ms": [], "criu dump, ms": [], "criu restore, ms": []}
     for _ in range(2 * sizes.repeats - 1):
         with (
-            bench.witness(TINY) as pid,
+            bench.tiny() as pid,
             bench.watched(bench.alpha, "logs") as source,
             bench.watched(bench.beta, "logs") as target,
         ):
-            downtime = bench.ours(pid).downtime
+            downtime = bench.tiny_ours(pid)
         dump = criu_seconds(source[0]["dump.log"], "Seized task", "post-dump")
         restore = criu_seconds(target[0]["restore.log"], "", "post-restore")
         for name, value in zip(shares, (downtime - dump - restore, dump, restore)):

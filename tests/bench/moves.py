@@ -35,8 +35,8 @@ WITNESS = {
 PAGES_A_MIB = 256
 MORE_LINES = 50
 """Lines of the log that are waited for after a move: a pause that it brought about may come a little later."""
-TINY = 1
-"""MiB of a witness that is as small as one can be."""
+PAUSE = "/run/tick.pause"
+"""Where a tiny process says how long it stood still."""
 
 
 class BenchError(Exception):
@@ -99,9 +99,7 @@ class Bench:
         for host in self.hosts:
             host.run(f"rm -f {LOG}")
         rate = pages_a_second or max(mib * PAGES_A_MIB // 100, 1)
-        arguments = ["--mib", str(mib), "--rate", str(rate), "--hot", str(rate)]
-        if mib > TINY:
-            arguments += ["--noise", str(NOISE)]
+        arguments = ["--mib", str(mib), "--rate", str(rate), "--hot", str(rate), "--noise", str(NOISE)]
         with self.started("python3", f"{PLACE}/witness.py", *arguments, *WITNESS[self.backend], "--log", LOG) as pid:
             wait_for_log(self.alpha, lines=20)
             self._wait_for_first_sweep()
@@ -113,6 +111,13 @@ class Bench:
             if time.monotonic() > deadline:
                 raise BenchError("the witness does not come to rest")
             time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def tiny(self) -> Iterator[int]:
+        """A process on alpha that is as small as one can be, and knows how long it stood still."""
+        with self.started("python3", "-IS", f"{PLACE}/tick.py", PAUSE) as pid:
+            time.sleep(0.3)  # its start is no pause
+            yield pid
 
     @contextlib.contextmanager
     def heap(self, kind: str, mib: int) -> Iterator[int]:
@@ -199,18 +204,29 @@ class Bench:
         self._on_alpha(f"/opt/migrate/bin/python {PLACE}/haul.py {pid} beta {LOG}")
         return self._seen(began, {}, {})
 
-    def on_one_host(self, pid: int) -> Move:
-        """Plain dump and restore on alpha, images in its tmpfs."""
-        began = self._lines_before()
+    def tiny_ours(self, pid: int) -> float:
+        """Seconds for which `migrate` stops a tiny process."""
+        self._paused(self.alpha, pid)
+        self.migrate(pid)
+        return self._paused(self.beta, pid)
+
+    def tiny_on_one_host(self, pid: int) -> float:
+        """Seconds that plain dump and restore on alpha stop a tiny process, images in its tmpfs."""
+        self._paused(self.alpha, pid)
         images = "/run/floor"
         dump = f"criu dump -t {pid} -D {images} -o dump.log"
         restore = f"criu restore -d -D {images} -o restore.log"
         # a PID is free slightly after its process is gone, on a busy machine after some hundredths of a second
         again = f"until {restore}; do [ $((tries += 1)) -lt 100 ] || exit 1; sleep 0.01; done"
         self._on_alpha(f"rm -rf {images}; mkdir {images}; {dump} && {{ {again}; }} </dev/null >/dev/null 2>&1")
-        move = self._seen(began, {}, {}, where=self.alpha)
         self.alpha.run(f"rm -rf {images}")
-        return move
+        return self._paused(self.alpha, pid)
+
+    def _paused(self, host: LabHost, pid: int) -> float:
+        """The longest pause of a tiny process since it was last asked, in its own words: so it lives, on this host."""
+        told = f"until test -s {PAUSE}; do kill -0 {pid} || exit 1; sleep 0.05; done"
+        said = host.run(f"rm -f {PAUSE}; kill -USR1 {pid} && {told} && cat {PAUSE}")
+        return float(said.out.split()[0])
 
     def _on_alpha(self, command: str) -> None:
         done = self.alpha.run(command, check=False, seconds=1800)
@@ -225,17 +241,12 @@ class Bench:
     def _lines_before(self) -> int:
         return int(self.alpha.run(f"wc -l <{LOG}").out)
 
-    def _seen(self, began: int, report: dict[str, Any], at: dict[str, float], where: LabHost | None = None) -> Move:
+    def _seen(self, began: int, report: dict[str, Any], at: dict[str, float]) -> Move:
         """The log after the move, checked: a figure of a process that was not moved well is no figure."""
-        wait_for_log(where or self.beta, lines=self._lines_before() + MORE_LINES, seconds=60)
-        if where is None:
-            here = len(self._log(self.alpha))
-            lines = self._log(self.beta)
-            lines[here:] = [(line[0], line[1] - self.beta_ahead, *line[2:]) for line in lines[here:]]
-        else:
-            lines = self._log(where)
-            pauses = [later[1] - earlier[1] for earlier, later in zip(lines[began:], lines[began + 1 :])]
-            here = began + 1 + pauses.index(max(pauses))
+        wait_for_log(self.beta, lines=self._lines_before() + MORE_LINES, seconds=60)
+        here = len(self._log(self.alpha))
+        lines = self._log(self.beta)
+        lines[here:] = [(line[0], line[1] - self.beta_ahead, *line[2:]) for line in lines[here:]]
         if [line[0] for line in lines] != list(range(len(lines))) or any(line[3] or line[4] for line in lines):
             raise BenchError("the process did not arrive as it left")
         return Move(gap(lines[max(began - 1, 0) :]), lines[here][1], report, at)
