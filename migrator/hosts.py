@@ -15,6 +15,7 @@ from migrator.packing import Packed
 from migrator.peer import Peer, PeerLost
 from migrator.phases import Observer
 from migrator.together import both
+from migrator.unchanged import Sifted
 
 RECONNECT_ATTEMPTS = 5
 RECONNECT_PAUSE = 2.0
@@ -88,6 +89,8 @@ class Stream:
         sink: transport.Channel = Metered(target, way.bucket, way.on_wire)
         if way.compress != "none":
             sink = Packed(sink, always=way.compress == "zstd")
+        if name == transport.MEMORY:
+            source = Sifted(source)
         self._ends = (source, sink)
         self._pump = asyncio.create_task(transport.pump(source, sink, way.on_bytes))
 

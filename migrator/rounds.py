@@ -82,7 +82,9 @@ class Rounds:
             started = time.monotonic()
             dumped, accepted = await self._carrier.round(number)
             seconds = time.monotonic() - started
-            self.end(number, dumped.pages, accepted.bytes, seconds, dumped.frozen_seconds, final=False)
+            # what criu found dirty may have come unchanged, and then it was not sent
+            pages = dumped.pages * accepted.bytes // dumped.bytes if dumped.bytes else 0
+            self.end(number, pages, accepted.bytes, seconds, dumped.frozen_seconds, final=False)
             number += 1
             await self._carrier.expect(number)
 

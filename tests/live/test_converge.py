@@ -45,6 +45,25 @@ def test_left_where_it_is(alpha: LabHost, beta: LabHost, witness: int, migrate: 
     assert not beta.alive(witness)
 
 
+def test_of_a_huge_page_only_what_was_written_travels_again(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """The kernel calls all 2 MiB dirty. The first round has them all, the second has them again, the rest does not."""
+    answer = "/run/huge.bad"
+    beta.run(f"rm -f {answer}")
+    pid = started.launch("python3", "/root/programs/huge.py", "16", answer)
+    huge = f"awk '/^AnonHugePages:/ {{print $2}}' /proc/{pid}/smaps_rollup"
+    until(lambda: int(alpha.run(huge).out or 0) >= 14 << 10, "it has no huge pages", 60 * alpha.slow)
+    run = migrate("--max-downtime", "0.001", "--max-rounds", "3", str(pid), "beta")
+    assert run.status == 0, run.explain()
+    sent = [done["bytes"] for done in run.report["rounds"]]
+    assert len(sent) == 4, sent
+    assert sent[1] > 14 << 20, sent
+    assert max(sent[2:]) < sent[1] / 4, sent
+    beta.run(f"kill -USR1 {pid}")
+    until(lambda: beta.run(f"cat {answer}", check=False).out == "0\n", "its memory is not what it was", 60 * beta.slow)
+
+
 @pytest.mark.long
 def test_slowed_down_until_it_fits(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
