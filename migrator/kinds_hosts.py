@@ -56,6 +56,13 @@ ROWS = (
         stops=False,
     ),
     Kind(
+        "criu-stream", "criu 4.2 on one host, an older one on the other",
+        "criu {version} on {here} speaks another page server's protocol",
+        "install the same version on both hosts, or give --transport rsync",
+        "With 4.2 criu changed what it says to a page server (32 bytes a command, where there were 24): neither "
+        "version understands the other. Image directories are read across versions: --transport rsync carries those.",
+    ),
+    Kind(
         "architecture", "another CPU architecture",
         "{here} is {machine}", "choose a target of the same architecture",
         "A process's memory holds instructions and registers of its own kind of CPU.",

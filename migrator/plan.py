@@ -23,6 +23,8 @@ OLDEST_CRIU = (3, 17)
 
 _SOCKETS_CRIU, _SOCKETS_KERNEL = (4, 2), (6, 16)
 _PIDFD_CRIU = (4, 1)
+_STREAM_CRIU = (4, 2)
+"""From here on a page server is spoken to in another way (criu/page-xfer.c, struct page_server_iov)."""
 
 _MIB = 1 << 20
 _GROWTH = 8
@@ -171,6 +173,9 @@ def _of_pair(here: str, source: HostFacts, there: str, target: HostFacts, wishes
     older = _version(target.criu_version) < _version(source.criu_version)
     if source.criu_version and target.criu_version and older:
         yield make("criu-older", there, f"criu {target.criu_version}", here=here, version=source.criu_version)
+    both = source.criu_version and target.criu_version and not (wishes.rsync or wishes.shared)
+    if both and (_version(source.criu_version) < _STREAM_CRIU) != (_version(target.criu_version) < _STREAM_CRIU):
+        yield make("criu-stream", there, f"criu {target.criu_version}", here=here, version=source.criu_version)
     if source.criu_version and not source.dirty_tracking:
         yield make("no-dirty-tracking", here, f"kernel {source.kernel}", stops=wishes.require_precopy)
 

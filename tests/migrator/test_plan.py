@@ -169,6 +169,7 @@ PROVOKED: dict[str, tuple[World, str, str]] = {
     ),
     "no cpu controller": (SLOW.with_(wishes=Wishes(throttle=True)), "no-throttle", "alpha"),
     "sockets on a new kernel": (connected(PLAIN).on_source(kernel="6.16.0-1"), "criu-kernel-sockets", "alpha"),
+    "page servers": (PLAIN.on_target(criu_version="4.2"), "criu-stream", "beta"),
     "pidfd": (PLAIN.on_target(criu_version="4.0").odd("pidfd", "pidfd"), "pidfd", "beta"),
     "small PIDs": (PLAIN.on_target(pid_max=201), "pid-range", "beta"),
     "pid": (PLAIN.with_(taken=(task(200),)), "pid-taken", "beta"),
@@ -339,7 +340,15 @@ def test_disk_or_memory_is_what_matters_of_a_file_system(here: str, there: str, 
 def test_criu_of_another_major_version_is_said() -> None:
     _, obstacles = PLAIN.on_source(criu_version="3.19").on_target(criu_version="4.1").plan()
     assert [(one.id, one.stops) for one in obstacles] == [("criu-newer", False)]
-    assert PLAIN.on_source(criu_version="4.0").on_target(criu_version="4.2").plan()[1] == ()
+    assert PLAIN.on_source(criu_version="4.0").on_target(criu_version="4.1.1").plan()[1] == ()
+
+
+@pytest.mark.parametrize(("here", "there"), [("4.1.1", "4.2"), ("4.2.1", "4.1"), ("3.19", "5.0")])
+def test_page_servers_do_not_understand_each_other_across_4_2(here: str, there: str) -> None:
+    hosts = PLAIN.on_source(criu_version=here).on_target(criu_version=there)
+    assert ("criu-stream", "beta") in hosts.obstacles()
+    for wishes in (Wishes(rsync=True), Wishes(shared="/srv/shared")):
+        assert "criu-stream" not in [name for name, _ in hosts.with_(wishes=wishes).obstacles()]
 
 
 REFUSED = [
