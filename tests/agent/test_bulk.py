@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from agent import bulk, protocol
+from agent.frames import HEAD
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -177,13 +178,13 @@ class TestStreams:
 class Relay:
     """`relay` behind two pipes, as behind sshd, and the agent's end of its socket."""
 
-    def __init__(self, place: Path, python: str = sys.executable) -> None:
+    def __init__(self, place: Path, form: str = "plain") -> None:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(place))
         listener.listen()
-        code = "import sys; from agent.bulk import relay; sys.exit(relay(sys.argv[1], sys.argv[2]))"
+        code = "import sys; from agent.bulk import relay; sys.exit(relay(*sys.argv[1:]))"
         self.process = subprocess.Popen(
-            [python, "-c", code, str(place), "pages-1"],
+            [sys.executable, "-c", code, str(place), "pages-1", form],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -233,6 +234,50 @@ def relay(place: Path) -> Iterator[Relay]:
     it = Relay(place)
     yield it
     it.end()
+
+
+class TestPacked:
+    """What comes in frames."""
+
+    @pytest.fixture
+    def relay(self, place: Path) -> Iterator[Relay]:
+        it = Relay(place, "packed")
+        yield it
+        it.end()
+
+    def test_what_they_stand_for_goes_on_and_their_end_is_an_end(self, relay: Relay) -> None:
+        os.write(relay.stdin, HEAD.pack(b"P", 3, 3) + b"abc" + HEAD.pack(b"0", 5, 0) + HEAD.pack(b".", 0, 0))
+        relay.hang_up()
+        assert b"".join(iter(lambda: relay.agent.recv(100), b"")) == b"abc" + bytes(5)
+        relay.agent.close()
+        assert relay.process.wait(10) == 0
+
+    @pytest.mark.parametrize(
+        ("stream", "why"),
+        [
+            (HEAD.pack(b"P", 9, 3) + b"abc", b"a piece of absurd size"),
+            (HEAD.pack(b"Z", 100, 9) + b"no frames", b""),
+            (b"a login shell's greeting", b"no known kind"),
+        ],
+        ids=["absurd", "damaged", "none"],
+    )
+    def test_a_damaged_one_ends_both_directions_and_is_told(self, relay: Relay, stream: bytes, why: bytes) -> None:
+        os.write(relay.stdin, HEAD.pack(b"P", 3, 3) + b"abc" + stream)
+        assert relay.agent.recv(3) == b"abc"
+        assert relay.agent.recv(100) == b""
+        assert os.read(relay.stdout, 100) == b""
+        assert relay.process.wait(10) == 1
+        said = relay.stderr()
+        assert said.startswith(b"migrate relay pages-1: " + bulk.DAMAGED.encode())
+        assert why in said
+
+    def test_a_cut_one_is_told_from_one_that_ended(self, relay: Relay) -> None:
+        os.write(relay.stdin, HEAD.pack(b"P", 3, 3) + b"abc")
+        assert relay.agent.recv(3) == b"abc"
+        relay.hang_up()
+        assert relay.agent.recv(100) == b""
+        assert relay.process.wait(10) == 1
+        assert b"it ends in the middle" in relay.stderr()
 
 
 class TestRelay:
