@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.fake_hosts import Pair
 from tests.fork_server import ForkServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`vagrant/lab test` sees to it that all is here that a test can need."""
+    parser.addoption("--no-skips", action="store_true", help="a fast test that is skipped has failed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What nobody ran was not seen to work."""
+    report = yield
+    if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr[-1]}"  # type: ignore
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from migrator.channel import Target, pump
 
 MIB = 1 << 20
 USER = pwd.getpwuid(os.getuid()).pw_name
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+SSHD = os.environ.get("MIGRATE_TEST_SSHD") or shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 def free_port() -> int:
@@ -215,6 +215,8 @@ def openssh(home: Home, tmp_path: Path) -> Iterator[Server]:
             break
         time.sleep(0.05)
     else:
+        process.kill()
+        process.wait(10)
         pytest.fail((tmp_path / "sshd.log").read_text())
     yield server
     process.terminate()

@@ -54,3 +54,12 @@ def test_nothing_is_installed_when_nothing_is_missing(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(packages, "install", install)
     packages.need({"sh": "dash"})
+
+
+def test_an_sshd_that_is_here_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*words: object, **options: object) -> str:
+        raise AssertionError(words)
+
+    monkeypatch.setattr(packages, "run", nothing)
+    monkeypatch.setattr(packages, "find_program", lambda name: f"/usr/sbin/{name}")
+    assert str(packages.an_sshd()) == "/usr/sbin/sshd"

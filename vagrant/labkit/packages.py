@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pwd
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from labkit import cache
@@ -18,8 +20,18 @@ from labkit.run import LabError, as_root, run, say, step
 # program -> packages. What is found on PATH (or in sbin) is not installed again.
 FOR_TREES = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client"}
 FOR_NETNS = {"ip": "iproute2", "nsenter": "util-linux", "losetup": "mount"}
-# What the fast tests would otherwise skip: `vagrant validate`, and login shells that a target may have.
-FOR_TESTS = {"vagrant": "vagrant vagrant-libvirt", "zsh": "zsh", "fish": "fish", "tcsh": "tcsh", "busybox": "busybox"}
+# What the fast tests would otherwise skip: `vagrant validate`, login shells that a target may
+# have, cpio.
+FOR_TESTS = {
+    "vagrant": "vagrant vagrant-libvirt",
+    "zsh": "zsh",
+    "fish": "fish",
+    "tcsh": "tcsh",
+    "busybox": "busybox",
+    "cpio": "cpio",
+}
+SSHD_VARIABLE = "MIGRATE_TEST_SSHD"
+"""Tells the fast tests which sshd to start."""
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -55,6 +67,30 @@ def install(packages: list[str], *options: str) -> None:
         run(
             as_root([*environment, "apt-get", "-q", "install", "--yes", "--no-install-recommends", *options, *packages])
         )
+
+
+def an_sshd() -> Path:
+    """Where the fast tests find an sshd: this machine's, or Debian's, only unpacked. Installed it would listen."""
+    if found := find_program("sshd"):
+        return Path(found)
+    folder = cache.place() / "sshd"
+    path = folder / "usr" / "sbin" / "sshd"
+    if not path.exists():
+        with step("unpacking openssh-server"), tempfile.TemporaryDirectory(dir=cache.place()) as room:
+            run(as_root(["apt-get", "-q", "update"]))
+            run(["apt-get", "-q", "download", "openssh-server"], cwd=Path(room))
+            (package,) = Path(room).glob("openssh-server_*.deb")
+            run(["dpkg-deb", "-x", package, Path(room) / "tree"])
+            shutil.rmtree(folder, ignore_errors=True)
+            (Path(room) / "tree").rename(folder)
+    if "libwrap.so.0 => not found" in run(["ldd", path]):  # the others come with openssh-client, or with Debian itself
+        install(["libwrap0"])
+    try:
+        pwd.getpwnam("sshd")
+    except KeyError:  # started by root it wants this user to exist
+        nobody = ["--system", "--no-create-home", "--home-dir", "/run/sshd", "--shell", "/usr/sbin/nologin"]
+        run(as_root(["useradd", *nobody, "sshd"]))
+    return path
 
 
 def parse_index_targets(text: str) -> str | None:
