@@ -23,7 +23,7 @@ import asyncssh
 import pytest
 
 from agent import bulk, protocol, wire
-from migrator import bundle, errors, transport
+from migrator import bundle, errors, openssh, transport
 from migrator.channel import Target, pump
 
 MIB = 1 << 20
@@ -191,7 +191,7 @@ async def server(sessions: Sessions, home: Home) -> Server:
 
 
 @pytest.fixture
-def openssh(home: Home, tmp_path: Path) -> Iterator[Server]:
+def debians(home: Home, tmp_path: Path) -> Iterator[Server]:
     """Debian's sshd, unprivileged unless we are root."""
     if SSHD is None:
         pytest.skip("no sshd on this machine: apt install openssh-server")
@@ -226,7 +226,7 @@ def openssh(home: Home, tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture(params=["asyncssh", "openssh"])
 def either(request: pytest.FixtureRequest) -> Server:
     """Each of the two servers."""
-    found = request.getfixturevalue("server" if request.param == "asyncssh" else "openssh")
+    found = request.getfixturevalue("server" if request.param == "asyncssh" else "debians")
     assert isinstance(found, Server)
     return found
 
@@ -456,12 +456,12 @@ class TestConfiguration:
             await connect(server)
         assert "ssh-keygen -R 'the-database' -f" in caught.value.hint
 
-    async def test_nothing_is_forwarded_and_no_terminal_asked_for(self, openssh: Server, home: Home) -> None:
+    async def test_nothing_is_forwarded_and_no_terminal_asked_for(self, debians: Server, home: Home) -> None:
         home.configure(
             "ForwardAgent yes\nForwardX11 yes\nForwardX11Trusted yes\nRequestTTY force\nRemoteCommand false\n"
             "Compression yes\n"
         )
-        link = await connect(openssh)
+        link = await connect(debians)
         assert await run(link, "echo $SSH_AUTH_SOCK $DISPLAY; tty") == b"\nnot a tty\n"
         assert link._connections[0].get_extra_info("send_compression") == "none"
         await link.close()
@@ -604,6 +604,32 @@ class TestStreams:
             assert got == hashlib.sha256(back).digest()
             assert seen == hashlib.sha256(there).digest()
             assert await it.channel.wait() == 0
+
+    @pytest.mark.parametrize(
+        "ssh",
+        ["echo 'Permission denied (publickey).' >&2; exit 255", "echo 'Last login: never'; exec cat", "exit 0", ""],
+        ids=["no login", "another greeting", "nothing", "not there"],
+    )
+    async def test_memory_goes_over_the_connection_that_stands_where_ssh_does_not_come_up(
+        self,
+        server: Server,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        ssh: str,
+    ) -> None:
+        words = ["sh", "-c", ssh] if ssh else [str(tmp_path / "ssh")]
+        monkeypatch.setattr(openssh, "arguments", lambda *_, **__: words)
+        with caplog.at_level("DEBUG", "migrator.agent"):
+            async with stream(server, tmp_path) as it:
+                assert not isinstance(it.channel, openssh.OpenSshChannel)
+                await it.channel.write(b"there")
+                assert await asyncio.wait_for(it.receive(), 5) == b"there"
+                await it.send(b"back")
+                assert await asyncio.wait_for(it.channel.read(), 5) == b"back"
+        (said,) = [line for line in caplog.messages if "memory goes over the connection that stands: " in line]
+        if "denied" in ssh:
+            assert "Permission denied (publickey)" in said
 
     async def test_a_byte_is_not_held_back(self, either: Server, tmp_path: Path) -> None:
         async with stream(either, tmp_path) as it:
