@@ -42,6 +42,18 @@ def test_source_agent_killed(alpha: LabHost, beta: LabHost, witness: int, sabota
     still_right(alpha, beta, witness)
 
 
+@pytest.mark.parametrize("phase", ["resume", "clean"])
+def test_source_agent_killed_after_commit(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str
+) -> None:
+    """The tree is dead here and its agent gone: another one cleans up, by the journal."""
+    run = sabotage(witness, phase, "kill-source-agent")
+    assert run.status == 0, run.explain()
+    assert run.report["outcome"] == "migrated"
+    assert not alpha.alive(witness)
+    assert {line[3] for line in wait_for_sweeps(beta, 1)} == {0}, "bad pages"
+
+
 @pytest.mark.parametrize("phase", BEFORE_COMMIT)
 def test_target_agent_killed(alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, phase: str) -> None:
     if phase == "commit":
