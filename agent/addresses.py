@@ -1,16 +1,16 @@
 """Whether the addresses and ports of a tree's sockets are to be had on this host. Looks only: nothing is bound to them.
 
-criu binds a restored socket with SO_REUSEADDR and SO_REUSEPORT set (criu/sk-inet.c, open_inet_sk). A listening socket
-of another program on an overlapping address fails it all the same, and so does any UDP socket that has not set the one
-or the other itself. The tables do not say whether it has; it is taken for one that has not.
+What another socket takes of an address family and of its port is asked of the kernel and of that socket: `sockets.py`
+knows which are of IPv6 only, `ports.py` which let others have the port too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from agent import sockets
+from agent import ports, sockets
 from agent.peculiar import name_of
 from agent.protocol import Address
 
@@ -21,30 +21,37 @@ _MAPPED = "::ffff:"
 def answers(asked: Iterable[Address]) -> tuple[Address, ...]:
     """For each: whether this host owns the address, and who has the port here, where somebody has."""
     wanted = tuple(asked)
-    tables = {protocol: _by_port(protocol) for protocol in {one.protocol for one in wanted}}
-    both = {(one.protocol, port_of(one.address)) for one in wanted if host_of(one.address) == "0.0.0.0"}  # noqa: S104
-    found: list[tuple[Address, list[sockets.Inet]]] = []
+    protocols = {one.protocol for one in wanted}
+    tables = {protocol: _by_port(protocol) for protocol in protocols}
+    only_ipv6 = {inode for protocol in protocols for inode in sockets.only_ipv6(protocol)}
+    found: list[list[sockets.Inet]] = []
     for one in wanted:
-        host, port = host_of(one.address), port_of(one.address)
-        others = tables[one.protocol].get(port, [])
-        # a program with a socket for each family has told its IPv6 one to leave IPv4 alone
-        strict = (one.protocol, port) in both or {"0.0.0.0", "::"} <= {host_of(other.local) for other in others}  # noqa: S104
-        found.append((one, [other for other in others if overlap(host, host_of(other.local), strict=strict)]))
+        others = tables[one.protocol].get(port_of(one.address), [])
+        found.append([other for other in others if _meet(one, other, other.inode in only_ipv6)])
     holding = {}
-    if inodes := {f"socket:[{other.inode}]" for _, others in found for other in others}:
+    if inodes := {f"socket:[{other.inode}]" for others in found for other in others}:
         holding = sockets.holders(inodes, ())
-    answered = []
-    for one, others in found:
-        others.sort(key=lambda other: other.state != sockets.LISTEN)
-        holders = holding.get(f"socket:[{others[0].inode}]", []) if others else []
-        answered.append(
-            Address(
-                one.protocol, one.address, owned=owned(host_of(one.address)),
-                holder=(name_of(holders[0]) if holders else "another process") if others else "",
-                listens=bool(others) and (one.protocol == "udp" or others[0].state == sockets.LISTEN),
-            )
-        )  # fmt: skip
-    return tuple(answered)
+    return tuple(_answer(one, others, holding) for one, others in zip(wanted, found))
+
+
+def _answer(one: Address, others: list[sockets.Inet], holding: Mapping[str, Sequence[int]]) -> Address:
+    free = Address(one.protocol, one.address, owned=owned(host_of(one.address)))
+    if not others:
+        return free
+    judged = []
+    for other in others:
+        holders = holding.get(f"socket:[{other.inode}]", [])
+        shared = bool(holders) and ports.shared(holders[0], ports.descriptor(holders[0], other.inode))
+        listens = one.protocol == "udp" or other.state == sockets.LISTEN
+        judged.append((not listens, shared, name_of(holders[0]) if holders else "another process"))
+    near_end, shared, holder = min(judged)  # the worst first: who listens, and shares the port with nobody
+    return dataclasses.replace(free, holder=holder, listens=not near_end, shared=shared)
+
+
+def _meet(one: Address, other: sockets.Inet, only_ipv6: bool) -> bool:
+    """Whether these two get in each other's way, the port being the same."""
+    ours, theirs = host_of(one.address), host_of(other.local)
+    return overlap(ours, theirs, strict=only_ipv6 if ":" in theirs else one.only_ipv6)
 
 
 def _by_port(protocol: str) -> dict[int, list[sockets.Inet]]:
@@ -66,7 +73,7 @@ def port_of(address: str) -> int:
 
 
 def overlap(one: str, other: str, *, strict: bool = False) -> bool:
-    """Whether sockets on two addresses with the same port get in each other's way. `strict`: `::` has no IPv4."""
+    """Whether sockets on two addresses with the same port get in each other's way. `strict`: IPv6's has no IPv4."""
     if (":" in one) == (":" in other):
         return one == other or one in _WILD or other in _WILD
     return not strict and "::" in (one, other)

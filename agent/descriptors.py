@@ -24,6 +24,7 @@ from agent.protocol import FileFacts
 DELETED = " (deleted)"
 _AIO = "/[aio]" + DELETED
 _O_PATH = 0o10000000
+_FLAGS = re.compile(rb"^flags:\s*([0-7]+)", re.MULTILINE)
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 KINDS = {
@@ -105,10 +106,12 @@ def opened(pid: int) -> Iterator[Opened]:
             information = _read(f"/proc/{pid}/fdinfo/{number}")
         except OSError:
             continue
-        flags = int(status_field(information, b"flags") or "0", 8)
-        pty = status_field(information, b"tty-index")
+        found = _FLAGS.search(information)
+        flags = int(found[1], 8) if found else 0
+        pty = status_field(information, b"tty-index") if b"tty-index" in information else ""
+        locks = _locks(information) if b"lock:" in information else ()
         writing = flags & os.O_ACCMODE != os.O_RDONLY and not flags & _O_PATH
-        yield Opened(pid, number, link, status, writing, _locks(information), int(pty) if pty else None)
+        yield Opened(pid, number, link, status, writing, locks, int(pty) if pty else None)
 
 
 def _locks(information: bytes) -> tuple[str, ...]:
@@ -319,5 +322,12 @@ def namespace(pid: Union[int, str], kind: str) -> str:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.readall() or b""
+    # not by a file object, which asks for size and position as well: a tree may have many thousand descriptors
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while more := os.read(descriptor, 1 << 16):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)

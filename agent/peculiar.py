@@ -22,8 +22,8 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     io-uring, pidfd  such a descriptor
     anon-inode       descriptor of a kind that criu refuses: perf events, BPF programs, userfaultfd, KVM…
     inet-socket      number of sockets of IP, listening or not
-    listen           address and port of TCP
-    receive          address and port that a UDP socket is bound to
+    listen           address and port of TCP; "only-ipv6", "shared", both or neither
+    receive          address and port that a UDP socket is bound to; the same
     watch            path that inotify or fanotify watches; which of them
     watch-lost       inode that they watch, and that no path leads to
     lsm-label        label of AppArmor or SELinux; which of them
@@ -45,7 +45,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import conditions, sockets, watches
+from agent import conditions, ports, sockets, watches
 from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, namespace, same_namespace, status_field
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
@@ -290,7 +290,7 @@ def _of_sockets(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Pecu
     held = _held(holdings, stat.S_IFSOCK)
     if not held:
         return
-    tcp = sockets.inet(tasks[0].pid, "tcp")
+    tcp, only_ipv6 = sockets.inet(tasks[0].pid, "tcp"), sockets.only_ipv6("tcp")
     count = 0
     for inode, one in held.items():
         name = sockets.protocol_name(one.pid, one.fd)
@@ -301,15 +301,23 @@ def _of_sockets(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Pecu
             yield Peculiarity("socket-kind", one.pid, name)
         known = tcp.get(inode)
         if known is not None and known.state == sockets.LISTEN:
-            yield Peculiarity("listen", one.pid, known.local)
+            yield Peculiarity("listen", one.pid, known.local, _manner(one, inode in only_ipv6))
         elif known is not None and sockets.TCP_STATES.get(known.state) != "close":
             pair = f"{known.local} -> {known.remote}"
             yield Peculiarity("tcp-established", one.pid, pair, sockets.TCP_STATES.get(known.state, "connected"))
-    for inode, bound in sockets.inet(tasks[0].pid, "udp").items():
-        if inode in held:
-            yield Peculiarity("receive", held[inode].pid, bound.local)
+    udp = {inode: bound for inode, bound in sockets.inet(tasks[0].pid, "udp").items() if inode in held}
+    only_ipv6 = sockets.only_ipv6("udp") if udp else set()
+    for inode, bound in udp.items():
+        one = held[inode]
+        yield Peculiarity("receive", one.pid, bound.local, _manner(one, inode in only_ipv6))
     if count:
         yield Peculiarity("inet-socket", tasks[0].pid, "IP sockets", str(count))
+
+
+def _manner(one: Opened, only_ipv6: bool) -> str:
+    """How a bound socket takes its port, in words of the protocol's Address."""
+    shared = ports.shared(one.pid, one.fd)
+    return " ".join(word for word, holds in (("only-ipv6", only_ipv6), ("shared", shared)) if holds)
 
 
 def _of_unix(holdings: Holdings) -> Iterator[Peculiarity]:

@@ -203,7 +203,7 @@ def tree_pids(root: int) -> list[int]:
 
 def _lists_children(pid: int) -> bool:
     """Whether this kernel has task/TID/children (CONFIG_PROC_CHILDREN): it spares a walk of /proc in the freeze."""
-    return (PROC / str(pid) / "task" / str(pid) / "children").exists()
+    return os.path.exists(PROC / str(pid) / "task" / str(pid) / "children")
 
 
 def _children_listed(pid: int) -> list[int]:

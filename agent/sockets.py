@@ -14,7 +14,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Union
 
-LISTEN = 10
+CLOSE, LISTEN = 7, 10
 TCP_STATES = {
     1: "established", 2: "syn-sent", 3: "syn-recv", 4: "fin-wait-1", 5: "fin-wait-2", 6: "time-wait", 7: "close",
     8: "close-wait", 9: "last-ack", 10: "listen", 11: "closing",
@@ -27,6 +27,7 @@ _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _ERROR, _DONE = 2, 3
 _ANY = 0xFFFFFFFF
 _SHOW_NAME, _SHOW_PEER, _SHOW_ICONS = 1, 4, 8
+_INET_MESSAGE, _ATTRIBUTE_V6ONLY = 72, 11  # include/uapi/linux/inet_diag.h
 _ATTRIBUTE_NAME, _ATTRIBUTE_PEER, _ATTRIBUTE_ICONS = 0, 2, 3
 
 
@@ -86,6 +87,23 @@ def inet(pid: Union[int, str], protocol: str) -> dict[int, Inet]:
     return found
 
 
+def only_ipv6(protocol: str) -> set[int]:
+    """Inodes of the bound sockets of IPv6 that leave IPv4 alone (IPV6_V6ONLY), in our network namespace.
+
+    Empty where the kernel has no inet_diag: such a socket then counts as one that takes IPv4 as well.
+    """
+    number = socket.IPPROTO_TCP if protocol == "tcp" else socket.IPPROTO_UDP
+    body = struct.pack("=BBBBI48x", socket.AF_INET6, number, 0, 0, 1 << LISTEN | 1 << CLOSE)
+    return {inode for message in _dumped(body) for inode in parse_only_ipv6(message)}
+
+
+def parse_only_ipv6(message: bytes) -> Iterator[int]:
+    """The inode of the socket in a struct inet_diag_msg, if it is said to be of IPv6 only."""
+    only = dict(_attributes(message[_INET_MESSAGE:])).get(_ATTRIBUTE_V6ONLY, b"")
+    if only[:1] == b"\1":
+        yield int.from_bytes(message[_INET_MESSAGE - 4 : _INET_MESSAGE], sys.byteorder)
+
+
 def protocol_name(pid: int, fd: int) -> str:
     """What kind of socket a descriptor is, as the kernel names it: TCP, TCPv6, UDP, UNIX, NETLINK, PACKET, MPTCP, ALG…
 
@@ -100,41 +118,49 @@ def protocol_name(pid: int, fd: int) -> str:
 
 def unix() -> dict[int, Unix]:
     """Unix sockets of our network namespace by inode; empty where the kernel has no unix_diag."""
-    found: dict[int, Unix] = {}
+    show = _SHOW_NAME | _SHOW_PEER | _SHOW_ICONS
+    body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY, 0, show, _ANY, _ANY)
+    return {one.inode: one for message in _dumped(body) for one in parse_unix(message)}
+
+
+def _dumped(body: bytes) -> Iterator[bytes]:
+    """The answers to one question of sock_diag(7), until they end or fail."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
-            show = _SHOW_NAME | _SHOW_PEER | _SHOW_ICONS
-            body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY, 0, show, _ANY, _ANY)
             asking.settimeout(5)
             asking.send(struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
-            while True:
-                more, sockets = parse_unix(asking.recv(1 << 18))
-                found.update((one.inode, one) for one in sockets)
-                if not more:
-                    return found
+            more = True
+            while more:
+                more, messages = parse(asking.recv(1 << 18))
+                yield from messages
     except OSError:
-        return found
+        return
 
 
-def parse_unix(data: bytes) -> tuple[bool, list[Unix]]:
-    """Whether more is to come, and the sockets of one datagram of sock_diag(7)."""
-    found: list[Unix] = []
+def parse(data: bytes) -> tuple[bool, list[bytes]]:
+    """Whether more is to come, and the messages in one datagram of netlink(7)."""
+    found: list[bytes] = []
     position = 0
     while position + 16 <= len(data):
         length, kind = struct.unpack_from("=IH", data, position)
         if kind in (_ERROR, _DONE) or length < 16:
             return False, found
-        message = data[position + 16 : position + length]
-        if len(message) >= 16:
-            _, type_, state, _, inode = struct.unpack_from("=BBBBI", message)
-            attributes = dict(_attributes(message[16:]))
-            peer = attributes.get(_ATTRIBUTE_PEER, b"")
-            number = int.from_bytes(peer[:4], sys.byteorder) if len(peer) >= 4 else 0
-            icons = attributes.get(_ATTRIBUTE_ICONS, b"")
-            waiting = struct.unpack(f"={len(icons) // 4}I", icons[: len(icons) // 4 * 4])
-            found.append(Unix(inode, type_, state, number, _unix_name(attributes.get(_ATTRIBUTE_NAME, b"")), waiting))
+        found.append(data[position + 16 : position + length])
         position += (length + 3) & ~3
     return position > 0, found
+
+
+def parse_unix(message: bytes) -> Iterator[Unix]:
+    """The socket in a struct unix_diag_msg; none where it is cut off."""
+    if len(message) < 16:
+        return
+    _, type_, state, _, inode = struct.unpack_from("=BBBBI", message)
+    attributes = dict(_attributes(message[16:]))
+    peer = attributes.get(_ATTRIBUTE_PEER, b"")
+    number = int.from_bytes(peer[:4], sys.byteorder) if len(peer) >= 4 else 0
+    icons = attributes.get(_ATTRIBUTE_ICONS, b"")
+    waiting = struct.unpack(f"={len(icons) // 4}I", icons[: len(icons) // 4 * 4])
+    yield Unix(inode, type_, state, number, _unix_name(attributes.get(_ATTRIBUTE_NAME, b"")), waiting)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

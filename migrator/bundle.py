@@ -4,9 +4,12 @@ Owns the archive, its place on the target, the command lines that start an agent
 do not come up. Knows channels, not SSH.
 
 Starting costs one exec, and one round trip when the archive is there already. The exec runs a few lines of Python that
-look at the version, at `~/.cache/migrate/agent-BUILD.pyz` and its hash, ask for the archive on standard input if need
-be, and then *become* the agent. They speak one word a line, `migrate-boot …`, so that whatever a login shell prints
-first is skipped.
+look at the version and at `~/.cache/migrate/agent-BUILD.pyz`, ask for the archive on standard input if need be, and
+then *become* the agent. They speak one word a line, `migrate-boot …`, so that whatever a login shell prints first is
+skipped.
+
+What is kept there is the archive compiled by the Python that is to run it, since compiling took most of an agent's
+start; its first line names the archive, that Python, and a checksum of what follows.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import io
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,32 +48,49 @@ def say(*words):
 if sys.version_info < (3, 9):
     say("old", "%d.%d.%d" % sys.version_info[:3])
     sys.exit(1)
-import hashlib, time
-digest, size = sys.argv[1], int(sys.argv[2])
+import binascii
+digest = sys.argv[1]
 cache = os.environ.get("XDG_CACHE_HOME", "")
 if not os.path.isabs(cache):
     cache = os.path.join(os.path.expanduser("~"), ".cache")
 place = os.path.join(cache, "migrate")
 path = os.path.join(place, "agent-" + digest[:16] + ".pyz")
-def whole(data):
-    return hashlib.sha256(data).hexdigest() == digest
+def stamped(data):
+    head = "#%s %s %08x%s" % (digest, sys.implementation.cache_tag, binascii.crc32(data), chr(10))
+    return head.encode() + data
 def there():
     try:
         with open(path, "rb") as file:
-            return whole(file.read())
+            found = file.read()
     except OSError:
         return False
+    return found == stamped(found.partition(chr(10).encode())[2])
 def receive():
+    import hashlib, zlib
     say("want")
-    data = b""
-    while len(data) < size:
-        more = os.read(0, size - len(data))
+    data, unpacker = b"", zlib.decompressobj()
+    while not unpacker.eof:
+        more = os.read(0, 65536)
         if len(more) == 0:
             sys.exit(1)
-        data += more
-    if not whole(data):
+        try:
+            data += unpacker.decompress(more)
+        except zlib.error:
+            break
+    if not hashlib.sha256(data).hexdigest() == digest:
         raise OSError("the agent arrived damaged")
     return data
+def compiled(data):
+    import importlib.util, io, marshal, zipfile
+    there = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(there, "w") as new:
+        for member in old.infolist():
+            source = old.read(member)
+            new.writestr(zipfile.ZipInfo(member.filename), source)
+            code = marshal.dumps(compile(source, os.path.join(path, member.filename), "exec", 0, True))
+            unchecked = importlib.util.MAGIC_NUMBER + bytes((1, 0, 0, 0)) + importlib.util.source_hash(source)
+            new.writestr(zipfile.ZipInfo(member.filename + "c"), unchecked + code)
+    return there.getvalue()
 try:
     os.makedirs(place, 0o700, exist_ok=True)
     about = os.stat(place)
@@ -78,7 +99,8 @@ try:
     if there():
         os.utime(path)
     else:
-        data = receive()
+        import time
+        data = stamped(compiled(receive()))
         temporary = "%s.%d" % (path, os.getpid())
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -97,7 +119,7 @@ except OSError as error:
     say("failed", str(error))
     sys.exit(1)
 say("have", path)
-os.execv(sys.executable, [sys.executable, "-IS", "-Xutf8", path] + sys.argv[3:])
+os.execv(sys.executable, [sys.executable, "-IS", "-Xutf8", path] + sys.argv[2:])
 """
 
 # The local agent runs from where this package lies, without a file of its own: sudo drops PYTHONPATH, and appending
@@ -122,8 +144,13 @@ def archive() -> bytes:
             about = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             about.external_attr = 0o100644 << 16
             about.create_system = 3
-            file.writestr(about, members[name], zipfile.ZIP_DEFLATED, 9)
+            file.writestr(about, members[name])
     return data.getvalue()
+
+
+def packed() -> bytes:
+    """The archive as it goes over the wire: packed as a whole, and only when it is asked for."""
+    return zlib.compress(archive(), 9)
 
 
 def _sources(folder: importlib.resources.abc.Traversable, name: str) -> Iterator[tuple[str, bytes]]:
@@ -156,7 +183,7 @@ def _as_root(sudo: bool) -> list[str]:
 def agent_command(arguments: Sequence[str], *, sudo: bool, python: str) -> list[str]:
     """What starts the agent on a host that may have none; `greet` must follow."""
     serve = ("serve", "--build", build_id(), *arguments)
-    return [*_as_root(sudo), *_program(_BOOT, _digest(), str(len(archive())), *serve, python=python)]
+    return [*_as_root(sudo), *_program(_BOOT, _digest(), *serve, python=python)]
 
 
 def relay_command(path: str, socket: str, name: str, form: str = "plain", *, sudo: bool, python: str) -> list[str]:
@@ -203,7 +230,7 @@ async def _greet(channel: Channel, host: str) -> str:
         elif word == b"have":
             return text
         elif word == b"want":
-            await channel.write(archive())
+            await channel.write(packed())
         elif word == b"old":
             raise NoPython(
                 f"{host}: its python3 is {text}, the agent needs 3.9 or newer", hint="install a newer python3 there"
@@ -211,7 +238,7 @@ async def _greet(channel: Channel, host: str) -> str:
         else:
             raise ConnectError(
                 f"{host}: there is no place for the agent: {text}",
-                hint="it needs 200 kB in ~/.cache/migrate (or XDG_CACHE_HOME) of the user that it runs as",
+                hint="it needs 1.1 MB in ~/.cache/migrate (or XDG_CACHE_HOME) of the user that it runs as",
             )
     raise WrongAgent(
         f"{host}: something else answered in the agent's place: {noise[:60]!r}",

@@ -19,6 +19,9 @@ from migrator.errors import UsageError
 CHUNK = 1 << 18
 """Bytes that are moved at a time: below this the bookkeeping per piece shows, above it nothing is gained."""
 
+MEMORY = "pages"
+"""The stream to the page servers: it is worth a connection of its own."""
+
 TAIL = 16 * 1024
 """Bytes of a far end's stderr that are kept."""
 

@@ -90,11 +90,11 @@ def _order(options: argparse.Namespace) -> hosts.Order:
     """What the engine is asked for. Raises errors.UsageError for a host that makes no sense."""
     if options.transport == "rsync" and not options.shared and os.geteuid() != 0:
         raise errors.UsageError("--transport rsync: only root may read the images here, so run migrate as root")
-    from migrator import hosts, plan, transport  # late: bad input is told at once, without loading SSH
+    from migrator import channel, hosts, plan  # late: bad input is told at once
 
     return hosts.Order(
         pid=options.pid,
-        target=transport.parse_target(options.host),
+        target=channel.parse_target(options.host),
         wishes=plan.Wishes(
             options.copy_files,
             options.require_precopy,

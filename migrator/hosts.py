@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from agent.protocol import STREAM_DAMAGED
-from migrator import bundle, channel, errors, plan, precopy, transport
+from migrator import bundle, channel, errors, plan, precopy
 from migrator.bandwidth import Bucket, Metered
+from migrator.local import LocalLink
 from migrator.packing import Packed
 from migrator.peer import Peer, PeerLost
 from migrator.phases import Observer
-from migrator.together import both
+from migrator.together import both, end
 from migrator.unchanged import Sifted
+
+T = TypeVar("T")
 
 RECONNECT_ATTEMPTS = 5
 RECONNECT_PAUSE = 2.0
@@ -27,7 +30,7 @@ class Order:
     """What the operator wants."""
 
     pid: int
-    target: transport.Target
+    target: channel.Target
     wishes: plan.Wishes
     limits: precopy.Limits
     sudo: bool = False
@@ -43,10 +46,10 @@ class Order:
 class Links(Protocol):
     """How the two hosts are reached; the target's may be asked for again when it was lost."""
 
-    async def source(self) -> transport.Link:
+    async def source(self) -> channel.Link:
         """The host we run on."""
 
-    async def target(self) -> transport.Link:
+    async def target(self) -> channel.Link:
         """The host to move to."""
 
 
@@ -58,12 +61,14 @@ class RealLinks:
         self._order = order
         self._arguments = ("--criu", order.criu) if order.criu else ()
 
-    async def source(self) -> transport.Link:
+    async def source(self) -> channel.Link:
         """The local agent."""
-        return transport.LocalLink(agent_arguments=self._arguments)
+        return LocalLink(agent_arguments=self._arguments)
 
-    async def target(self) -> transport.Link:
+    async def target(self) -> channel.Link:
         """A new SSH connection."""
+        from migrator import transport  # late: loading SSH takes as long as the local agent's start, which goes on
+
         return await transport.connect(self._order.target, sudo=self._order.sudo, agent_arguments=self._arguments)
 
 
@@ -82,17 +87,17 @@ class Way:
 class Stream:
     """One bulk stream, coupled from the source's agent to the target's for as long as it is open."""
 
-    def __init__(self, name: str, source: transport.Channel, target: transport.Channel, way: Way) -> None:
+    def __init__(self, name: str, source: channel.Channel, target: channel.Channel, way: Way) -> None:
         self.name = name
         self.damage = ""
         """What the target's relay had against it, when that is why it ended."""
-        sink: transport.Channel = Metered(target, way.bucket, way.on_wire)
+        sink: channel.Channel = Metered(target, way.bucket, way.on_wire)
         if way.compress != "none":
             sink = Packed(sink, always=way.compress == "zstd")
-        if name == transport.MEMORY:
+        if name == channel.MEMORY:
             source = Sifted(source)
         self._ends = (source, sink)
-        self._pump = asyncio.create_task(transport.pump(source, sink, way.on_bytes))
+        self._pump = asyncio.create_task(channel.pump(source, sink, way.on_bytes))
 
     async def close(self) -> None:
         """Close both ends: whoever reads or writes there fails."""
@@ -101,9 +106,9 @@ class Stream:
                 self.damage = line
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
-        for end in self._ends:
+        for side in self._ends:
             with contextlib.suppress(OSError, errors.MigrateError):
-                await end.close()
+                await side.close()
 
 
 class Ends:
@@ -118,17 +123,30 @@ class Ends:
     def __init__(self, links: Links, observer: Observer) -> None:
         self._links = links
         self._observer = observer
-        self._opened = contextlib.AsyncExitStack()
+        self._reached = contextlib.AsyncExitStack()
+        self._peers: list[Peer] = []
+        self._ahead: list[asyncio.Future[Any]] = []
         self._streams: list[Stream] = []
-        self._source_link: transport.Link
-        self._target_link: transport.Link
+        self._source_link: channel.Link
+        self._target_link: channel.Link
 
-    async def connect(self) -> None:
-        """Reach both hosts and start an agent on each. Raises ConnectError and its kind."""
+    async def reach_source(self) -> None:
+        """Start an agent here. Raises ConnectError and its kind, as `reach_target` does."""
         self._source_link = await self._links.source()
-        self._opened.push_async_callback(self._source_link.close)
+        self._reached.push_async_callback(self._source_link.close)
         await self.replace_source()
-        await self._reach_target()
+
+    async def reach_target(self) -> None:
+        """Connect to the target, and start an agent there."""
+        self._target_link = await self._links.target()
+        self._reached.push_async_callback(self._target_link.close)
+        self.target = await self._agent(self._target_link, "target")
+
+    def ahead(self, act: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Begin an act before its turn: its result, or what it raises, is there for whoever waits for it then."""
+        begun = asyncio.ensure_future(act)
+        self._ahead.append(begun)
+        return begun
 
     async def replace_source(self) -> None:
         """A new agent on the source."""
@@ -138,21 +156,16 @@ class Ends:
         """A new connection to the target, and a new agent there. Raises MigrateError when it stays away."""
         for attempt in range(RECONNECT_ATTEMPTS):
             try:
-                await self._reach_target()
+                await self.reach_target()
                 return
             except (errors.MigrateError, PeerLost):
                 if attempt == RECONNECT_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(RECONNECT_PAUSE)
 
-    async def _reach_target(self) -> None:
-        self._target_link = await self._links.target()
-        self._opened.push_async_callback(self._target_link.close)
-        self.target = await self._agent(self._target_link, "target")
-
-    async def _agent(self, link: transport.Link, role: str) -> Peer:
+    async def _agent(self, link: channel.Link, role: str) -> Peer:
         peer = Peer(link.name, await link.start_agent(role))
-        self._opened.push_async_callback(peer.close)
+        self._peers.append(peer)
         banner = await peer.hello(bundle.build_id())
         self._observer.detail(f"{link.name}: {banner.line()}")
         return peer
@@ -165,7 +178,6 @@ class Ends:
         )
         stream = Stream(name, source, target, way)
         self._streams.append(stream)
-        self._opened.push_async_callback(stream.close)
         return stream
 
     def damage(self) -> str:
@@ -174,4 +186,8 @@ class Ends:
 
     async def close(self) -> None:
         """End of input for the agents, end of the connections."""
-        await self._opened.aclose()
+        async with self._reached:
+            await end(*self._ahead)
+            for stream in reversed(self._streams):
+                await stream.close()
+            await asyncio.gather(*(peer.close() for peer in self._peers))

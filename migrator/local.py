@@ -119,6 +119,16 @@ class ProcessChannel(_Pipe):
             start_new_session=own_session,
             process_group=None if own_session else 0,
         )
+        # a few turns of the loop, which no cancelling may end half-way: the pipes would belong to nobody
+        connecting = asyncio.ensure_future(cls._connected(name, process, patience))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            await (await connecting).close()
+            raise
+
+    @classmethod
+    async def _connected(cls, name: str, process: subprocess.Popen[bytes], patience: float) -> Self:
         loop = asyncio.get_running_loop()
         tail = Tail(name)
         reader = asyncio.StreamReader(limit=CHUNK)

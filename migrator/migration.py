@@ -59,6 +59,8 @@ class Migration:
         self._page_size = 4096
         self._instant = False
         self._plan: plan.Plan
+        self._here: Awaitable[protocol.HostFacts]
+        self._found: Awaitable[protocol.TreeFacts]
 
     def _carrier_of(self, order: Order) -> Carrier:
         wishes = order.wishes
@@ -122,7 +124,13 @@ class Migration:
 
     async def _connect(self) -> None:
         await self._observer.phase(Phase.CONNECT)
-        await self._ends.connect()
+        await both(self._look_here(), self._ends.reach_target())
+
+    async def _look_here(self) -> None:
+        """Begin to look at this host and at the tree: the connection to the target takes about as long."""
+        await self._ends.reach_source()
+        self._here = self._ends.ahead(self._ends.source.probe(protocol.Probe(want_cpuinfo=True)))
+        self._found = self._ends.ahead(self._ends.source.inspect(protocol.Inspect(self._order.pid)))
 
     async def _preflight(self) -> None:
         await self._observer.phase(Phase.PREFLIGHT)
@@ -142,11 +150,11 @@ class Migration:
         return plan.make_plan(source, target, tree, found, self._order.wishes)
 
     async def _hosts(self) -> tuple[protocol.HostFacts, protocol.HostFacts]:
-        source = await self._ends.source.probe(protocol.Probe(want_cpuinfo=True))
+        source = await self._here
         return source, await self._ends.target.probe(protocol.Probe(cpuinfo=source.cpuinfo))
 
     async def _tree(self) -> tuple[protocol.TreeFacts, protocol.TargetCheck]:
-        tree = await self._ends.source.inspect(protocol.Inspect(self._order.pid))
+        tree = await self._found
         return tree, await self._ends.target.check(plan.questions(tree, self._order.wishes))
 
     async def _digested(self, tree: protocol.TreeFacts, found: protocol.TargetCheck) -> protocol.TreeFacts:

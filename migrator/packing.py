@@ -15,15 +15,18 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import os
 import struct
 import threading
 import time
-
-import zstandard
+from typing import TYPE_CHECKING
 
 from agent.protocol import FRAME_HEAD, FRAME_LARGEST
 from migrator.channel import CHUNK, Channel
+
+if TYPE_CHECKING:
+    import zstandard
 
 LEVELS = (-10, -5, -1, 1, 3)
 """zstd's levels that are worth it, the fastest first; above 3 nothing much is gained on memory."""
@@ -128,12 +131,15 @@ class _Packer(threading.local):
     """zstd's contexts, which belong to one thread each."""
 
     def __init__(self) -> None:
+        import zstandard  # late, since a check packs nothing; and before a stream is open, never in the freeze
+
+        self._new = functools.partial(zstandard.ZstdCompressor, write_checksum=True)
         self._contexts: dict[int, zstandard.ZstdCompressor] = {}
 
     def at(self, level: int) -> zstandard.ZstdCompressor:
         """What packs at this level."""
         if level not in self._contexts:
-            self._contexts[level] = zstandard.ZstdCompressor(level=level, write_checksum=True)
+            self._contexts[level] = self._new(level=level)
         return self._contexts[level]
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from agent import protocol, wire
 from agent.protocol import FaultCode
 from migrator import errors
-from migrator.transport import Channel
+from migrator.channel import Channel
 
 T = TypeVar("T")
 

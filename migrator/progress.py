@@ -6,6 +6,7 @@ itself: `migrator.output` has the streams, `migrator.words` the wording.
 
 from __future__ import annotations
 
+import functools
 import os
 import textwrap
 import threading
@@ -13,14 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tqdm import tqdm
-
 from migrator import words
 from migrator.output import Events, Printer, Progress, Quiet
 from migrator.phases import Phase, Round
 from migrator.words import bytes_text, escape, round_label, seconds_text
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from migrator.errors import MigrateError
     from migrator.obstacle import Obstacle
 
@@ -37,8 +38,15 @@ QUIET_PHASES = (Phase.PRECOPY, Phase.FREEZE)
 ALWAYS_SHOWN = (Phase.PREFLIGHT, Phase.FILL)
 """Phases that get their line even when they had nothing to note."""
 
-tqdm.monitor_interval = 0  # no watching thread: the live line is drawn when there is something to draw
-tqdm.set_lock(threading.RLock())  # and no semaphore shared with processes that we do not have
+
+@functools.cache
+def _bars() -> type[tqdm[Any]]:
+    """tqdm; loaded late, since it takes a sixth of the command's start and a pipe needs none of it."""
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # no watching thread: the live line is drawn when there is something to draw
+    tqdm.set_lock(threading.RLock())  # and no semaphore shared with processes that we do not have
+    return tqdm
 
 
 class Lines(Progress):
@@ -224,7 +232,8 @@ class Bars(Lines):
         bar = f"{{bar:{bar_columns}}}" if bar_columns >= NARROWEST_BAR else ""
         text = left.replace("{", "{{").replace("}", "}}") + bar + right.replace("{", "{{").replace("}", "}}")
         if self._bar is None:
-            self._bar = tqdm(total=1.0, initial=share, file=self._printer, bar_format=text, ncols=columns, leave=False)
+            new = _bars()
+            self._bar = new(total=1.0, initial=share, file=self._printer, bar_format=text, ncols=columns, leave=False)
         self._bar.bar_format, self._bar.ncols, self._bar.n = text, columns, share
         self._bar.refresh()
 

@@ -25,7 +25,8 @@ _FEW_THREADS = 64
 def questions(tree: TreeFacts, check: Check) -> Check:
     """The same questions, and these."""
     addresses = [
-        Address(_PROTOCOLS[one.kind], one.object) for one in tree.peculiarities if one.kind in _PROTOCOLS
+        Address(_PROTOCOLS[one.kind], one.object, "only-ipv6" in one.detail, "shared" in one.detail)
+        for one in tree.peculiarities if one.kind in _PROTOCOLS
     ]  # fmt: skip
     labels = {one.object for one in tree.peculiarities if one.kind == "lsm-label" and one.detail == "apparmor"}
     return dataclasses.replace(
@@ -44,8 +45,8 @@ def judge(
         (one.protocol, one.address) for one in check.addresses
     ]:
         raise ValueError("the target answered other questions than it was asked")
-    for answer in check.addresses:
-        yield from _of_address(there, answer)
+    for address, answer in zip(asked.addresses, check.addresses, strict=True):
+        yield from _of_address(there, address, answer)
     for account, found in zip(asked.accounts, check.accounts, strict=True):
         yield from _of_account(here, there, account, found)
     yield from _of_limits(there, target, tree)
@@ -58,7 +59,7 @@ def judge(
     yield from _of_memory(here, source, there, target, tree)
 
 
-def _of_address(there: str, answer: Address) -> Iterator[Obstacle]:
+def _of_address(there: str, asked: Address, answer: Address) -> Iterator[Obstacle]:
     name = f"{answer.protocol} {answer.address}"
     if not answer.owned:
         host = answer.address.rpartition(":")[0].strip("[]")
@@ -69,7 +70,12 @@ def _of_address(there: str, answer: Address) -> Iterator[Obstacle]:
             )  # fmt: skip
         else:
             yield make("address-missing", there, name, address=host, bits=32)
-    if answer.holder and answer.listens:
+    if answer.holder and answer.listens and asked.shared and answer.shared:
+        yield make(
+            "address-taken", there, name, stops=False, holder=answer.holder,
+            problem=f"{answer.holder} has it too, and both let others have it: they share what comes in",
+        )  # fmt: skip
+    elif answer.holder and answer.listens:
         yield make("address-taken", there, name, holder=answer.holder)
     elif answer.holder:
         yield make(

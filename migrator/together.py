@@ -25,7 +25,7 @@ async def both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
                 raise error
         return one.result(), two.result()
     finally:
-        await _end(one, two)
+        await end(one, two)
 
 
 async def all_of(acts: list[Awaitable[object]]) -> None:
@@ -35,10 +35,11 @@ async def all_of(acts: list[Awaitable[object]]) -> None:
         for task in asyncio.as_completed(tasks):
             await task
     finally:
-        await _end(*tasks)
+        await end(*tasks)
 
 
-async def _end(*tasks: asyncio.Future[Any]) -> None:
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what is still under way, and see it end; what it raises then is of no interest any more."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

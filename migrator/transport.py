@@ -25,7 +25,7 @@ from typing import Any
 import asyncssh
 
 from migrator import bundle, openssh, ssh_errors
-from migrator.channel import Channel, Link, Target, parse_target, pump
+from migrator.channel import MEMORY, Channel, Link, Target, parse_target, pump
 from migrator.errors import ConnectError, HostKeyError, LinkLost
 from migrator.local import PATIENCE, LocalLink
 from migrator.openssh import OpenSshChannel
@@ -39,9 +39,6 @@ _told = logging.getLogger("migrator.agent")
 
 CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 """Before asyncssh's own order, unless the configuration names ciphers: twice as fast as chacha20."""
-
-MEMORY = "pages"
-"""The stream that is worth a connection of its own."""
 
 WINDOW = 16 << 20
 """Bytes that the far end may send before it must wait for us."""

@@ -36,20 +36,62 @@ def test_a_listening_socket_is_in_the_way_and_its_holder_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         asked = [Address("tcp", f"{host}:{port(taken)}") for host in ("127.0.0.1", "0.0.0.0", "[::]", "127.0.0.2")]
         asked.append(Address("udp", f"127.0.0.1:{port(taken)}"))
+        asked.append(Address("tcp", f"[::]:{port(taken)}", only_ipv6=True))
         answers = addresses.answers(asked)
-        same, wild, _, other, udp = answers
+        same, wild, wilder, other, udp, only = answers
     assert [(one.protocol, one.address) for one in answers] == [(one.protocol, one.address) for one in asked]
     assert f"(pid {os.getpid()})" in same.holder
     assert (same.listens, same.owned, bool(wild.holder)) == (True, True, True)
-    assert (other.holder, udp.holder) == ("", "")
-    # 0.0.0.0 is asked for as well: then the one for :: leaves IPv4 alone
-    assert answers[2].holder == ""
+    assert wilder.holder, "a wildcard of IPv6 takes IPv4 as well"
+    assert (other.holder, udp.holder, only.holder) == ("", "", "")
 
 
-def test_a_wildcard_of_ipv6_takes_ipv4_as_well() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        (wild,) = addresses.answers([Address("tcp", f"[::]:{port(taken)}")])
-    assert wild.holder
+@pytest.mark.parametrize(("flag", "meet"), [(0, True), (1, False)])
+def test_a_wildcard_of_ipv6_there_takes_ipv4_unless_it_says_otherwise(flag: int, meet: bool) -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, flag)
+        taken.bind(("::", 0))
+        taken.listen()
+        (found,) = addresses.answers([Address("tcp", f"127.0.0.1:{port(taken)}")])
+    assert bool(found.holder) is meet
+
+
+@pytest.mark.parametrize(("kind", "option", "shared"), [
+    (socket.SOCK_STREAM, socket.SO_REUSEPORT, True), (socket.SOCK_STREAM, socket.SO_REUSEADDR, False),
+    (socket.SOCK_DGRAM, socket.SO_REUSEADDR, True), (socket.SOCK_DGRAM, socket.SO_REUSEPORT, True),
+    (socket.SOCK_DGRAM, socket.SO_KEEPALIVE, False),
+])  # fmt: skip
+def test_a_socket_that_lets_others_have_its_port_is_known(kind: int, option: int, shared: bool) -> None:
+    """As criu would find out: a second socket that is bound as criu binds it gets the port, or does not."""
+    with socket.socket(type=kind) as taken, socket.socket(type=kind) as second:
+        taken.setsockopt(socket.SOL_SOCKET, option, 1)
+        taken.bind(("127.0.0.1", 0))
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
+        (found,) = addresses.answers([Address(protocol, f"127.0.0.1:{port(taken)}")])
+        assert (bool(found.holder), found.listens) == (True, True)
+        may_ask = os.geteuid() == 0
+        assert found.shared is (shared and may_ask)
+        if shared:
+            second.bind(taken.getsockname())
+        else:
+            with pytest.raises(OSError, match="in use"):
+                second.bind(taken.getsockname())
+
+
+def test_who_has_several_sockets_on_a_port_is_judged_by_the_worst() -> None:
+    with socket.socket() as taken, socket.socket() as near:
+        for one in (taken, near):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        near.bind(taken.getsockname())
+        near.connect(taken.getsockname())
+        (found,) = addresses.answers([Address("tcp", f"127.0.0.1:{port(taken)}")])
+    assert (found.listens, bool(found.holder)) == (True, True)
 
 
 def test_a_udp_socket_is_in_the_way() -> None:

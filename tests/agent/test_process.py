@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
+import errno
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -234,6 +241,100 @@ while True:
         for _ in range(15):
             tree = process.inspect(root)
             assert tree.tasks[0].pid == root
+
+
+# --- what vanishes while it is looked at -----------------------------------------------------------------------------
+
+HOLDER = """
+import mmap, socket, tempfile
+held = [tempfile.TemporaryFile(), socket.create_server(("127.0.0.1", 0)), *socket.socketpair(), *os.pipe()]
+kept = mmap.mmap(held[0].fileno(), 0) if held[0].truncate(4096) else None
+if os.fork() == 0:
+    time.sleep(600)
+ready()
+"""
+
+
+class Looks:
+    """Every look at /proc of one of these processes, and an act at one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pids: list[int]) -> None:
+        self._roots = tuple(f"/proc/{pid}" for pid in pids)
+        self._all = [str(pid) for pid in (1, os.getpid(), *pids)]  # a machine with many others takes long
+        self.kinds: list[tuple[str, str]] = []
+        self.at = -1
+        self.act: Callable[[], None] = lambda: None
+        for module, name in (
+            *((os, name) for name in ("readlink", "stat", "listdir", "open", "getxattr")),
+            (io, "open"), (builtins, "open"),
+        ):  # fmt: skip
+            monkeypatch.setattr(module, name, self._seen(name, getattr(module, name)))
+
+    def _seen(self, name: str, look: Callable[..., Any]) -> Callable[..., Any]:
+        def seen(path: Any = ".", *arguments: Any, **keywords: Any) -> Any:
+            if (name, str(path)) == ("listdir", "/proc"):
+                return self._all
+            if str(path).startswith(self._roots):
+                self.kinds.append((name, re.sub(r"[0-9a-f]{6,}|[0-9]+", "#", str(path))))
+                if len(self.kinds) == self.at:
+                    self.act()
+            return look(path, *arguments, **keywords)
+
+        return seen
+
+    def turns(self) -> list[int]:
+        """Where each kind of look comes first and last, counted from 1."""
+        first = {kind: number for number, kind in reversed(list(enumerate(self.kinds, 1)))}
+        last = {kind: number for number, kind in enumerate(self.kinds, 1)}
+        return sorted({*first.values(), *last.values()})
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESRCH])
+def test_any_entry_of_proc_may_vanish(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever look finds nothing, the answer is a tree, or that there is no such process."""
+    with child(HOLDER, tmp_path) as root:
+        looks = Looks(monkeypatch, process.tree_pids(root))
+        process.inspect(root)
+        turns = looks.turns()
+        assert len(turns) > 40
+
+        def vanish() -> None:
+            raise OSError(number, "vanished")
+
+        looks.act = vanish
+        for looks.at in turns:
+            looks.kinds.clear()
+            try:
+                assert process.inspect(root).tasks[0].pid == root, looks.kinds[looks.at - 1]
+            except process.NoSuchProcess as gone:
+                assert gone.pid == root, looks.kinds[looks.at - 1]
+
+
+@pytest.mark.parametrize("which", ["root", "child"])
+def test_a_process_may_end_at_any_look(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a mock of it: the process is killed and reaped there, at every fourth of these turns."""
+    at, turns = -1, [0]
+    while turns:
+        with child(HOLDER, tmp_path) as root, monkeypatch.context() as patched:
+            (_, born) = process.tree_pids(root)
+            victim = root if which == "root" else born
+            looks = Looks(patched, [root, born])
+            looks.at = at
+
+            def end(victim: int = victim) -> None:
+                os.kill(victim, signal.SIGKILL)
+                until(lambda: process.is_zombie(victim))
+
+            looks.act = end
+            try:
+                assert process.inspect(root).tasks[0].pid == root, looks.kinds[at - 1]
+            except process.NoSuchProcess as gone:
+                assert (which, gone.pid) == ("root", root)
+            if at < 0:
+                turns = looks.turns()[::4]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(born, signal.SIGKILL)
+        at = turns.pop()
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,12 @@ def test_an_abstract_name_is_shown_with_an_at() -> None:
 
 @given(st.binary(max_size=300))
 def test_garbage_from_sock_diag_ends(data: bytes) -> None:
-    more, found = sockets.parse_unix(data)
+    more, found = sockets.parse(data)
     assert isinstance(more, bool)
     assert len(found) <= len(data) // 16
+    for message in (data, *found):
+        assert len(list(sockets.parse_unix(message))) <= 1
+        assert len(list(sockets.parse_only_ipv6(message))) <= 1
 
 
 def test_sock_diag_says_when_it_is_done() -> None:
@@ -102,8 +105,21 @@ def test_sock_diag_says_when_it_is_done() -> None:
     one = struct.pack("=IHHII", 16 + len(body), 20, 2, 1, 0) + body
     done = struct.pack("=IHHIII", 20, 3, 2, 1, 0, 0)
     expected = sockets.Unix(77, socket.SOCK_STREAM, 1, 88, "/a")
-    assert sockets.parse_unix(one) == (True, [expected])
-    assert sockets.parse_unix(one + done) == (False, [expected])
+    assert sockets.parse(one) == (True, [body])
+    assert sockets.parse(one + done) == (False, [body])
+    assert list(sockets.parse_unix(body)) == [expected]
+
+
+def test_the_kernel_says_which_sockets_leave_ipv4_alone() -> None:
+    for kind, protocol in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")):
+        with socket.socket(socket.AF_INET6, kind) as only, socket.socket(socket.AF_INET6, kind) as both:
+            for bound, flag in ((only, 1), (both, 0)):
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, flag)
+                bound.bind(("::", 0))
+                if protocol == "tcp":
+                    bound.listen()
+            inodes = [os.fstat(bound.fileno()).st_ino for bound in (only, both)]
+            assert sockets.only_ipv6(protocol).intersection(inodes) == {inodes[0]}
 
 
 def test_who_holds_a_pipe_is_found_but_for_those_left_out() -> None:

@@ -185,6 +185,21 @@ def own_share(bench: Bench, sizes: Sizes) -> Iterator[Result]:
     yield Result("own share", median(shares["ours, ms"]), "ms", at_most(30), bench.backend, shares)
 
 
+PROCESSES, FILES = 10, 500
+
+
+def check(bench: Bench, sizes: Sizes) -> Iterator[Result]:
+    """`migrate check` of a tree of 10 processes that hold 500 files each, the same 500, without the time that `ssh`
+    takes to connect; from the command's start to its end, as a whole."""
+    seconds: dict[str, list[float]] = {"migrate check, s": [], "ssh true, s": []}
+    with bench.holder(PROCESSES, FILES) as pid:
+        for _ in range(2 * sizes.repeats - 1):
+            for name, command in zip(seconds, (f"migrate check {pid} beta", "ssh beta true")):
+                seconds[name].append(bench.seconds(command))
+    over = [ours - ssh for ours, ssh in zip(*seconds.values())]
+    yield Result("check", median(over), "s over ssh", at_most(0.5), bench.backend, seconds)
+
+
 _STAMP = re.compile(r"^\((\d+\.\d+)\) (.*)")
 _END = re.compile("Dumping finished|Restore finished")
 
@@ -214,6 +229,7 @@ MEASURES: Mapping[str, Measure] = {
     "source memory": source_memory,
     "floor": floor,
     "own share": own_share,
+    "check": check,
 }
 
 

@@ -129,6 +129,29 @@ class Bench:
             yield pid
 
     @contextlib.contextmanager
+    def holder(self, processes: int, files: int) -> Iterator[int]:
+        """A tree on alpha that holds so many files open, each of them in each process; beta has the same files."""
+        place, ready = "/root/held", "/run/holder.ready"
+        for host in self.hosts:
+            host.run(f"rm -rf {place} {ready}; python3 {PLACE}/holder.py make {place} {files}")
+        try:
+            words = ("hold", place, str(files), str(processes), ready)
+            with self.started("python3", f"{PLACE}/holder.py", *words) as pid:
+                self.alpha.run(f"until test -e {ready}; do sleep 0.1; done")
+                yield pid
+        finally:
+            for host in self.hosts:
+                host.run(f"rm -rf {place} {ready}")
+
+    def seconds(self, command: str) -> float:
+        """How long a command takes on alpha. Raises BenchError when it fails."""
+        timed = f"a=$(date +%s%N); {command} >/dev/null </dev/null || exit; b=$(date +%s%N); echo $((b - a))"
+        done = self.alpha.run(timed, check=False)
+        if done.status != 0:
+            raise BenchError(f"{command!r} ended with {done.status}: {done.out}{done.err}")
+        return int(done.out) / 1e9
+
+    @contextlib.contextmanager
     def started(self, *words: str) -> Iterator[int]:
         """A process on alpha, ended wherever it is by then."""
         pid = self._started.launch(*words)

@@ -112,6 +112,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "source memory": ("netns",),
     "floor": ("netns",),
     "own share": ("netns",),
+    "check": ("netns",),
 }
 """Every row, in the order of the table, and where it is measured: what needs native speed only on netns."""
 

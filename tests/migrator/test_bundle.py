@@ -129,7 +129,7 @@ class TestBoot:
         assert done.stdout == b"migrate-boot want\n", done.stderr
 
     async def test_sent_once_and_not_twice(self, start: Start, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for expected in ([len(bundle.archive())], []):
+        for expected in ([len(bundle.packed())], []):
             channel = await start(command())
             sizes = counting(channel, monkeypatch)
             path = await bundle.greet(channel, "db2")
@@ -146,9 +146,27 @@ class TestBoot:
         place = home / ".cache/migrate"
         place.mkdir(parents=True)
         path = place / f"agent-{bundle.build_id()}.pyz"
-        path.write_bytes(bundle.archive()[:-1])
-        assert await bundle.greet(await start(command()), "db2") == str(path)
-        assert path.read_bytes() == bundle.archive()
+        await bundle.greet(await start(command()), "db2")
+        whole = path.read_bytes()
+        for damaged in (whole[:-1], whole[:100000] + b"?" + whole[100001:], whole.replace(b" ", b" x", 1), b""):
+            path.write_bytes(damaged)
+            assert await bundle.greet(await start(command()), "db2") == str(path)
+            assert path.read_bytes() == whole
+
+    async def test_what_is_kept_is_compiled_and_the_sources_are_there_too(self, start: Start, home: Path) -> None:
+        path = await bundle.greet(await start(command()), "db2")
+        bare = home / "bare.pyz"
+        with zipfile.ZipFile(path) as kept, zipfile.ZipFile(bare, "w") as compiled:
+            with zipfile.ZipFile(io.BytesIO(bundle.archive())) as sent:
+                assert {name: sent.read(name) for name in sent.namelist()} == {
+                    name: kept.read(name) for name in kept.namelist() if name.endswith(".py")
+                }
+            for name in kept.namelist():
+                if name.endswith(".pyc"):
+                    compiled.writestr(name, kept.read(name))
+        relay = await start([sys.executable, "-IS", str(bare), "relay", str(home / "none"), "a"])
+        assert await relay.wait() == 1
+        assert "migrate relay a: cannot reach the agent at" in relay.stderr_tail()
 
     async def test_what_was_not_started_for_a_day_goes(self, start: Start, home: Path) -> None:
         place = home / ".cache/migrate"

@@ -78,6 +78,11 @@ def test_a_port_that_is_taken_stops_and_the_near_end_of_a_connection_warns() -> 
         True,
         "dnsmasq (pid 7) has it",
     )
+    sharing = dataclasses.replace(taken, shared=True)
+    for manner, stops in (("", True), ("shared", False), ("only-ipv6", True), ("only-ipv6 shared", False)):
+        one = alone(PLAIN.odd("receive", "0.0.0.0:53", manner).with_(addresses=(sharing,)))
+        assert (one.id, one.stops) == ("address-taken", stops), manner
+    assert "share what comes in" in one.problem
     near = dataclasses.replace(taken, listens=False)
     one = alone(
         PLAIN.odd("receive", "0.0.0.0:53").with_(

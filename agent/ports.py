@@ -1,0 +1,63 @@
+"""Whether a socket of any process lets others have its port as well. Looks only.
+
+No table says so: the socket itself is asked, by a copy of the descriptor (pidfd_getfd(2), Linux 5.6) that is closed at
+once. criu binds every restored socket with SO_REUSEADDR and SO_REUSEPORT (criu/sk-inet.c, open_inet_sk), as root, and
+sets the options as they were afterwards. So another program's socket is in the way unless it has set the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import stat
+from typing import Optional
+
+_PIDFD_GETFD = 438
+"""The same number on every architecture (arch/*/entry/syscalls/syscall*.tbl)."""
+
+
+def shared(pid: int, fd: int) -> bool:
+    """Whether a bound socket shares its port with one that criu binds; false where it can't be asked.
+
+    SO_REUSEPORT does, when the socket was made by root as well; SO_REUSEADDR for UDP, not for TCP that listens
+    (net/ipv4/inet_connection_sock.c, inet_bind_conflict; net/ipv4/udp.c, udp_lib_lport_inuse).
+    """
+    copy = _copy(pid, fd)
+    if copy is None:
+        return False
+    with copy:
+        try:
+            ours = os.fstat(copy.fileno()).st_uid == 0
+            if ours and copy.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+                return True
+            reused = bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR))
+            return reused and copy.type == socket.SOCK_DGRAM
+        except OSError:
+            return False
+
+
+def descriptor(pid: int, inode: int) -> int:
+    """The descriptor by which a process holds this socket; -1 where it does not."""
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            found = os.stat(f"/proc/{pid}/fd/{name}")
+            if stat.S_ISSOCK(found.st_mode) and found.st_ino == inode:
+                return int(name)
+    except OSError:
+        pass
+    return -1
+
+
+def _copy(pid: int, fd: int) -> Optional[socket.socket]:
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        number = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, fd, 0)
+        return socket.socket(fileno=number) if number >= 0 else None
+    except OSError:
+        return None
+    finally:
+        os.close(process)
