@@ -71,7 +71,8 @@ class OpenSshChannel(ProcessChannel):
     async def to(cls, name: str, words: Sequence[str]) -> OpenSshChannel:
         """Start it. Raises OSError where there is no ssh."""
         channel = await cls.start(name, words, patience=LEAVE_SECONDS)
-        with contextlib.suppress(OSError):  # the user's share of pipe memory is used up: it is only slower
+        # the user's share of pipe memory is used up: it is only slower; or it has ended already, which will be seen
+        with contextlib.suppress(OSError, ValueError):
             fcntl.fcntl(channel.input_fileno(), _F_SETPIPE_SZ, 4 * CHUNK)
         return channel
 

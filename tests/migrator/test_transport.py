@@ -620,6 +620,8 @@ class TestStreams:
     ) -> None:
         words = ["sh", "-c", ssh] if ssh else [str(tmp_path / "ssh")]
         monkeypatch.setattr(openssh, "arguments", lambda *_, **__: words)
+        if "cat" in ssh:
+            monkeypatch.setattr(transport, "CONNECT_SECONDS", 1)  # only to be waited for in vain
         with caplog.at_level("DEBUG", "migrator.agent"):
             async with stream(server, tmp_path) as it:
                 assert not isinstance(it.channel, openssh.OpenSshChannel)

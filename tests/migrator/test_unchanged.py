@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrator import unchanged
@@ -111,7 +111,7 @@ def histories(draw: st.DrawFn) -> list[Round]:
     return history
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories(), st.sampled_from([SHORT, LONG]), st.lists(st.integers(1, 12 * PAGE), min_size=1, max_size=4))
 def test_the_target_has_the_same_memory_after_every_round(
     history: list[Round], form: struct.Struct, pieces: list[int]
