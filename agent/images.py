@@ -1,6 +1,6 @@
 """Image directories and their format: where a round's images lie, what is sent, what they say of the tasks.
 
-It reads CRIU's files, and changes one number in them (`orphaned`).
+It reads CRIU's files and never writes their contents. The page index of the instant restore will live here too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import struct
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +25,7 @@ _LAST, _COUNT = "end-of-images", "MIGRATE.images"
 """The last member and its keyword, the number of images before it: a cut stream ends just like a whole one."""
 
 _COMMON_MAGIC = 0x54564319
-_CORE_MAGIC, _PSTREE_MAGIC = 0x55053847, 0x50273030
+_CORE_MAGIC = 0x55053847
 TASK_DEAD, TASK_STOPPED, TASK_ZOMBIE = 2, 3, 6
 """task_state of images/core.proto (compel/include/uapi/task-state.h)."""
 
@@ -186,79 +186,6 @@ def task_states(directory: Path) -> dict[int, int]:
             if number == 3:  # core_entry.tc
                 states[int(pid)] = next((value for field, value, _ in fields(body) if field == 1), 0)
     return states
-
-
-def orphaned(directory: Path) -> Path:
-    """The same directory, whose root is no longer to be killed when its parent ends (PR_SET_PDEATHSIG); for restore.
-
-    Its parent stays on the source, and on the target it is the criu that restores it, which ends at once: the tree
-    would go with it, behind the point of no return. Each thread has such a signal of its own. Raises ImageError.
-    """
-    for tid in _root_threads(directory):
-        path = directory / f"core-{tid}.img"
-        data = path.read_bytes()
-        for number, start, end in _located(data, 12, len(data)):
-            if number == 5:  # core_entry.thread_core
-                for field, at, _ in _located(data, start, end):
-                    if field == 8:  # thread_core_entry.pdeath_sig, of one byte as every signal
-                        with path.open("r+b") as file:
-                            file.seek(at)
-                            file.write(b"\0")
-    return directory
-
-
-def _root_threads(directory: Path) -> list[int]:
-    """TIDs of the tree's root: the first pstree_entry of images/pstree.proto. [] where there is no such image."""
-    try:
-        data = (directory / "pstree.img").read_bytes()
-    except FileNotFoundError:
-        return []  # not a dump, as criu is going to say
-    if len(data) < 12 or struct.unpack_from("<II", data) != (_COMMON_MAGIC, _PSTREE_MAGIC):
-        raise ImageError("pstree.img is no image of a process tree")
-    (length,) = struct.unpack_from("<I", data, 8)
-    tids: list[int] = []
-    for number, value, packed in fields(data[12 : 12 + length]):
-        if number == 5:  # pstree_entry.threads, packed or not
-            tids += _varints(packed) if packed else [value]
-    return tids
-
-
-def _varints(data: bytes) -> list[int]:
-    found, value, shift = [], 0, 0
-    for byte in data:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            found.append(value)
-            value = shift = 0
-    return found
-
-
-def _located(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of the value of each field of one protobuf message that lies in `data`."""
-
-    def varint() -> int:
-        nonlocal position
-        start = position
-        while position < end and data[position] & 0x80:
-            position += 1
-        position += 1
-        if position > end or position - start > 10:
-            raise ImageError("truncated protobuf")
-        return _varints(data[start:position])[0]
-
-    while position < end:
-        key = varint()
-        start = position
-        if key & 7 == 0:
-            varint()
-        else:
-            length = varint() if key & 7 == 2 else {1: 8, 5: 4}.get(key & 7, -1)
-            start = position
-            position += length
-            if length < 0 or position > end:
-                raise ImageError(f"truncated protobuf, or wire type {key & 7}")
-        yield key >> 3, start, position
 
 
 class NoRoom(Exception):

@@ -187,7 +187,7 @@ class Target:
         started = time.monotonic()
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
-        criu.go(running, images.orphaned(images.round_directory(self._images, number)))
+        criu.go(running, images.round_directory(self._images, number))
         ended = asyncio.ensure_future(running.process.wait())
         reached = asyncio.ensure_future(hold.reached())
         try:
@@ -299,7 +299,7 @@ class Target:
         running, hold = await self._warm()
         # RESUMING is on disk already: this hook may succeed at once
         hold.go()
-        criu.go(running, images.orphaned(images.round_directory(self._images, number)))
+        criu.go(running, images.round_directory(self._images, number))
         try:
             await running.ended()
         except criu.CriuError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
 import shutil
-import struct
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -21,7 +19,6 @@ from agent import images
 from agent.images import ImageError
 from agent.protocol import Image, Moved
 from tests import fake_criu
-from tests.fake_criu import message, varint
 
 
 @pytest.fixture
@@ -296,45 +293,3 @@ def test_a_round_that_has_been_sent_takes_no_room(tmp_path: Path) -> None:
     assert pages.stat().st_size == 1 << 20
     assert pages.stat().st_blocks == 0
     assert (tmp_path / "pagemap-1.img").read_bytes() == b"map"
-
-
-def core(signal: int) -> bytes:
-    """A core image whose thread wants this signal when its parent ends."""
-    thread = varint(1, 1 << 40) + varint(2, 24) + varint(6, 1 << 63) + message(7, bytes(9)) + varint(8, signal)
-    body = varint(1, 1) + message(2, bytes(200)) + message(4, varint(1, 8)) + message(5, thread + message(10, b"abc"))
-    return fake_criu.framed(0x54564319, 0x55053847, body)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_root_no_longer_dies_with_its_parent_and_nothing_else_changes(tmp_path: Path, packed: bool) -> None:
-    threads = (300, 301)
-    listed = (
-        message(5, b"".join(varint(0, tid)[1:] for tid in threads)) if packed
-        else b"".join(varint(5, tid) for tid in threads)
-    )  # fmt: skip
-    root = varint(1, 300) + varint(2, 0) + varint(3, 300) + varint(4, 300) + listed
-    child = varint(1, 302) + varint(2, 300) + varint(3, 300) + varint(4, 300) + varint(5, 302)
-    tree = fake_criu.framed(0x54564319, 0x50273030, root) + struct.pack("<I", len(child)) + child
-    (tmp_path / "pstree.img").write_bytes(tree)
-    for tid in (300, 301, 302):
-        (tmp_path / f"core-{tid}.img").write_bytes(core(9))
-    assert images.orphaned(tmp_path) == tmp_path
-    read = {tid: (tmp_path / f"core-{tid}.img").read_bytes() for tid in (300, 301, 302)}
-    assert read == {300: core(0), 301: core(0), 302: core(9)}
-
-
-@given(st.binary(max_size=60))
-def test_a_damaged_core_is_an_image_error(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
-    directory = tmp_path_factory.mktemp("damaged")
-    root = fake_criu.framed(0x54564319, 0x50273030, varint(1, 300) + varint(5, 300))
-    (directory / "pstree.img").write_bytes(root)
-    (directory / "core-300.img").write_bytes(fake_criu.framed(0x54564319, 0x55053847, message(5, body)))
-    with contextlib.suppress(ImageError):
-        images.orphaned(directory)
-
-
-def test_no_process_tree_is_left_to_criu_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
-    assert images.orphaned(tmp_path) == tmp_path
-    (tmp_path / "pstree.img").write_bytes(b"no such image")
-    with pytest.raises(ImageError, match=r"pstree\.img"):
-        images.orphaned(tmp_path)
