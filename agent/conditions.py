@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agent import mounts
+from agent import mounts, traits
 from agent.protocol import Conditions, HugePages, Peculiarity
 
 _SYS, _PROC = Path("/sys"), Path("/proc")
@@ -28,6 +28,7 @@ def of_host() -> Conditions:
         huge_pages=tuple(_huge_pages()),
         time_namespaces=(_PROC / "self/ns/time").exists(),
         seccomp=(_PROC / "sys/kernel/seccomp/actions_avail").exists(),
+        cpus=traits.online(),
     )
 
 

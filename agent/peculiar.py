@@ -29,6 +29,10 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     lsm-label        label of AppArmor or SELinux; which of them
     seccomp          a task has a filter of system calls
     cgroup-limits    cgroup that a task is in; its limits
+    affinity         processors that a thread is bound to, as a list
+    personality      of a task, in hexadecimal
+    scheduling       policy of a thread that criu cannot set
+    eventfd-semaphore  an eventfd that counts as a semaphore
     tcp-established  `local -> remote`; state
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
@@ -45,7 +49,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import conditions, sockets, watches
+from agent import conditions, sockets, traits, watches
 from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, namespace, same_namespace, status_field
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
@@ -80,6 +84,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
         _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(holdings),
         _of_sockets(tasks, holdings), _of_unix(holdings), _of_pipes(tasks, holdings),
         watches.watched(holdings.opened), conditions.of_tasks(task.pid for task in tasks),
+        traits.of_tasks(tasks, holdings.opened),
     ):  # fmt: skip
         for one in source:
             found.setdefault((one.kind, one.object), one)

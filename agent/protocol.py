@@ -110,6 +110,7 @@ class Conditions:
     huge_pages: tuple[HugePages, ...] = ()
     time_namespaces: bool = True
     seccomp: bool = True  # filters of seccomp(2)
+    cpus: str = ""  # that run, as a list: 0-3,8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,6 +416,7 @@ class Held:
     freeze_seconds: float  # from the request to the hold
     image_bytes: int  # of the images that are no memory
     images: tuple[Image, ...] = ()  # where they were not streamed
+    orphaned: bool = False  # its root had a parent-death signal, which stays behind with the parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -464,6 +466,7 @@ class Restored:
 
     seconds: float
     pid: int
+    lost: tuple[str, ...] = ()  # what of its threads' attributes could not be set, in words
 
 
 @dataclasses.dataclass(frozen=True)

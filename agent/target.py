@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
-from agent import criu, files, images, memory, process, protocol, scope
+from agent import criu, files, images, memory, process, protocol, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -205,8 +205,9 @@ class Target:
             self._tasks.pin(process.task_facts(pid) for pid in pids)
         except (process.NoSuchProcess, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
+        lost = traits.bring_back(images.round_directory(self._images, number), pids)
         self._journal.write(Record.HELD, tasks=self._tasks.identities)
-        return protocol.Restored(seconds, self._root)
+        return protocol.Restored(seconds, self._root, lost)
 
     @property
     def _root(self) -> int:
@@ -306,6 +307,7 @@ class Target:
             if not criu.passed_hold(running.log):
                 await self._clear_strays()
             raise NotRunning(f"restoring once more failed: {error.message}") from error
+        traits.bring_back(images.round_directory(self._images, number), self._pids())
 
     def _restored_pid(self) -> int:
         try:

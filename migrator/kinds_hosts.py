@@ -226,4 +226,11 @@ ROWS = (
         "The process runs all the same, but may need more memory there, or more processor time.",
         stops=False,
     ),
+    Kind(
+        "cpus", "the target lacks processors that the tree is bound to",
+        "has the processors {here}, and pid {pid} is bound to others too", "there, afterwards: taskset -ap LIST PID",
+        "A thread that sched_setaffinity(2) or taskset(1) has bound to some processors is bound to the same numbers "
+        "on the target, as far as they are there; where none of them are, it may run on all.",
+        stops=False,
+    ),
 )  # fmt: skip

@@ -147,4 +147,27 @@ ROWS = (
         "A connection belongs to the address of this host. migrate does not move addresses, so the peer would talk to "
         "a host that knows nothing of it. `ss -tnp` lists them; for a server, take it out of the load balancer first.",
     ),
+    Kind(
+        "eventfd-semaphore", "it holds an eventfd that counts as a semaphore",
+        "criu makes it an ordinary one, whose first read takes all of its count", "let the program close it",
+        "With EFD_SEMAPHORE each read of an eventfd(2) takes one of its count. criu does not write that down, and makes"
+        " an ordinary one of it: the program would let in one where it should let in several. The kernel tells them "
+        "apart from 6.5 on; before, nobody can see it.",
+    ),
+    Kind(
+        "personality", "it runs with a personality of its own",
+        "has the personality {object}, which criu leaves behind", "where it matters, start it anew there under setarch",
+        "personality(2), as set by `setarch -R` and alike, switches off the random layout of addresses, or lets a "
+        "program see an older kernel. Only the process itself can set it, and criu does not: on the target programs "
+        "that it starts have the usual one. What is mapped already stays where it is.",
+        stops=False,
+    ),
+    Kind(
+        "scheduling", "it has a scheduling policy that criu cannot set",
+        "has a thread under {object}, which will be an ordinary one there",
+        "there, afterwards: chrt --deadline … --pid THREAD",
+        "criu carries the policies that sched_setscheduler(2) can set: OTHER, BATCH, IDLE, FIFO and RR, with their "
+        "priorities. For others it fails without a word, and the thread is one like all others.",
+        stops=False,
+    ),
 )  # fmt: skip
