@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Optional
+from typing import Any, Optional
 
 PRODUCT = "migrate"
 PROTOCOL = 1
@@ -290,6 +290,14 @@ class CriuOptions:
     link_remap: bool = False
     tcp_established: bool = False
     extra: tuple[str, ...] = ()
+    for_dump: tuple[str, ...] = ()  # what the operator hands on; pre-dumps get it too
+    for_restore: tuple[str, ...] = ()
+
+    @classmethod
+    def of_line(cls, line: dict[str, Any]) -> CriuOptions:
+        """From the dictionary of it that a journal keeps."""
+        values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in line.items()}
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)

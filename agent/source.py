@@ -274,7 +274,7 @@ class Source:
         that the kernel has taken everything apart, which takes longer the more memory there was, `finish` waits for.
         Raises WrongOrder, CriuError, Ended or TreeChanged, and then there is no COMMIT.
         """
-        if self._hold is None or not self._hold.held or self._criu is None:
+        if self._hold is None or not self._hold.held or self._criu is None or self.committed:
             raise WrongOrder("there is no held tree to commit")
         if not self._criu.alive:
             raise criu.CriuError("criu died in its hold", str(self._criu.log))

@@ -92,7 +92,7 @@ class Target:
     def adopt(cls, settings: Settings, journal: Journal, tell: Callable[[str], None]) -> Target:
         """Take over a migration whose agent is gone, from its journal."""
         line = journal.facts(Record.PREPARED.value)["options"]
-        return cls(settings, journal, protocol.CriuOptions(**{**line, "extra": tuple(line["extra"])}), tell)
+        return cls(settings, journal, protocol.CriuOptions.of_line(line), tell)
 
     @property
     def prepared(self) -> protocol.Prepared:
