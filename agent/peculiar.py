@@ -19,6 +19,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     terminal         tty whose other end is not in the tree
     hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
+    sysv-ipc         number of a System V semaphore set or message queue; "semaphores" or "queue"
     io-uring, pidfd  such a descriptor
     anon-inode       descriptor of a kind that criu refuses: perf events, BPF programs, userfaultfd, KVM…
     inet-socket      number of sockets of IP, listening or not
@@ -49,7 +50,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import conditions, sockets, traits, watches
+from agent import conditions, sockets, systemv, traits, watches
 from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, namespace, same_namespace, status_field
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
@@ -84,7 +85,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
         _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(holdings),
         _of_sockets(tasks, holdings), _of_unix(holdings), _of_pipes(tasks, holdings),
         watches.watched(holdings.opened), conditions.of_tasks(task.pid for task in tasks),
-        traits.of_tasks(tasks, holdings.opened),
+        traits.of_tasks(tasks, holdings.opened), systemv.used(task.pid for task in tasks),
     ):  # fmt: skip
         for one in source:
             found.setdefault((one.kind, one.object), one)

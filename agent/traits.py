@@ -35,8 +35,8 @@ _IOPRIO_CALLS = {
 """Numbers of ioprio_set(2) and ioprio_get(2), for which the C library has no function."""
 _IOPRIO_WHO_PROCESS = 1
 _POLICIES = {6: "SCHED_DEADLINE", 7: "SCHED_EXT"}
-"""Scheduling policies (linux/sched.h) that criu's restore cannot set: it calls sched_setscheduler(2), unheard when it
-fails (criu/pie/restorer.c, restore_sched_info)."""
+"""Scheduling policies (linux/sched.h) that criu dumps and then refuses to restore: "Inconsistent sched params received"
+(criu/cr-restore.c)."""
 _RESET_ON_FORK = 0x40000000
 _THREAD_CORE, _DEATH_SIGNAL = 5, 8
 """core_entry.thread_core, and its pdeath_sig (images/core.proto)."""

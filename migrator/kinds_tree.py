@@ -106,7 +106,8 @@ ROWS = (
         "io-uring", "it uses io_uring",
         "criu can't carry it", "switch it off in the program, or with kernel.io_uring_disabled",
         "Requests that are under way in the rings lie in the kernel, and criu refuses the descriptor. Many programs "
-        "fall back to epoll where io_uring is not to be had: `sysctl kernel.io_uring_disabled=2` before they start.",
+        "fall back to epoll where io_uring is not to be had: `sysctl kernel.io_uring_disabled=2` before they start, or "
+        "`SystemCallFilter=~io_uring_setup:ENOSYS` in their unit. Node.js 24 is one of them.",
     ),
     Kind(
         "pidfd", "it holds pidfds, for which criu is too old",
@@ -163,11 +164,17 @@ ROWS = (
         stops=False,
     ),
     Kind(
-        "scheduling", "it has a scheduling policy that criu cannot set",
-        "has a thread under {object}, which will be an ordinary one there",
-        "there, afterwards: chrt --deadline … --pid THREAD",
-        "criu carries the policies that sched_setscheduler(2) can set: OTHER, BATCH, IDLE, FIFO and RR, with their "
-        "priorities. For others it fails without a word, and the thread is one like all others.",
-        stops=False,
+        "scheduling", "it has a scheduling policy that criu cannot restore",
+        "has a thread under {object}, which criu refuses on restore", "here: chrt --other --pid 0 THREAD",
+        "criu carries the policies OTHER, BATCH, IDLE, FIFO and RR, with their priorities. It dumps a thread of another"
+        " one, as SCHED_DEADLINE, without the numbers that belong to it, and the restore fails.",
+    ),
+    Kind(
+        "sysv-ipc", "it uses System V semaphores or message queues",
+        "used the System V {detail} {object}, which belongs to the host, not to the tree",
+        "let the program use semaphores and queues of POSIX, or unix sockets",
+        "Semaphores of semget(2) and queues of msgget(2) lie in the kernel and outlive every process. criu carries them"
+        " only together with an IPC namespace, and says nothing otherwise: on the target the program would find that "
+        "they are gone. Those are found that a process of the tree was the last to use.",
     ),
 )  # fmt: skip

@@ -65,6 +65,7 @@ _REFUSED = {
     "io-uring": "io-uring", "anon-inode": "anon-inode", "socket-kind": "socket-kind",
     "external-pipe": "external-pipe", "watch-lost": "watch-lost", "mqueue": "mqueue",
     "eventfd-semaphore": "eventfd-semaphore", "personality": "personality", "scheduling": "scheduling",
+    "sysv-ipc": "sysv-ipc",
 }  # fmt: skip
 _OF_ONE_PROCESS = ("tracer", "personality", "scheduling", "eventfd-semaphore")
 _GPUS = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
