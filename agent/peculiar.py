@@ -17,6 +17,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     file-lock        path of a locked file; kind and mode of the locks
     device           device that criu knows nothing of; its kind and numbers
     terminal         tty whose other end is not in the tree
+    pty              number of a pseudo-terminal whose master is in the tree
     hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
     sysv-ipc         number of a System V semaphore set or message queue; "semaphores" or "queue"
@@ -241,7 +242,9 @@ def network_mounts(text: str) -> dict[int, str]:
 
 
 def _of_devices(holdings: Holdings) -> Iterator[Peculiarity]:
-    masters = {one.pty for one in holdings.opened if one.pty is not None}
+    masters = {one.pty: one.pid for one in holdings.opened if one.pty is not None}
+    for number, pid in masters.items():
+        yield Peculiarity("pty", pid, str(number))
     seen = [(one.pid, one.link, one.status) for one in holdings.opened]
     for pid, link, status in seen + [(one.pid, one.link, one.status) for one in holdings.mapped]:
         major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)

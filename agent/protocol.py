@@ -235,6 +235,7 @@ class TargetCheck:
     accounts: tuple[Account, ...] = ()  # one per asked account, in the order asked
     addresses: tuple[Address, ...] = ()  # one per asked address, in the order asked
     missing_labels: tuple[str, ...] = ()  # asked AppArmor profiles that are not loaded
+    taken_terminals: tuple[int, ...] = ()  # asked numbers of pseudo-terminals that are in use
 
 
 # --- arguments and results -------------------------------------------------------------------------------------------
@@ -266,6 +267,7 @@ class Check:
     addresses: tuple[Address, ...] = ()
     labels: tuple[str, ...] = ()  # AppArmor profiles that must be loaded
     digests: bool = False  # digest files whose size is the asked one while the time differs
+    terminals: tuple[int, ...] = ()  # numbers of pseudo-terminals that must be free
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,8 +28,10 @@ def questions(tree: TreeFacts, check: Check) -> Check:
         Address(_PROTOCOLS[one.kind], one.object) for one in tree.peculiarities if one.kind in _PROTOCOLS
     ]  # fmt: skip
     labels = {one.object for one in tree.peculiarities if one.kind == "lsm-label" and one.detail == "apparmor"}
+    terminals = {int(one.object) for one in tree.peculiarities if one.kind == "pty"}
     return dataclasses.replace(
-        check, accounts=tree.accounts, addresses=tuple(addresses), labels=tuple(sorted(labels))
+        check, accounts=tree.accounts, addresses=tuple(addresses), labels=tuple(sorted(labels)),
+        terminals=tuple(sorted(terminals)),
     )  # fmt: skip
 
 
@@ -54,6 +56,8 @@ def judge(
     if source.conditions.time_namespaces and not target.conditions.time_namespaces:
         yield make("clocks", there, f"kernel {target.kernel}")
     yield from _of_processors(there, target, tree)
+    for number in check.taken_terminals:
+        yield make("terminal-taken", there, f"/dev/pts/{number}", number=number)
     yield from _of_labels(here, there, target, tree, check)
     yield from _of_cgroups(here, source, there, target, tree)
     yield from _of_memory(here, source, there, target, tree)

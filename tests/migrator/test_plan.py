@@ -43,6 +43,7 @@ class World:
     addresses: tuple[Address, ...] = ()  # where the target differs
     accounts: tuple[Account, ...] = ()
     missing_labels: tuple[str, ...] = ()
+    taken_terminals: tuple[int, ...] = ()
 
     def with_(self, **changes: object) -> World:
         """The same world, but for this."""
@@ -84,7 +85,8 @@ class World:
         of_number = {(one.kind, one.number): one for one in self.accounts}
         accounts = tuple(of_number.get((one.kind, one.number), one) for one in asked.accounts)
         return TargetCheck(
-            tuple(answers), self.taken, self.memory, self.disk, accounts, addresses, self.missing_labels
+            tuple(answers), self.taken, self.memory, self.disk, accounts, addresses, self.missing_labels,
+            self.taken_terminals,
         )  # fmt: skip
 
     def plan(self) -> tuple[Plan, tuple[Obstacle, ...]]:
