@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agent import mounts
+from agent import mounts, traits
 from agent.protocol import Conditions, HugePages, Peculiarity
 
-_SYS, _PROC = Path("/sys"), Path("/proc")
+_SYS, _PROC, _PTS = Path("/sys"), Path("/proc"), Path("/dev/pts")
 _LIMITS = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "io.max", "cpuset.cpus")
 """Files of a version 2 cgroup that limit it (Documentation/admin-guide/cgroup-v2.rst). Not pids.max: systemd sets one
 for whatever it starts, and few ever come near it."""
@@ -28,6 +28,7 @@ def of_host() -> Conditions:
         huge_pages=tuple(_huge_pages()),
         time_namespaces=(_PROC / "self/ns/time").exists(),
         seccomp=(_PROC / "sys/kernel/seccomp/actions_avail").exists(),
+        cpus=traits.online(),
     )
 
 
@@ -105,3 +106,8 @@ def missing_labels(labels: Iterable[str]) -> tuple[str, ...]:
         return ()
     loaded = {line.rpartition(" (")[0] for line in _text(_SYS / "kernel/security/apparmor/profiles").splitlines()}
     return tuple(label for label in asked if label not in loaded)
+
+
+def taken_terminals(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Those of these pseudo-terminals that are in use here."""
+    return tuple(number for number in numbers if (_PTS / str(number)).exists())

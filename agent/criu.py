@@ -25,13 +25,16 @@ OLDEST = (3, 17)
 """criu with `--ps-socket`, `cpuinfo` and a page server that takes `--prev-images-dir`; older ones were never tried."""
 
 # What an inherited-signal-free, unkillable-by-accident criu needs is cheaper and safer said in sh than in a
-# preexec_fn, which Python runs between fork and exec of a threaded process. Ignored signals survive exec.
-_GUARD = 'trap "" INT TERM HUP; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
+# preexec_fn, which Python runs between fork and exec of a threaded process. Ignored signals survive exec. A file that
+# the environment names could tell criu to leave a second copy running, and --no-default-config does not keep it out.
+_GUARD = (
+    'trap "" INT TERM HUP; unset CRIU_CONFIG_FILE; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
+)
 # A restore has to hear TERM: with it criu ends the helper that moves threads between cgroups (stop_cgroupd), which it
 # starts for a tree in another cgroup than the dumping criu's, and waits for it for ever.
 _GUARD_LATE = (
-    'trap "" INT HUP; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; '
-    'read -r images || exit 125; exec "$@" --images-dir "$images"'
+    'trap "" INT HUP; unset CRIU_CONFIG_FILE; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; '
+    'read -r images || exit 125; criu=$1 command=$2; shift 2; exec "$criu" "$command" --images-dir "$images" "$@"'
 )
 
 
@@ -55,6 +58,9 @@ class Statistics:
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
+
+_ALONE = "--no-default-config"
+"""criu's own configuration files could hold what breaks the commit, such as leave-running."""
 
 
 def common_options(options: CriuOptions) -> list[str]:
@@ -90,7 +96,7 @@ def dump_arguments(
     `previous` is the directory of the round before, relative to `images` (CRIU wants it so), on *this* host: its
     inventory is what criu compares PIDs with.
     """
-    arguments = ["pre-dump" if pre else "dump", "--tree", str(pid), "--images-dir", str(images)]
+    arguments = ["pre-dump" if pre else "dump", _ALONE, "--tree", str(pid), "--images-dir", str(images)]
     if socket is not None:
         arguments += ["--page-server", "--ps-socket", str(socket)]
     arguments += ["-v4", "--log-file", str(log), "--work-dir", str(images)]
@@ -105,13 +111,14 @@ def dump_arguments(
         arguments += common_options(options)
     if script:
         arguments += ["--action-script", script]
-    return arguments
+    # last: one that lacks its value then takes no argument of ours for it, above all not the hook
+    return arguments + list(options.for_dump)
 
 
 def page_server_arguments(*, images: Path, socket: int, log: Path, previous: str = "") -> list[str]:
     """`criu page-server` on a connected socket. `--auto-dedup` frees what a newer round replaces, in the tmpfs."""
-    arguments = ["page-server", "--images-dir", str(images), "--work-dir", str(images), "--ps-socket", str(socket)]
-    arguments += ["-v2", "--log-file", str(log)]
+    arguments = ["page-server", _ALONE, "--images-dir", str(images), "--work-dir", str(images)]
+    arguments += ["--ps-socket", str(socket), "-v2", "--log-file", str(log)]
     if previous:
         arguments += ["--prev-images-dir", previous, "--auto-dedup"]
     return arguments
@@ -119,18 +126,19 @@ def page_server_arguments(*, images: Path, socket: int, log: Path, previous: str
 
 def dedup_arguments(*, images: Path, log: Path) -> list[str]:
     """`criu dedup`: frees in the rounds before this one what it brought again, as the page server does on the way."""
-    return ["dedup", "--images-dir", str(images), "--work-dir", str(images), "-v2", "--log-file", str(log)]
+    arguments = ["dedup", _ALONE, "--images-dir", str(images), "--work-dir", str(images)]
+    return [*arguments, "-v2", "--log-file", str(log)]
 
 
 def restore_arguments(
     *, work: Path, log: Path, options: CriuOptions, script: str, pidfile: Path, lazy: bool = False
 ) -> list[str]:
-    """`criu restore`, detached; its `--images-dir` is given last, when the freeze knows which round was the last."""
-    arguments = ["restore", "--restore-detached", "--work-dir", str(work), "-v4", "--log-file", str(log)]
+    """`criu restore`, detached; `go` gives its `--images-dir`, when the freeze knows which round was the last."""
+    arguments = ["restore", _ALONE, "--restore-detached", "--work-dir", str(work), "-v4", "--log-file", str(log)]
     arguments += ["--pidfile", str(pidfile), "--action-script", script]
     if lazy:
         arguments.append("--lazy-pages")
-    return arguments + common_options(options)
+    return arguments + common_options(options) + list(options.for_restore)
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -196,7 +204,7 @@ async def spawn_waiting(criu: str, arguments: Sequence[str], log: Path, *, wrapp
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    return Running.of(process, shlex.join([*command, "--images-dir", "…"]), log)
+    return Running.of(process, shlex.join([criu, arguments[0], "--images-dir", "…", *arguments[1:]]), log)
 
 
 def go(running: Running, images: Path) -> None:

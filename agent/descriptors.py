@@ -259,6 +259,8 @@ class Holdings:
             if is_memory(mapping.link, mapping.status):
                 self._segment(mapping.link, mapping.status)
                 continue
+            if not mapping.link.startswith("/"):
+                continue  # the rings of io_uring, a socket's: no file
             uses = {"map"} | ({"exec"} if mapping.executable else set()) | ({"write"} if mapping.writing else set())
             self._note(pid, mapping.link, mapping.status, uses, root)
         for one in opened(pid):

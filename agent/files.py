@@ -54,6 +54,7 @@ def check(request: Check, directory: Path) -> TargetCheck:
         accounts=accounts.answers(request.accounts),
         addresses=addresses.answers(request.addresses),
         missing_labels=conditions.missing_labels(request.labels),
+        taken_terminals=conditions.taken_terminals(request.terminals),
     )
 
 

@@ -12,9 +12,9 @@ import shutil
 import struct
 import tarfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from agent.protocol import Image, Moved
 
@@ -26,6 +26,8 @@ _LAST, _COUNT = "end-of-images", "MIGRATE.images"
 
 _COMMON_MAGIC = 0x54564319
 _CORE_MAGIC = 0x55053847
+CORE_HEAD = 12
+"""Bytes of a core image before its entry."""
 TASK_DEAD, TASK_STOPPED, TASK_ZOMBIE = 2, 3, 6
 """task_state of images/core.proto (compel/include/uapi/task-state.h)."""
 
@@ -133,12 +135,21 @@ def receive(directory: Path, source: BinaryIO) -> Moved:
     return Moved(files, total)
 
 
-def fields(data: bytes) -> list[tuple[int, int, bytes]]:
-    """The fields of one protobuf message as (number, value, bytes): varints have a value, the rest has bytes.
+class Span(NamedTuple):
+    """One field of a protobuf message, and where its value lies in the message."""
+
+    number: int
+    value: int  # of a varint
+    start: int
+    stop: int
+    varint: bool
+
+
+def spans(data: bytes) -> Iterator[Span]:
+    """The fields of one protobuf message.
 
     Raises ImageError when the message is truncated or of a wire type that CRIU does not use.
     """
-    found: list[tuple[int, int, bytes]] = []
     position = 0
 
     def varint() -> int:
@@ -158,31 +169,42 @@ def fields(data: bytes) -> list[tuple[int, int, bytes]]:
         key = varint()
         kind = key & 7
         if kind == 0:
-            found.append((key >> 3, varint(), b""))
+            start = position
+            yield Span(key >> 3, varint(), start, position, True)
             continue
         length = varint() if kind == 2 else {1: 8, 5: 4}.get(kind, -1)
         if length < 0 or position + length > len(data):
             raise ImageError(f"truncated protobuf, or wire type {kind}")
-        found.append((key >> 3, 0, data[position : position + length]))
         position += length
-    return found
+        yield Span(key >> 3, 0, position - length, position, False)
+
+
+def fields(data: bytes) -> list[tuple[int, int, bytes]]:
+    """The fields of one protobuf message as (number, value, bytes): varints have a value, the rest has bytes.
+
+    Raises ImageError as `spans` does.
+    """
+    return [(one.number, one.value, b"" if one.varint else data[one.start : one.stop]) for one in spans(data)]
+
+
+def core_entry(path: Path) -> bytes:
+    """The core_entry of a core image; two magic words and a length stand before it. Raises ImageError."""
+    data = path.read_bytes()
+    if len(data) >= CORE_HEAD:
+        first, second, length = struct.unpack_from("<III", data)
+        if (first, second) == (_COMMON_MAGIC, _CORE_MAGIC) and len(data) >= CORE_HEAD + length:
+            return data[CORE_HEAD : CORE_HEAD + length]
+    raise ImageError(f"{path.name} is no core image")
 
 
 def task_states(directory: Path) -> dict[int, int]:
-    """pid -> task_state of every process (not thread) in a dump.
-
-    A core image is two magic words, a length and a core_entry (criu/magic.h, images/core.proto); threads' have no `tc`.
-    """
+    """pid -> task_state of every process (not thread) in a dump: the core images of threads have no `tc`."""
     states: dict[int, int] = {}
     for path in directory.glob("core-*.img"):
         pid = path.name[len("core-") : -len(".img")]
-        data = path.read_bytes()
-        if not pid.isdigit() or len(data) < 12:
+        if not pid.isdigit():
             raise ImageError(f"{path.name} is no core image")
-        first, second, length = struct.unpack_from("<III", data)
-        if (first, second) != (_COMMON_MAGIC, _CORE_MAGIC) or len(data) < 12 + length:
-            raise ImageError(f"{path.name} is no core image")
-        for number, _, body in fields(data[12 : 12 + length]):
+        for number, _, body in fields(core_entry(path)):
             if number == 3:  # core_entry.tc
                 states[int(pid)] = next((value for field, value, _ in fields(body) if field == 1), 0)
     return states

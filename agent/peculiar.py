@@ -17,8 +17,10 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     file-lock        path of a locked file; kind and mode of the locks
     device           device that criu knows nothing of; its kind and numbers
     terminal         tty whose other end is not in the tree
+    pty              number of a pseudo-terminal whose master is in the tree
     hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
+    sysv-ipc         number of a System V semaphore set or message queue; "semaphores" or "queue"
     io-uring, pidfd  such a descriptor
     anon-inode       descriptor of a kind that criu refuses: perf events, BPF programs, userfaultfd, KVM…
     inet-socket      number of sockets of IP, listening or not
@@ -29,6 +31,10 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     lsm-label        label of AppArmor or SELinux; which of them
     seccomp          a task has a filter of system calls
     cgroup-limits    cgroup that a task is in; its limits
+    affinity         processors that a thread is bound to, as a list
+    personality      of a task, in hexadecimal
+    scheduling       policy of a thread that criu cannot set
+    eventfd-semaphore  an eventfd that counts as a semaphore
     tcp-established  `local -> remote`; state
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
@@ -45,7 +51,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import conditions, ports, sockets, watches
+from agent import conditions, ports, sockets, systemv, traits, watches
 from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, namespace, same_namespace, status_field
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
@@ -80,6 +86,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
         _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(holdings),
         _of_sockets(tasks, holdings), _of_unix(holdings), _of_pipes(tasks, holdings),
         watches.watched(holdings.opened), conditions.of_tasks(task.pid for task in tasks),
+        traits.of_tasks(tasks, holdings.opened), systemv.used(task.pid for task in tasks),
     ):  # fmt: skip
         for one in source:
             found.setdefault((one.kind, one.object), one)
@@ -235,7 +242,9 @@ def network_mounts(text: str) -> dict[int, str]:
 
 
 def _of_devices(holdings: Holdings) -> Iterator[Peculiarity]:
-    masters = {one.pty for one in holdings.opened if one.pty is not None}
+    masters = {one.pty: one.pid for one in holdings.opened if one.pty is not None}
+    for number, pid in masters.items():
+        yield Peculiarity("pty", pid, str(number))
     seen = [(one.pid, one.link, one.status) for one in holdings.opened]
     for pid, link, status in seen + [(one.pid, one.link, one.status) for one in holdings.mapped]:
         major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)

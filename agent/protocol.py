@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Optional
+from typing import Any, Optional
 
 PRODUCT = "migrate"
 PROTOCOL = 1
@@ -110,6 +110,7 @@ class Conditions:
     huge_pages: tuple[HugePages, ...] = ()
     time_namespaces: bool = True
     seccomp: bool = True  # filters of seccomp(2)
+    cpus: str = ""  # that run, as a list: 0-3,8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +237,7 @@ class TargetCheck:
     accounts: tuple[Account, ...] = ()  # one per asked account, in the order asked
     addresses: tuple[Address, ...] = ()  # one per asked address, in the order asked
     missing_labels: tuple[str, ...] = ()  # asked AppArmor profiles that are not loaded
+    taken_terminals: tuple[int, ...] = ()  # asked numbers of pseudo-terminals that are in use
 
 
 # --- arguments and results -------------------------------------------------------------------------------------------
@@ -267,6 +269,7 @@ class Check:
     addresses: tuple[Address, ...] = ()
     labels: tuple[str, ...] = ()  # AppArmor profiles that must be loaded
     digests: bool = False  # digest files whose size is the asked one while the time differs
+    terminals: tuple[int, ...] = ()  # numbers of pseudo-terminals that must be free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +294,14 @@ class CriuOptions:
     link_remap: bool = False
     tcp_established: bool = False
     extra: tuple[str, ...] = ()
+    for_dump: tuple[str, ...] = ()  # what the operator hands on; pre-dumps get it too
+    for_restore: tuple[str, ...] = ()
+
+    @classmethod
+    def of_line(cls, line: dict[str, Any]) -> CriuOptions:
+        """From the dictionary of it that a journal keeps."""
+        values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in line.items()}
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -417,6 +428,7 @@ class Held:
     freeze_seconds: float  # from the request to the hold
     image_bytes: int  # of the images that are no memory
     images: tuple[Image, ...] = ()  # where they were not streamed
+    orphaned: bool = False  # its root had a parent-death signal, which stays behind with the parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -466,6 +478,7 @@ class Restored:
 
     seconds: float
     pid: int
+    lost: tuple[str, ...] = ()  # what of its threads' attributes could not be set, in words
 
 
 @dataclasses.dataclass(frozen=True)

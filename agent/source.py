@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
-from agent import criu, files, freezer, images, process, protocol
+from agent import criu, files, freezer, images, process, protocol, traits
 from agent.hold import Hold
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
@@ -217,8 +217,10 @@ class Source:
             # it may have let the tree run before there was a SIGSTOP: what was dumped is out of date
             await running.ended()
             raise criu.CriuError("criu ended in its hold, without an error", str(log))
+        traits.carry(directory, tasks)
+        orphaned = traits.forget_parent(directory, tasks[0].tids)
         # how many pages it took stands in stats-dump only after the hook (CRIU.md): the target counts them
-        return protocol.Held(tasks, seconds, images.size(directory), await self._kept(directory))
+        return protocol.Held(tasks, seconds, images.size(directory), await self._kept(directory), orphaned)
 
     async def _lift(self) -> None:
         if self._throttle is not None:
@@ -272,7 +274,7 @@ class Source:
         that the kernel has taken everything apart, which takes longer the more memory there was, `finish` waits for.
         Raises WrongOrder, CriuError, Ended or TreeChanged, and then there is no COMMIT.
         """
-        if self._hold is None or not self._hold.held or self._criu is None:
+        if self._hold is None or not self._hold.held or self._criu is None or self.committed:
             raise WrongOrder("there is no held tree to commit")
         if not self._criu.alive:
             raise criu.CriuError("criu died in its hold", str(self._criu.log))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
 
-from agent import criu, files, images, memory, process, protocol, scope
+from agent import criu, files, images, memory, process, protocol, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -79,9 +79,8 @@ class Target:
             process.step_over(request.ids)
             target._streams.listen(settings.socket(request.migration))
             if request.instant:
-                target._fill = await Fill.start(
-                    target._images, journal.directory, scope.own("pager-" + request.migration)
-                )
+                pager = scope.own("pager-" + request.migration)
+                target._fill = await Fill.start(target._images, journal.directory, pager)
             await target._warm(lazy=request.instant)
         except BaseException:
             await target.abort("could not be prepared", source_aborted=False)
@@ -91,8 +90,8 @@ class Target:
     @classmethod
     def adopt(cls, settings: Settings, journal: Journal, tell: Callable[[str], None]) -> Target:
         """Take over a migration whose agent is gone, from its journal."""
-        line = journal.facts(Record.PREPARED.value)["options"]
-        return cls(settings, journal, protocol.CriuOptions(**{**line, "extra": tuple(line["extra"])}), tell)
+        options = protocol.CriuOptions.of_line(journal.facts(Record.PREPARED.value)["options"])
+        return cls(settings, journal, options, tell)
 
     @property
     def prepared(self) -> protocol.Prepared:
@@ -178,16 +177,16 @@ class Target:
 
     async def restore(self, request: protocol.Restore) -> protocol.Restored:
         """Restore the tree and hold it; HELD is on disk on return. Raises CriuError: then nothing of it is left."""
-        number = request.round
+        directory = images.round_directory(self._images, request.round)
         self._still_accepting()
-        self._journal.note("round", number=number)
+        self._journal.note("round", number=request.round)
         if self._restore is None or self._hold is None:
             raise JournalError("there is no restore that waits")
         running, hold = self._restore, self._hold
         started = time.monotonic()
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
-        criu.go(running, images.round_directory(self._images, number))
+        criu.go(running, directory)
         ended = asyncio.ensure_future(running.process.wait())
         reached = asyncio.ensure_future(hold.reached())
         try:
@@ -199,14 +198,15 @@ class Target:
             ended.cancel()
             reached.cancel()
         seconds = time.monotonic() - started
-        pids = sorted(images.task_states(images.round_directory(self._images, number)))
+        pids = sorted(images.task_states(directory))
         self._tasks.close()
         try:
             self._tasks.pin(process.task_facts(pid) for pid in pids)
         except (process.NoSuchProcess, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
+        lost = traits.bring_back(directory, pids)
         self._journal.write(Record.HELD, tasks=self._tasks.identities)
-        return protocol.Restored(seconds, self._root)
+        return protocol.Restored(seconds, self._root, lost)
 
     @property
     def _root(self) -> int:
@@ -306,6 +306,7 @@ class Target:
             if not criu.passed_hold(running.log):
                 await self._clear_strays()
             raise NotRunning(f"restoring once more failed: {error.message}") from error
+        traits.bring_back(images.round_directory(self._images, number), self._pids())
 
     def _restored_pid(self) -> int:
         try:

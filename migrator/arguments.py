@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from agent.protocol import VERSION
-from migrator import bandwidth, catalogue, errors, precopy
+from migrator import bandwidth, catalogue, criu_options, errors, precopy
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
@@ -214,6 +214,15 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         default="",
         help="a directory that both hosts see, as on NFS: the images are written there, and nothing is sent",
     )
+    parser.add_argument(
+        "--criu-option",
+        metavar="OPT",
+        type=_criu_option,
+        action="append",
+        default=[],
+        help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
+        "what would break the commit; may be given again",
+    )
     _add_agents(parser)
     _add_output(parser)
 
@@ -277,6 +286,13 @@ def _kind(word: str) -> str:
         hint = f": is it {near}?" if near else ": `migrate explain` lists them"
         raise argparse.ArgumentTypeError(f"{word!r} is no check{hint}")
     return word
+
+
+def _criu_option(word: str) -> criu_options.CriuOption:
+    try:
+        return criu_options.parse(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _migration_id(word: str) -> str:

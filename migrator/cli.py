@@ -105,6 +105,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             shared=options.shared,
             hash_files=options.verify == "hash",
             throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
+            criu_options=tuple(options.criu_option),
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,

@@ -226,4 +226,18 @@ ROWS = (
         "The process runs all the same, but may need more memory there, or more processor time.",
         stops=False,
     ),
+    Kind(
+        "cpus", "the target lacks processors that the tree is bound to",
+        "has the processors {here}, and pid {pid} is bound to others too", "there, afterwards: taskset -ap LIST PID",
+        "A thread that sched_setaffinity(2) or taskset(1) has bound to some processors is bound to the same numbers "
+        "on the target, as far as they are there; where none of them are, it may run on all.",
+        stops=False,
+    ),
+    Kind(
+        "terminal-taken", "a pseudo-terminal of the tree has a number that is in use on the target",
+        "is in use, and the tree has one of this number", "end the session that has it there: ps -t pts/{number}",
+        "A program that holds both ends of a pseudo-terminal, as tmux, screen, script and expect do, gets it back with "
+        "its number, since programs remember its name. criu fails where another terminal has that number: the first "
+        "login on a host takes pts/0.",
+    ),
 )  # fmt: skip

@@ -106,7 +106,8 @@ ROWS = (
         "io-uring", "it uses io_uring",
         "criu can't carry it", "switch it off in the program, or with kernel.io_uring_disabled",
         "Requests that are under way in the rings lie in the kernel, and criu refuses the descriptor. Many programs "
-        "fall back to epoll where io_uring is not to be had: `sysctl kernel.io_uring_disabled=2` before they start.",
+        "fall back to epoll where io_uring is not to be had: `sysctl kernel.io_uring_disabled=2` before they start, or "
+        "`SystemCallFilter=~io_uring_setup:ENOSYS` in their unit. Node.js 24 is one of them.",
     ),
     Kind(
         "pidfd", "it holds pidfds, for which criu is too old",
@@ -146,5 +147,34 @@ ROWS = (
         "TCP connection, {detail}", "connections can't be moved yet: let the program close them, and try again",
         "A connection belongs to the address of this host. migrate does not move addresses, so the peer would talk to "
         "a host that knows nothing of it. `ss -tnp` lists them; for a server, take it out of the load balancer first.",
+    ),
+    Kind(
+        "eventfd-semaphore", "it holds an eventfd that counts as a semaphore",
+        "criu makes it an ordinary one, whose first read takes all of its count", "let the program close it",
+        "With EFD_SEMAPHORE each read of an eventfd(2) takes one of its count. criu does not write that down, and makes"
+        " an ordinary one of it: the program would let in one where it should let in several. The kernel tells them "
+        "apart from 6.5 on; before, nobody can see it.",
+    ),
+    Kind(
+        "personality", "it runs with a personality of its own",
+        "has the personality {object}, which criu leaves behind", "where it matters, start it anew there under setarch",
+        "personality(2), as set by `setarch -R` and alike, switches off the random layout of addresses, or lets a "
+        "program see an older kernel. Only the process itself can set it, and criu does not: on the target programs "
+        "that it starts have the usual one. What is mapped already stays where it is.",
+        stops=False,
+    ),
+    Kind(
+        "scheduling", "it has a scheduling policy that criu cannot restore",
+        "has a thread under {object}, which criu refuses on restore", "here: chrt --other --pid 0 THREAD",
+        "criu carries the policies OTHER, BATCH, IDLE, FIFO and RR, with their priorities. It dumps a thread of another"
+        " one, as SCHED_DEADLINE, without the numbers that belong to it, and the restore fails.",
+    ),
+    Kind(
+        "sysv-ipc", "it uses System V semaphores or message queues",
+        "used the System V {detail} {object}, which belongs to the host, not to the tree",
+        "let the program use semaphores and queues of POSIX, or unix sockets",
+        "Semaphores of semget(2) and queues of msgget(2) lie in the kernel and outlive every process. criu carries them"
+        " only together with an IPC namespace, and says nothing otherwise: on the target the program would find that "
+        "they are gone. Those are found that a process of the tree was the last to use.",
     ),
 )  # fmt: skip

@@ -252,6 +252,8 @@ class Migration:
 
     async def _dump(self, number: int) -> protocol.Held:
         held = await self._carrier.dump(number)
+        if held.orphaned:
+            self._observer.note("its parent-death signal is not taken along: the parent stays here")
         acts: list[Awaitable[object]] = [self._carrier.follow(number)]
         if paths := self._plan.copy_files:
             acts.append(self._ends.source.send_files(protocol.SendFiles("files-2", paths)))
@@ -267,7 +269,10 @@ class Migration:
 
     async def _restore(self, number: int) -> None:
         await self._observer.phase(Phase.RESTORE)
-        self._restore_seconds = (await self._ends.target.restore(protocol.Restore(number))).seconds
+        restored = await self._ends.target.restore(protocol.Restore(number))
+        self._restore_seconds = restored.seconds
+        for lost in restored.lost:
+            self._observer.note(f"{self._ends.target.host}: {lost}")
 
     async def _roll_back(self) -> None:
         """The end of a rehearsal: the tree runs on here, before anything else is done about it."""

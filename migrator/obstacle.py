@@ -64,7 +64,10 @@ _REFUSED = {
     "unit": "unit", "link-remap": "link-remap", "device": "device", "terminal": "terminal", "sysv-shm": "sysv-shm",
     "io-uring": "io-uring", "anon-inode": "anon-inode", "socket-kind": "socket-kind",
     "external-pipe": "external-pipe", "watch-lost": "watch-lost", "mqueue": "mqueue",
+    "eventfd-semaphore": "eventfd-semaphore", "personality": "personality", "scheduling": "scheduling",
+    "sysv-ipc": "sysv-ipc",
 }  # fmt: skip
+_OF_ONE_PROCESS = ("tracer", "personality", "scheduling", "eventfd-semaphore")
 _GPUS = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
 
 
@@ -80,7 +83,7 @@ def of_oddities(host: str, oddities: Iterable[Peculiarity]) -> Iterator[Obstacle
             yield make("gpu", host, one.object)
         elif one.kind in _REFUSED:
             subject = f"pid {one.object}" if one.kind in (*UNTOUCHABLE, "zombie-leader") else one.object
-            subject = f"pid {one.pid}" if one.kind == "tracer" else subject
+            subject = f"pid {one.pid}" if one.kind in _OF_ONE_PROCESS else subject
             yield make(_REFUSED[one.kind], host, subject, object=one.object, detail=one.detail)
     if connections:
         more = f" (and {len(connections) - 1} more)" if len(connections) > 1 else ""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from agent.protocol import Check, CriuOptions, HostFacts, Place, TargetCheck, TaskFacts, TreeFacts
 from migrator import fileplan, surroundings
+from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
 
@@ -58,6 +59,8 @@ class Wishes:
     """Compare the content of files whose size agrees while the time differs."""
     throttle: bool = False
     """Slow it down where pre-copy does not converge."""
+    criu_options: tuple[CriuOption, ...] = ()
+    """What is handed on to criu as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,7 @@ def make_plan(
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
     plan = Plan(
-        tree, source.dirty_tracking, _options(tree), copies, on_disk, memory, tuple(notes), instant, compress,
+        tree, source.dirty_tracking, _options(tree, wishes), copies, on_disk, memory, tuple(notes), instant, compress,
         _place(source, memory, wishes),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
@@ -258,7 +261,7 @@ def _room(there: str, tree: TreeFacts, images: int, check: TargetCheck) -> tuple
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-def _options(tree: TreeFacts) -> CriuOptions:
+def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
     kinds = {one.kind for one in tree.peculiarities}
     ghosts = _ghosts(tree)
     return CriuOptions(
@@ -267,6 +270,8 @@ def _options(tree: TreeFacts) -> CriuOptions:
         ghost_limit=2 * max(ghosts) + 16 * _MIB if ghosts else 0,
         file_locks="file-lock" in kinds,
         extra=("--ext-unix-sk",) if any(reconnects(one) for one in tree.peculiarities) else (),
+        for_dump=tuple(one.argument for one in wishes.criu_options if one.end != "restore"),
+        for_restore=tuple(one.argument for one in wishes.criu_options if one.end != "dump"),
     )
 
 

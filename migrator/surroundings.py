@@ -29,8 +29,10 @@ def questions(tree: TreeFacts, check: Check) -> Check:
         for one in tree.peculiarities if one.kind in _PROTOCOLS
     ]  # fmt: skip
     labels = {one.object for one in tree.peculiarities if one.kind == "lsm-label" and one.detail == "apparmor"}
+    terminals = {int(one.object) for one in tree.peculiarities if one.kind == "pty"}
     return dataclasses.replace(
-        check, accounts=tree.accounts, addresses=tuple(addresses), labels=tuple(sorted(labels))
+        check, accounts=tree.accounts, addresses=tuple(addresses), labels=tuple(sorted(labels)),
+        terminals=tuple(sorted(terminals)),
     )  # fmt: skip
 
 
@@ -54,6 +56,9 @@ def judge(
         yield make("seccomp", there, f"kernel {target.kernel}")
     if source.conditions.time_namespaces and not target.conditions.time_namespaces:
         yield make("clocks", there, f"kernel {target.kernel}")
+    yield from _of_processors(there, target, tree)
+    for number in check.taken_terminals:
+        yield make("terminal-taken", there, f"/dev/pts/{number}", number=number)
     yield from _of_labels(here, there, target, tree, check)
     yield from _of_cgroups(here, source, there, target, tree)
     yield from _of_memory(here, source, there, target, tree)
@@ -111,6 +116,19 @@ def _of_limits(there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obsta
     threads = sum(len(task.tids) for task in tree.tasks)
     if known.threads_max and known.threads + threads + _FEW_THREADS > known.threads_max:
         yield make("limit-threads", there, f"{threads} threads", now=known.threads, most=known.threads_max)
+
+
+def _of_processors(there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obstacle]:
+    known = _numbers(target.conditions.cpus)
+    for one in tree.peculiarities:
+        if one.kind == "affinity" and known and not _numbers(one.object) <= known:
+            yield make("cpus", there, f"CPU {one.object}", here=target.conditions.cpus, pid=one.pid)
+
+
+def _numbers(text: str) -> set[int]:
+    """Of a list as the kernel writes it: 0-3,8."""
+    ranges = [part.partition("-") for part in text.split(",") if part]
+    return {number for first, _, last in ranges for number in range(int(first), int(last or first) + 1)}
 
 
 def _of_labels(here: str, there: str, target: HostFacts, tree: TreeFacts, check: TargetCheck) -> Iterator[Obstacle]:

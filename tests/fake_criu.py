@@ -38,6 +38,7 @@ _VALUES = {
 _SWITCHES = {
     "--page-server", "--track-mem", "--shell-job", "--file-locks", "--link-remap", "--tcp-established", "--auto-dedup",
     "--restore-detached", "--manage-cgroups=ignore", "--version", "--lazy-pages", "-v2", "-v4",
+    "--no-default-config", "--skip-in-flight",
 }  # fmt: skip
 
 _SIGKILL, _SIGCONT, _SIGSTOP = 9, 18, 19  # the signal module takes 3 ms to import

@@ -10,7 +10,7 @@ role=${1:?usage: provision.sh namespace|vm|vagrant}
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 
 packages='criu openssh-server openssh-client rsync python3 python3-venv iproute2 iputils-ping
-    nftables iptables procps mount sudo redis-server'
+    nftables iptables procps mount sudo redis-server nginx memcached nodejs tmux'
 
 case $role in
     namespace) ;;
@@ -22,8 +22,11 @@ esac
 # shellcheck disable=SC2086  # a list of words
 apt-get install --yes --no-install-recommends -o Dpkg::Use-Pty=0 $packages
 
-# The tests start their own redis; one that runs by itself would be in their way.
-rm -f /etc/systemd/system/multi-user.target.wants/redis-server.service /etc/systemd/system/redis.service
+# The tests start their own servers; one that runs by itself would be in their way.
+for server in redis-server nginx memcached; do
+    rm -f "/etc/systemd/system/multi-user.target.wants/$server.service"
+done
+rm -f /etc/systemd/system/redis.service
 
 touch /etc/default/locale  # sshd's PAM complains in the log if it is not there
 id admin >/dev/null 2>&1 || useradd --create-home --shell /bin/bash admin

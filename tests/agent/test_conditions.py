@@ -102,3 +102,11 @@ def test_profiles_that_are_not_loaded(host: Path) -> None:
     write(host, {"sys/kernel/security/apparmor/profiles": "/usr/bin/app (enforce)\nother (complain)\n"})
     assert conditions.missing_labels(["/usr/bin/app", "other", "third"]) == ("third",)
     assert conditions.missing_labels([]) == ()
+
+
+def test_terminals_that_are_in_use() -> None:
+    master, slave = os.openpty()
+    number = int(os.path.basename(os.ttyname(slave)))
+    assert conditions.taken_terminals([number, 2**20 + 1]) == (number,)
+    os.close(master)
+    os.close(slave)

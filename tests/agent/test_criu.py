@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 import signal
 import stat
@@ -19,7 +21,7 @@ from agent.protocol import CriuOptions
 from tests import fake_criu
 
 NONE = CriuOptions()
-ALL = CriuOptions(True, 1 << 20, True, True, True, ("--x", "y"))
+ALL = CriuOptions(True, 1 << 20, True, True, True, ("--x", "y"), ("--d=1",), ("--r",))
 IMAGES, LOG = Path("/run/m/2"), Path("/var/m/x.log")
 
 
@@ -28,25 +30,25 @@ IMAGES, LOG = Path("/run/m/2"), Path("/var/m/x.log")
     [
         (
             {"pre": True},
-            "pre-dump --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4 --log-file /var/m/x.log"
-            " --work-dir /run/m/2 --track-mem",
+            "pre-dump --no-default-config --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4"
+            " --log-file /var/m/x.log --work-dir /run/m/2 --track-mem",
         ),
         (
             {"pre": True, "previous": "../1", "options": ALL},
-            "pre-dump --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4 --log-file /var/m/x.log"
-            " --work-dir /run/m/2 --track-mem --prev-images-dir ../1 --shell-job",
+            "pre-dump --no-default-config --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4"
+            " --log-file /var/m/x.log --work-dir /run/m/2 --track-mem --prev-images-dir ../1 --shell-job --d=1",
         ),
         (
             {"previous": "../1", "script": "/var/m/hold"},
-            "dump --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4 --log-file /var/m/x.log"
-            " --work-dir /run/m/2 --track-mem --prev-images-dir ../1 --manage-cgroups=ignore"
+            "dump --no-default-config --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4"
+            " --log-file /var/m/x.log --work-dir /run/m/2 --track-mem --prev-images-dir ../1 --manage-cgroups=ignore"
             " --action-script /var/m/hold",
         ),
         (
             {"track": False, "script": "/var/m/hold", "options": ALL},
-            "dump --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4 --log-file /var/m/x.log"
-            " --work-dir /run/m/2 --manage-cgroups=ignore --shell-job --file-locks --link-remap --tcp-established"
-            " --ghost-limit 1048576 --x y --action-script /var/m/hold",
+            "dump --no-default-config --tree 7 --images-dir /run/m/2 --page-server --ps-socket 9 -v4"
+            " --log-file /var/m/x.log --work-dir /run/m/2 --manage-cgroups=ignore --shell-job --file-locks --link-remap"
+            " --tcp-established --ghost-limit 1048576 --x y --action-script /var/m/hold --d=1",
         ),
     ],
 )
@@ -56,7 +58,10 @@ def test_arguments_of_dumps(changes: dict[str, Any], line: str) -> None:
 
 
 def test_arguments_of_a_page_server() -> None:
-    first = "page-server --images-dir /run/m/2 --work-dir /run/m/2 --ps-socket 9 -v2 --log-file /var/m/x.log"
+    first = (
+        "page-server --no-default-config --images-dir /run/m/2 --work-dir /run/m/2"
+        " --ps-socket 9 -v2 --log-file /var/m/x.log"
+    )
     assert criu.page_server_arguments(images=IMAGES, socket=9, log=LOG) == first.split()
     later = f"{first} --prev-images-dir ../1 --auto-dedup"
     assert criu.page_server_arguments(images=IMAGES, socket=9, log=LOG, previous="../1") == later.split()
@@ -67,11 +72,17 @@ def test_a_restore_is_asked_for_the_same_options_as_the_dump(options: CriuOption
     arguments = criu.restore_arguments(
         work=IMAGES, log=LOG, options=options, script="/var/m/hold", pidfile=Path("/var/m/pid")
     )
-    assert arguments[:2] == ["restore", "--restore-detached"]
-    common = criu.common_options(options)
-    assert arguments[-len(common) :] == common
+    assert arguments[:3] == ["restore", "--no-default-config", "--restore-detached"]
+    common, handed = criu.common_options(options), list(options.for_restore)
+    assert arguments[-len(common + handed) :] == common + handed
     dump = criu.dump_arguments(pid=7, images=IMAGES, socket=9, log=LOG, options=options)
+    common += options.for_dump
     assert dump[-len(common) :] == common
+
+
+def test_options_come_through_a_journal() -> None:
+    for options in (NONE, ALL):
+        assert CriuOptions.of_line(json.loads(json.dumps(dataclasses.asdict(options)))) == options
 
 
 # --- log -------------------------------------------------------------------------------------------------------------
@@ -153,8 +164,9 @@ def test_statistics_that_are_none(tmp_path_factory: pytest.TempPathFactory, data
 _PROGRAM = """#!/bin/sh
 case $1 in
     fail) echo "(0.1) Error (criu/x.c:1): no luck" >"$2"; exit 7 ;;
-    tell) cat /proc/self/status; cat /proc/self/stat; echo "$@"; ls -l /proc/self/fd ;;
-esac >"$2"
+    tell) { cat /proc/self/status; cat /proc/self/stat; echo "$@"; ls -l /proc/self/fd; } >"$2" ;;
+    warm) echo "$@" >"$4" ;;
+esac
 """
 
 
@@ -215,17 +227,31 @@ async def test_a_criu_that_is_not_there(tmp_path: Path) -> None:
 
 async def test_a_warm_criu_starts_when_its_images_are_named(program: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    running = await criu.spawn_waiting(program, ["tell", str(log)], log)
+    running = await criu.spawn_waiting(program, ["warm", str(log)], log)
     await asyncio.sleep(0.02)
     assert running.alive
     assert not log.exists()
     criu.go(running, tmp_path / "two words\\")
     await running.ended()
-    assert f"tell {log} --images-dir {tmp_path}/two words\\" in log.read_text()
+    assert log.read_text() == f"warm --images-dir {tmp_path}/two words\\ {log}\n"
+    assert running.command.startswith(f"{program} warm --images-dir")
+
+
+async def test_no_file_of_options_gets_in_by_the_environment(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRIU_CONFIG_FILE", "/etc/criu/other.conf")
+    path = Path(program)
+    path.write_text('#!/bin/sh\nprintf %s "${CRIU_CONFIG_FILE-none}" >"${2#--images-dir}${3-}"\n')
+    await (await criu.spawn(program, ["x", str(tmp_path / "one")], tmp_path / "log")).ended()
+    running = await criu.spawn_waiting(program, ["x"], tmp_path / "log")
+    criu.go(running, tmp_path / "two")
+    await running.ended()
+    assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["none", "none"]
 
 
 async def test_a_warm_criu_that_is_never_used_leaves_with_its_agent(program: str, tmp_path: Path) -> None:
-    running = await criu.spawn_waiting(program, ["tell", str(tmp_path / "log")], tmp_path / "log")
+    running = await criu.spawn_waiting(program, ["warm", str(tmp_path / "log")], tmp_path / "log")
     assert running.process.stdin is not None
     running.process.stdin.close()
     assert await running.process.wait() == 125

@@ -89,6 +89,11 @@ UDP = LISTENER.replace("{kind}", "DGRAM").replace("{listen}", "")
 BOUND = TCP.replace(
     'socket.socket(type=socket.SOCK_STREAM);s.bind(("0.0.0.0",8099))', 'socket.socket(1);s.bind("/srv/obst/s")'
 )
+TERMINAL = (
+    'python3 -c \'import pty,time\nends=pty.openpty()\nopen("/srv/obst/up","w").close()\ntime.sleep(600)\' '
+    ">/dev/null 2>&1 </dev/null & echo $! >/srv/obst/pid; "
+    "for i in $(seq 100); do test -e /srv/obst/up && break; sleep 0.05; done"
+)
 END = f"kill $(cat {PLACE}/pid)"
 
 CASES = {
@@ -189,6 +194,10 @@ CASES = {
         object="/dev/pts/", criu=DUMP,
     ),
     "a terminal with both its ends": Case("", "import pty\nends = pty.openpty()", criu=CARRIED),
+    "a terminal whose number is taken": Case(
+        "terminal-taken", "import pty\nends = pty.openpty()", there=TERMINAL, where="beta", object="/dev/pts/",
+        criu=RESTORE, remedy=END,
+    ),
     "io_uring": Case("io-uring", "sure(libc.syscall(425, 4, ctypes.create_string_buffer(120)))", criu=DUMP),
     "a perf event": Case(
         "anon-inode", "sure(libc.syscall(298, struct.pack('<IIQ', 1, 112, 0) + bytes(96), 0, -1, -1, 0))",

@@ -43,6 +43,7 @@ class World:
     addresses: tuple[Address, ...] = ()  # where the target differs
     accounts: tuple[Account, ...] = ()
     missing_labels: tuple[str, ...] = ()
+    taken_terminals: tuple[int, ...] = ()
 
     def with_(self, **changes: object) -> World:
         """The same world, but for this."""
@@ -84,7 +85,8 @@ class World:
         of_number = {(one.kind, one.number): one for one in self.accounts}
         accounts = tuple(of_number.get((one.kind, one.number), one) for one in asked.accounts)
         return TargetCheck(
-            tuple(answers), self.taken, self.memory, self.disk, accounts, addresses, self.missing_labels
+            tuple(answers), self.taken, self.memory, self.disk, accounts, addresses, self.missing_labels,
+            self.taken_terminals,
         )  # fmt: skip
 
     def plan(self) -> tuple[Plan, tuple[Obstacle, ...]]:
@@ -354,7 +356,14 @@ def test_page_servers_do_not_understand_each_other_across_4_2(here: str, there: 
 REFUSED = [
     "zombie-leader", "tracer", "capability", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm",
     "io-uring", "anon-inode", "socket-kind", "external-pipe", "watch-lost", "mqueue",
+    "eventfd-semaphore", "scheduling", "sysv-ipc",
 ]  # fmt: skip
+
+
+def test_what_criu_leaves_behind() -> None:
+    (found,) = PLAIN.odd("personality", "0x40000").plan()[1]
+    assert (found.id, found.host, found.object, found.stops) == ("personality", "alpha", "pid 100", False)
+    assert "0x40000" in found.problem
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -151,6 +151,25 @@ def test_cgroups() -> None:
     assert alone(world).problem == "on alpha they are v2"
 
 
+def test_processors() -> None:
+    bound = PLAIN.odd("affinity", "2-3,7")
+    assert found(on_target(bound, cpus="0-7")) == []
+    assert found(on_target(bound)) == []  # nobody knows
+    one = alone(on_target(bound, cpus="0-3"))
+    assert (one.id, one.host, one.object, one.stops) == ("cpus", "beta", "CPU 2-3,7", False)
+    assert "0-3" in one.problem
+    assert "pid 100" in one.problem
+
+
+def test_terminals() -> None:
+    world = PLAIN.odd("pty", "3").odd("pty", "0")
+    assert questions(world.tree).terminals == (0, 3)
+    assert found(world) == []
+    one = alone(world.with_(taken_terminals=(0,)))
+    assert (one.id, one.host, one.object, one.stops) == ("terminal-taken", "beta", "/dev/pts/0", True)
+    assert "pts/0" in one.remedy
+
+
 def test_memory() -> None:
     world = PLAIN.odd("hugetlb", "/anon_hugepage", f"{4 << 20} {2 << 20}").odd("hugetlb", "/x", f"{1 << 20} {2 << 20}")
     one = alone(on_target(world, huge_pages=(HugePages(2 << 20, 2, 7), HugePages(1 << 30, 9))))
