@@ -202,8 +202,8 @@ class Account:
 class Address:
     """An address that a socket of the tree is bound to; in an answer, whether it is to be had there."""
 
-    protocol: str  # tcp, udp
-    address: str  # 192.0.2.1:80, [2001:db8::1]:80, @name
+    protocol: str  # tcp, udp; unix stream, unix dgram, unix seqpacket
+    address: str  # 192.0.2.1:80, [2001:db8::1]:80; @name
     only_ipv6: bool = False  # a socket of IPv6 that leaves IPv4 alone
     shared: bool = False  # it lets others have the port too; in an answer: whoever has it there does
     owned: bool = True

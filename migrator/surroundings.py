@@ -26,8 +26,10 @@ def questions(tree: TreeFacts, check: Check) -> Check:
     """The same questions, and these."""
     addresses = [
         Address(_PROTOCOLS[one.kind], one.object, "only-ipv6" in one.detail, "shared" in one.detail)
-        for one in tree.peculiarities if one.kind in _PROTOCOLS
-    ]  # fmt: skip
+        for one in tree.peculiarities
+        if one.kind in _PROTOCOLS
+    ]
+    addresses += [Address(f"unix {one.detail}", one.object) for one in tree.peculiarities if one.kind == "unix-name"]
     labels = {one.object for one in tree.peculiarities if one.kind == "lsm-label" and one.detail == "apparmor"}
     terminals = {int(one.object) for one in tree.peculiarities if one.kind == "pty"}
     return dataclasses.replace(
@@ -66,6 +68,11 @@ def judge(
 
 def _of_address(there: str, asked: Address, answer: Address) -> Iterator[Obstacle]:
     name = f"{answer.protocol} {answer.address}"
+    if answer.address.startswith("@"):
+        if answer.holder:
+            problem = f"{answer.holder} has this name there, and criu cannot bind it as well"
+            yield make("socket-taken", there, answer.address, problem=problem, remedy="end that service there")
+        return
     if not answer.owned:
         host = answer.address.rpartition(":")[0].strip("[]")
         if ":" in host:  # criu binds such a one with IP_FREEBIND, for the sake of tentative addresses

@@ -356,7 +356,8 @@ def test_page_servers_do_not_understand_each_other_across_4_2(here: str, there: 
 REFUSED = [
     "zombie-leader", "tracer", "capability", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm",
     "io-uring", "anon-inode", "socket-kind", "external-pipe", "watch-lost", "mqueue",
-    "eventfd-semaphore", "scheduling", "sysv-ipc",
+    "eventfd-semaphore", "scheduling", "sysv-ipc", "pidfd-outside", "packet-pipe", "unix-waiting", "thread-apart",
+    "uninterruptible",
 ]  # fmt: skip
 
 

@@ -93,6 +93,16 @@ def test_a_port_that_is_taken_stops_and_the_near_end_of_a_connection_warns() -> 
     assert "near end" in one.problem
 
 
+def test_a_name_of_a_unix_socket_that_is_taken() -> None:
+    world = PLAIN.odd("unix-name", "@app", "dgram")
+    asked = Address("unix dgram", "@app")
+    assert questions(world.tree).addresses == (asked,)
+    assert found(world.with_(addresses=(asked,))) == []
+    one = alone(world.with_(addresses=(dataclasses.replace(asked, holder="app (pid 7)", listens=True),)))
+    assert (one.id, one.host, one.object, one.stops) == ("socket-taken", "beta", "@app", True)
+    assert "app (pid 7)" in one.problem
+
+
 @pytest.mark.parametrize(("account", "answer", "id_", "remedy", "problem"), [
     (APP, Account("user", 1000, ""), "user-missing", "there: useradd --uid 1000 app", "nobody has this number"),
     (APP, Account("user", 1000, "", 1003), "user-missing", "let app have the same number on both hosts",
