@@ -97,6 +97,14 @@ class HugePages:
 
 
 @dataclasses.dataclass(frozen=True)
+class Limit:
+    """A hard limit of setrlimit(2)."""
+
+    name: str  # as /proc/PID/limits has it: Max open files
+    hard: int  # -1: none
+
+
+@dataclasses.dataclass(frozen=True)
 class Conditions:
     """Under which conditions a host lets processes run. 0 and "" mean "not known"."""
 
@@ -111,6 +119,7 @@ class Conditions:
     time_namespaces: bool = True
     seccomp: bool = True  # filters of seccomp(2)
     cpus: str = ""  # that run, as a list: 0-3,8
+    limits: tuple[Limit, ...] = ()  # those that root may not exceed here, for want of CAP_SYS_RESOURCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +232,7 @@ class TreeFacts:
     copied_on_write: int = 0  # bytes of it that tasks share since a fork, counted once for each further task
     no_throttle: str = ""  # why its processor time can't be limited; "" when it can
     accounts: tuple[Account, ...] = ()
-    open_files_limit: int = 0  # the highest number of descriptors that one of its tasks may have
+    limits: tuple[Limit, ...] = ()  # the highest that one of its tasks has
 
 
 @dataclasses.dataclass(frozen=True)
