@@ -320,7 +320,7 @@ CASES = {
         object="thread", criu=DUMP,
     ),
     "a lease": Case(
-        "file-leased", f"import fcntl\n{opened('w')}\nfcntl.fcntl(held, 1024, 1)", where="beta", object="data",
+        "file-leased", f"import fcntl\n{opened('w')}\nfcntl.fcntl(held, 1024, 1)", object="data",
         options="--copy-files",
     ),
     "limits that the login there does not have": Case(
