@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent.descriptors import namespace
+from agent.descriptors import namespace, status_field
 from agent.protocol import Peculiarity, TaskFacts
 
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}
@@ -26,12 +26,13 @@ _LOOKS, _PAUSE = 10, 0.02
 
 def of_threads(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
     """`thread-apart` and `uninterruptible`, each process once."""
-    stuck = [(task, tid) for task in tasks for tid in task.tids if _state(task.pid, tid) == "D"]
+    asleep = {(task, tid): _sleep(task.pid, tid) for task in tasks for tid in task.tids}
+    stuck = {thread: sleep for thread, sleep in asleep.items() if sleep}
     for _ in range(_LOOKS):
         if not stuck:
             break
         time.sleep(_PAUSE)
-        stuck = [(task, tid) for task, tid in stuck if _state(task.pid, tid) == "D"]
+        stuck = {(task, tid): sleep for (task, tid), sleep in stuck.items() if _sleep(task.pid, tid) == sleep}
     for task, tid in stuck:
         where = _text(task.pid, tid, "wchan")
         yield Peculiarity("uninterruptible", task.pid, str(tid), where if where not in ("", "0") else task.name)
@@ -60,8 +61,13 @@ def _differ(pid: int, tid: int, kind: int) -> bool:
     return number is not None and ctypes.CDLL(None).syscall(number, pid, tid, kind, 0, 0) > 0
 
 
-def _state(pid: int, tid: int) -> str:
-    return (_text(pid, tid, "stat").rpartition(")")[2].split() or [""])[0]
+def _sleep(pid: int, tid: int) -> str:
+    """What tells one uninterruptible sleep of a thread from the next: how often it slept before; "" when it does not.
+
+    A thread that reads a busy disk is in state D whenever one looks, and yet comes back from it all the time.
+    """
+    status = _text(pid, tid, "status").encode(errors="replace")
+    return status_field(status, b"voluntary_ctxt_switches") if status_field(status, b"State")[:1] == "D" else ""
 
 
 def _text(pid: int, tid: int, name: str) -> str:
