@@ -11,16 +11,19 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent import ports, sockets
-from agent.peculiar import name_of
+from agent.descriptors import name_of
 from agent.protocol import Address
 
 _WILD = {"0.0.0.0", "::"}  # noqa: S104  compared, never bound
 _MAPPED = "::ffff:"
+_UNIX = "unix "
+_TYPES = {"stream": socket.SOCK_STREAM, "dgram": socket.SOCK_DGRAM, "seqpacket": socket.SOCK_SEQPACKET}
 
 
 def answers(asked: Iterable[Address]) -> tuple[Address, ...]:
     """For each: whether this host owns the address, and who has the port here, where somebody has."""
-    wanted = tuple(asked)
+    everything = tuple(asked)
+    wanted = [one for one in everything if not one.protocol.startswith(_UNIX)]
     protocols = {one.protocol for one in wanted}
     tables = {protocol: _by_port(protocol) for protocol in protocols}
     only_ipv6 = {inode for protocol in protocols for inode in sockets.only_ipv6(protocol)}
@@ -31,7 +34,21 @@ def answers(asked: Iterable[Address]) -> tuple[Address, ...]:
     holding = {}
     if inodes := {f"socket:[{other.inode}]" for others in found for other in others}:
         holding = sockets.holders(inodes, ())
-    return tuple(_answer(one, others, holding) for one, others in zip(wanted, found))
+    answered = {one: _answer(one, others, holding) for one, others in zip(wanted, found)}
+    answered.update(_names([one for one in everything if one not in answered]))
+    return tuple(answered[one] for one in everything)
+
+
+def _names(asked: Sequence[Address]) -> dict[Address, Address]:
+    """The same for names of unix sockets that lie in no directory; each type of socket has its own."""
+    bound = {(one.name, one.type): one.inode for one in sockets.unix().values() if not one.peer} if asked else {}
+    found = {}
+    for one in asked:
+        inode = bound.get((one.address, _TYPES.get(one.protocol[len(_UNIX) :], 0)))
+        holders = sockets.holders({f"socket:[{inode}]"}, ()).get(f"socket:[{inode}]", []) if inode else []
+        holder = (name_of(holders[0]) if holders else "another process") if inode else ""
+        found[one] = Address(one.protocol, one.address, holder=holder, listens=bool(inode))
+    return found
 
 
 def _answer(one: Address, others: list[sockets.Inet], holding: Mapping[str, Sequence[int]]) -> Address:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Union
 
 from agent import mounts, traits
-from agent.protocol import Conditions, HugePages, Peculiarity
+from agent.protocol import Conditions, HugePages, Limit, Peculiarity
 
 _SYS, _PROC, _PTS = Path("/sys"), Path("/proc"), Path("/dev/pts")
 _LIMITS = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "io.max", "cpuset.cpus")
 """Files of a version 2 cgroup that limit it (Documentation/admin-guide/cgroup-v2.rst). Not pids.max: systemd sets one
 for whatever it starts, and few ever come near it."""
+_LIMITS_V1 = {
+    "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+    "cpu": ("cpu.cfs_quota_us",),
+    "cpuset": ("cpuset.cpus",),
+}
+"""The same of version 1, by controller (Documentation/admin-guide/cgroup-v1)."""
+_NO_LIMIT_V1 = 1 << 62
+"""Above it, a number of bytes is none: what the kernel shows is the largest number of pages."""
+_CAP_SYS_RESOURCE = 24
 
 
 def of_host() -> Conditions:
@@ -29,6 +39,7 @@ def of_host() -> Conditions:
         time_namespaces=(_PROC / "self/ns/time").exists(),
         seccomp=(_PROC / "sys/kernel/seccomp/actions_avail").exists(),
         cpus=traits.online(),
+        limits=_binding_limits(),
     )
 
 
@@ -64,18 +75,31 @@ def _huge_pages() -> Iterator[HugePages]:
             yield HugePages(int(size) * 1024, free, total)
 
 
-def open_files_limit(pids: Iterable[int]) -> int:
-    """The highest number of descriptors that one of these processes may raise its limit to."""
-    highest = 0
+def limits(pids: Iterable[Union[int, str]]) -> tuple[Limit, ...]:
+    """Of each hard limit the highest that one of these processes has (proc_pid_limits(5))."""
+    highest: dict[str, int] = {}
     for pid in pids:
-        found = re.search(r"^Max open files +\S+ +(\d+)", _text(_PROC / str(pid) / "limits"), re.MULTILINE)
-        highest = max(highest, int(found[1]) if found else 0)
-    return highest
+        for name, hard in re.findall(r"^(Max .+?)  +\S+ +(\d+|unlimited)", _text(_PROC / str(pid) / "limits"), re.M):
+            value = -1 if hard == "unlimited" else int(hard)
+            highest[name] = -1 if -1 in (value, highest.get(name)) else max(value, highest.get(name, 0))
+    return tuple(Limit(name, hard) for name, hard in highest.items())
+
+
+def _binding_limits() -> tuple[Limit, ...]:
+    """Our own, where not even root may exceed them: in a container without CAP_SYS_RESOURCE."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", _text(_PROC / "self/status"), re.MULTILINE)
+    if found is None or int(found[1], 16) >> _CAP_SYS_RESOURCE & 1:
+        return ()
+    return limits(["self"])
 
 
 def of_tasks(pids: Iterable[int]) -> Iterator[Peculiarity]:
     """What these processes' labels and cgroups hold them to; each label and cgroup once for each process."""
     lsms = _text(_SYS / "kernel/security/lsm").split(",")
+    controllers = {
+        option: mount.point for mount in mounts.parse(mounts.mountinfo()) if mount.type == "cgroup"
+        for option in mount.options
+    }  # fmt: skip
     module = next((name for name in ("apparmor", "selinux") if name in lsms), "")
     for pid in pids:
         label = _text(_PROC / str(pid) / "attr/current").strip("\0 \n")
@@ -83,20 +107,38 @@ def of_tasks(pids: Iterable[int]) -> Iterator[Peculiarity]:
             yield Peculiarity("lsm-label", pid, re.sub(r" \(\w+\)$", "", label), module)
         if re.search(r"^Seccomp:\s+2$", _text(_PROC / str(pid) / "status"), re.MULTILINE):
             yield Peculiarity("seccomp", pid, "seccomp filter")
-        for path, limits in _limited(_text(_PROC / str(pid) / "cgroup")):
-            yield Peculiarity("cgroup-limits", pid, path, limits)
+        for path, limiting in _limited(_text(_PROC / str(pid) / "cgroup"), controllers):
+            yield Peculiarity("cgroup-limits", pid, path, limiting)
 
 
-def _limited(cgroup: str) -> Iterator[tuple[str, str]]:
-    """The version 2 cgroups, from a process's own upwards, that limit anything, with their limits."""
-    found = re.search(r"^0::(/.*)$", cgroup, re.MULTILINE)
-    path = Path(found[1]) if found else Path("/")
-    root = _SYS / "fs/cgroup"
-    for directory in (path, *path.parents):
-        limits = [(name, _text(root / str(directory).lstrip("/") / name)) for name in _LIMITS]
-        said = [f"{name} {value}" for name, value in limits if value and value.split()[0] != "max"]
-        if said and str(directory) != "/":
-            yield str(directory), ", ".join(said)
+def _limited(cgroup: str, controllers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The cgroups, from a process's own upwards, that limit anything, with their limits.
+
+    `cgroup` is a /proc/PID/cgroup; `controllers` says where those of version 1 are mounted.
+    """
+    for line in cgroup.splitlines():
+        _, names, path = line.split(":", 2) if line.count(":") >= 2 else ("", "", "")
+        for name in names.split(","):
+            root = _SYS / "fs/cgroup" if line.startswith("0::") else Path(controllers.get(name, ""))
+            files = _LIMITS if line.startswith("0::") else _LIMITS_V1.get(name, ())
+            if not path.startswith("/") or not files or not str(root).startswith("/"):
+                continue
+            for directory in (Path(path), *Path(path).parents):
+                said = [text for one in files if (text := _limit(root, str(directory), one))]
+                if said and str(directory) != "/":
+                    yield str(directory), ", ".join(said)
+
+
+def _limit(root: Path, directory: str, name: str) -> str:
+    """What one file of a cgroup says, with its name; "" where it limits nothing."""
+    value = _text(root / directory.lstrip("/") / name)
+    if not value or value.split()[0] in ("max", "-1"):
+        return ""
+    if name.endswith("_in_bytes") and value.isdigit() and int(value) > _NO_LIMIT_V1:
+        return ""
+    if name == "cpuset.cpus" and value == _text(root / name):  # of version 1: every group has its own list
+        return ""
+    return f"{name} {value}"
 
 
 def missing_labels(labels: Iterable[str]) -> tuple[str, ...]:

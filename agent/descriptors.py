@@ -14,7 +14,7 @@ import functools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional, Union
 
 from agent import elf, mounts
@@ -44,6 +44,7 @@ class Opened:
     writing: bool
     locks: tuple[str, ...]  # kind and mode, e.g. "FLOCK WRITE"
     pty: Optional[int]  # of a pty's master: the number of its slave
+    direct: bool = False  # O_DIRECT: of a pipe, that it keeps packets apart
 
     @property
     def inode(self) -> int:
@@ -93,6 +94,25 @@ def status_field(status: bytes, name: bytes) -> str:
     return found.group(1).decode("ascii", "replace").strip() if found else ""
 
 
+def name_of(pid: int) -> str:
+    """A process as people know it: `sshd (pid 123)`; only the number when it is gone."""
+    name = status_field(_status(pid), b"Name")
+    return f"{name} (pid {pid})" if name else f"pid {pid}"
+
+
+def names_of(pids: Sequence[int]) -> str:
+    """Some of them by `name_of`, and how many more there are."""
+    shown = ", ".join(name_of(pid) for pid in pids[:3])
+    return f"{shown} and {len(pids) - 3} more" if len(pids) > 3 else shown
+
+
+def _status(pid: int) -> bytes:
+    try:
+        return _read(f"/proc/{pid}/status")
+    except OSError:
+        return b""
+
+
 def opened(pid: int) -> Iterator[Opened]:
     """Open descriptors of a process; those that are closed meanwhile are left out."""
     try:
@@ -111,7 +131,8 @@ def opened(pid: int) -> Iterator[Opened]:
         pty = status_field(information, b"tty-index") if b"tty-index" in information else ""
         locks = _locks(information) if b"lock:" in information else ()
         writing = flags & os.O_ACCMODE != os.O_RDONLY and not flags & _O_PATH
-        yield Opened(pid, number, link, status, writing, locks, int(pty) if pty else None)
+        slave = int(pty) if pty else None
+        yield Opened(pid, number, link, status, writing, locks, slave, bool(flags & os.O_DIRECT))
 
 
 def _locks(information: bytes) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ class Mount:
     point: str
     type: str
     source: str
+    options: tuple[str, ...] = ()  # of the file system itself: which controllers a cgroup has
 
     @property
     def name(self) -> str:
@@ -41,7 +42,9 @@ def parse(text: str) -> Iterator[Mount]:
             continue
         major, _, minor = fields[2].partition(":")
         if major.isdigit() and minor.isdigit():
-            yield Mount(os.makedev(int(major), int(minor)), _unescaped(fields[4]), rest[0], _unescaped(rest[1]))
+            device = os.makedev(int(major), int(minor))
+            options = tuple(rest[2].split(",")) if len(rest) > 2 else ()
+            yield Mount(device, _unescaped(fields[4]), rest[0], _unescaped(rest[1]), options)
 
 
 def _unescaped(word: str) -> str:

@@ -20,8 +20,9 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     pty              number of a pseudo-terminal whose master is in the tree
     hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
-    sysv-ipc         number of a System V semaphore set or message queue; "semaphores" or "queue"
+    sysv-ipc         number of a System V semaphore set, message queue or segment that nobody has attached; which
     io-uring, pidfd  such a descriptor
+    pidfd-outside    process outside of the tree that a pidfd means
     anon-inode       descriptor of a kind that criu refuses: perf events, BPF programs, userfaultfd, KVM…
     inet-socket      number of sockets of IP, listening or not
     listen           address and port of TCP; "only-ipv6", "shared", both or neither
@@ -35,24 +36,37 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     personality      of a task, in hexadecimal
     scheduling       policy of a thread that criu cannot set
     eventfd-semaphore  an eventfd that counts as a semaphore
-    tcp-established  `local -> remote`; state
+    tcp-established  `local -> remote`, or only `local` of one that waits to be accepted; state
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
     unix-path        path that a socket is bound to
+    unix-name        name that is no path, which a socket is bound to; "stream", "dgram" or "seqpacket"
+    unix-waiting     socket at which a connection of the tree waits to be accepted, with data
+    packet-pipe      pipe that keeps packets apart
+    thread-apart     thread that has something of its own; what
+    uninterruptible  thread that no signal wakes; where in the kernel it sleeps
     external-pipe    pipe or FIFO; the processes outside of the tree that hold it
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import conditions, ports, sockets, systemv, traits, watches
-from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, namespace, same_namespace, status_field
+from agent import apart, conditions, connections, systemv, traits, watches
+from agent.descriptors import (
+    Holdings,
+    Opened,
+    is_memory,
+    is_pty_slave,
+    name_of,
+    namespace,
+    same_namespace,
+    status_field,
+)  # fmt: skip
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -65,12 +79,8 @@ _TUN_MINOR, _AUTOFS_MINOR = 200, 235
 _MINORS_OF_CONSOLES = range(1, 64)
 # criu/files.c, dump_one_file
 _ANONYMOUS_KNOWN = {
-    "[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]", "bpf-map",
+    "[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]",
 }  # fmt: skip
-# criu/sk-inet.c, can_dump_ipproto; criu/sockets.c, dump_socket
-_INET_KNOWN = {"TCP", "UDP", "UDP-LITE", "UDPLITE", "RAW", "PING"}
-_OTHER_KNOWN = {"UNIX", "UNIX-STREAM", "UNIX-DGRAM", "UNIX-SEQPACKET", "NETLINK", "PACKET"}
-_INET_REFUSED = {"MPTCP", "SCTP", "DCCP", "L2TP/IP", "SMC", "SMC6"}
 _NETWORK_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "afs",
     "orangefs", "pvfs2", "glusterfs",
@@ -83,8 +93,9 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
     """All that is odd about these tasks (root first) and what they hold. Each kind and object is named once."""
     found: dict[tuple[str, str], Peculiarity] = {}
     for source in (
-        _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(holdings),
-        _of_sockets(tasks, holdings), _of_unix(holdings), _of_pipes(tasks, holdings),
+        _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(tasks, holdings),
+        connections.of_sockets(tasks, holdings), connections.of_unix(holdings), connections.of_pipes(tasks, holdings),
+        apart.of_threads(tasks),
         watches.watched(holdings.opened), conditions.of_tasks(task.pid for task in tasks),
         traits.of_tasks(tasks, holdings.opened), systemv.used(task.pid for task in tasks),
     ):  # fmt: skip
@@ -132,17 +143,6 @@ def _status(pid: int) -> bytes:
 
 def _has_capability(number: int) -> bool:
     return bool(int(status_field(_status(os.getpid()), b"CapEff") or "0", 16) >> number & 1)
-
-
-def name_of(pid: int) -> str:
-    """A process as people know it: `sshd (pid 123)`; only the number when it is gone."""
-    name = status_field(_status(pid), b"Name")
-    return f"{name} (pid {pid})" if name else f"pid {pid}"
-
-
-def _names_of(pids: Sequence[int]) -> str:
-    shown = ", ".join(name_of(pid) for pid in pids[:3])
-    return f"{shown} and {len(pids) - 3} more" if len(pids) > 3 else shown
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------
@@ -270,8 +270,14 @@ def _device_known(major: int, minor: int) -> bool:
     return (major, minor) in ((_AUXILIARY_MAJOR, 2), (_MISC_MAJOR, _AUTOFS_MINOR))
 
 
-def _of_anonymous(holdings: Holdings) -> Iterator[Peculiarity]:
+def _of_anonymous(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:
     prefix = "anon_inode:"
+    family = {tid for task in tasks for tid in task.tids}
+    for one in holdings.opened:
+        if one.link in (f"{prefix}[pidfd]", "pidfd:[pidfd]") or one.link.startswith("pidfd:"):
+            other = _meant(one)
+            if other > 0 and other not in family:  # criu/pidfd.c; of one that has ended it makes another
+                yield Peculiarity("pidfd-outside", one.pid, f"pid {other}", name_of(other))
     links = [(one.pid, one.link) for one in holdings.opened] + [(one.pid, one.link) for one in holdings.mapped]
     for pid, link in links:
         name = link[len(prefix) :] if link.startswith(prefix) else ""
@@ -283,84 +289,9 @@ def _of_anonymous(holdings: Holdings) -> Iterator[Peculiarity]:
             yield Peculiarity("anon-inode", pid, name)
 
 
-# --- sockets and pipes -----------------------------------------------------------------------------------------------
-
-
-def _held(holdings: Holdings, kind: int) -> dict[int, Opened]:
-    """Descriptors of one kind by inode, each by the first process that holds it."""
-    found: dict[int, Opened] = {}
-    for one in holdings.opened:
-        if stat.S_IFMT(one.status.st_mode) == kind:
-            found.setdefault(one.inode, one)
-    return found
-
-
-def _of_sockets(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:
-    held = _held(holdings, stat.S_IFSOCK)
-    if not held:
-        return
-    tcp, only_ipv6 = sockets.inet(tasks[0].pid, "tcp"), sockets.only_ipv6("tcp")
-    count = 0
-    for inode, one in held.items():
-        name = sockets.protocol_name(one.pid, one.fd)
-        bare = name[:-2] if name.endswith("v6") else name
-        if bare in _INET_KNOWN or bare in _INET_REFUSED or inode in tcp:
-            count += 1
-        if name and bare not in _INET_KNOWN and bare not in _OTHER_KNOWN:
-            yield Peculiarity("socket-kind", one.pid, name)
-        known = tcp.get(inode)
-        if known is not None and known.state == sockets.LISTEN:
-            yield Peculiarity("listen", one.pid, known.local, _manner(one, inode in only_ipv6))
-        elif known is not None and sockets.TCP_STATES.get(known.state) != "close":
-            pair = f"{known.local} -> {known.remote}"
-            yield Peculiarity("tcp-established", one.pid, pair, sockets.TCP_STATES.get(known.state, "connected"))
-    udp = {inode: bound for inode, bound in sockets.inet(tasks[0].pid, "udp").items() if inode in held}
-    only_ipv6 = sockets.only_ipv6("udp") if udp else set()
-    for inode, bound in udp.items():
-        one = held[inode]
-        yield Peculiarity("receive", one.pid, bound.local, _manner(one, inode in only_ipv6))
-    if count:
-        yield Peculiarity("inet-socket", tasks[0].pid, "IP sockets", str(count))
-
-
-def _manner(one: Opened, only_ipv6: bool) -> str:
-    """How a bound socket takes its port, in words of the protocol's Address."""
-    shared = ports.shared(one.pid, one.fd)
-    return " ".join(word for word, holds in (("only-ipv6", only_ipv6), ("shared", shared)) if holds)
-
-
-def _of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
-    held = _held(holdings, stat.S_IFSOCK)
-    if not held:
-        return
-    known = sockets.unix()
-    # one that waits to be accepted has no peer yet: the listening socket knows it
-    peers = {inode: listening.inode for listening in known.values() for inode in listening.waiting}
-    peers.update((inode, known[inode].peer) for inode in held if inode in known and known[inode].peer)
-    outside = {peers[inode] for inode in held if inode in peers} - set(held)
-    holding = sockets.holders({f"socket:[{peer}]" for peer in outside}, {one.pid for one in holdings.opened})
-    # a peer that only the tree itself holds was made since its descriptors were listed
-    unheld = {peer for peer in outside if f"socket:[{peer}]" not in holding}
-    new = sockets.holders({f"socket:[{peer}]" for peer in unheld}, ())
-    outside -= {peer for peer in unheld if f"socket:[{peer}]" in new}
-    for inode, one in held.items():
-        if inode not in known:
-            continue
-        peer = peers.get(inode, 0)
-        if peer in outside:
-            name = known[peer].name if peer in known else ""
-            kind = "dgram" if known[inode].type == socket.SOCK_DGRAM else "stream"
-            whose = _names_of(holding.get(f"socket:[{peer}]", []))
-            yield Peculiarity("external-unix", one.pid, name or whose or f"socket {inode}", kind)
-        # what was accepted on a bound socket carries its name too; the path is that of the one without a peer
-        elif known[inode].name.startswith("/") and not peer:
-            yield Peculiarity("unix-path", one.pid, known[inode].name)
-
-
-def _of_pipes(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:
-    held = {one.link: one for one in _held(holdings, stat.S_IFIFO).values()}
-    if not held:
-        return
-    # criu would make such a pipe anew with nobody at the other end: a reader sees its end, a writer dies of SIGPIPE
-    for link, pids in sockets.holders(held, {task.pid for task in tasks}).items():
-        yield Peculiarity("external-pipe", held[link].pid, link, _names_of(sorted(pids)))
+def _meant(one: Opened) -> int:
+    """The process or thread that a pidfd means (proc_pid_fdinfo(5)); -1 when it has ended, 0 where that is not said."""
+    try:
+        return int(status_field(Path(f"/proc/{one.pid}/fdinfo/{one.fd}").read_bytes(), b"Pid") or "0")
+    except (OSError, ValueError):
+        return 0

@@ -55,9 +55,13 @@ def _copy(pid: int, fd: int) -> Optional[socket.socket]:
     except OSError:
         return None
     try:
-        number = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, fd, 0)
-        return socket.socket(fileno=number) if number >= 0 else None
-    except OSError:
-        return None
+        number = int(ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, fd, 0))
     finally:
         os.close(process)
+    if number < 0:
+        return None
+    try:
+        return socket.socket(fileno=number)
+    except OSError:
+        os.close(number)
+        return None

@@ -256,7 +256,7 @@ def inspect(pid: int) -> TreeFacts:
     living = [task.pid for task in tasks]
     return TreeFacts(
         pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory, holdings.copied_on_write,
-        accounts=accounts.of_tasks(living), open_files_limit=conditions.open_files_limit(living),
+        accounts=accounts.of_tasks(living), limits=conditions.limits(living),
     )  # fmt: skip
 
 

@@ -97,6 +97,14 @@ class HugePages:
 
 
 @dataclasses.dataclass(frozen=True)
+class Limit:
+    """A hard limit of setrlimit(2)."""
+
+    name: str  # as /proc/PID/limits has it: Max open files
+    hard: int  # -1: none
+
+
+@dataclasses.dataclass(frozen=True)
 class Conditions:
     """Under which conditions a host lets processes run. 0 and "" mean "not known"."""
 
@@ -111,6 +119,7 @@ class Conditions:
     time_namespaces: bool = True
     seccomp: bool = True  # filters of seccomp(2)
     cpus: str = ""  # that run, as a list: 0-3,8
+    limits: tuple[Limit, ...] = ()  # those that root may not exceed here, for want of CAP_SYS_RESOURCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +211,8 @@ class Account:
 class Address:
     """An address that a socket of the tree is bound to; in an answer, whether it is to be had there."""
 
-    protocol: str  # tcp, udp
-    address: str  # 192.0.2.1:80, [2001:db8::1]:80, @name
+    protocol: str  # tcp, udp; unix stream, unix dgram, unix seqpacket
+    address: str  # 192.0.2.1:80, [2001:db8::1]:80; @name
     only_ipv6: bool = False  # a socket of IPv6 that leaves IPv4 alone
     shared: bool = False  # it lets others have the port too; in an answer: whoever has it there does
     owned: bool = True
@@ -223,7 +232,7 @@ class TreeFacts:
     copied_on_write: int = 0  # bytes of it that tasks share since a fork, counted once for each further task
     no_throttle: str = ""  # why its processor time can't be limited; "" when it can
     accounts: tuple[Account, ...] = ()
-    open_files_limit: int = 0  # the highest number of descriptors that one of its tasks may have
+    limits: tuple[Limit, ...] = ()  # the highest that one of its tasks has
 
 
 @dataclasses.dataclass(frozen=True)

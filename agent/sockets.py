@@ -26,9 +26,9 @@ _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _ERROR, _DONE = 2, 3
 _ANY = 0xFFFFFFFF
-_SHOW_NAME, _SHOW_PEER, _SHOW_ICONS = 1, 4, 8
+_SHOW_NAME, _SHOW_PEER, _SHOW_ICONS, _SHOW_QUEUES = 1, 4, 8, 16
 _INET_MESSAGE, _ATTRIBUTE_V6ONLY = 72, 11  # include/uapi/linux/inet_diag.h
-_ATTRIBUTE_NAME, _ATTRIBUTE_PEER, _ATTRIBUTE_ICONS = 0, 2, 3
+_ATTRIBUTE_NAME, _ATTRIBUTE_PEER, _ATTRIBUTE_ICONS, _ATTRIBUTE_QUEUES = 0, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Inet:
     local: str  # 192.0.2.1:80, [2001:db8::1]:80
     remote: str
     state: int
+    waiting: int = 0  # of one that listens: connections that wait to be accepted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Unix:
     peer: int  # inode; 0 where it is not connected
     name: str  # path, @abstract, or ""
     waiting: tuple[int, ...] = ()  # of one that listens: inodes of those that wait to be accepted
+    unread: int = 0  # bytes that it has sent and nobody has read
 
 
 def _address(text: bytes) -> str:
@@ -70,7 +72,9 @@ def parse_inet(table: bytes) -> Iterator[Inet]:
         try:
             inode = int(words[9])
             if inode:
-                yield Inet(inode, _address(words[1]), _address(words[2]), int(words[3], 16))
+                state = int(words[3], 16)
+                waiting = int(words[4].partition(b":")[2], 16) if state == LISTEN else 0
+                yield Inet(inode, _address(words[1]), _address(words[2]), state, waiting)
         except (IndexError, ValueError, OSError, struct.error):
             continue
 
@@ -118,7 +122,7 @@ def protocol_name(pid: int, fd: int) -> str:
 
 def unix() -> dict[int, Unix]:
     """Unix sockets of our network namespace by inode; empty where the kernel has no unix_diag."""
-    show = _SHOW_NAME | _SHOW_PEER | _SHOW_ICONS
+    show = _SHOW_NAME | _SHOW_PEER | _SHOW_ICONS | _SHOW_QUEUES
     body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY, 0, show, _ANY, _ANY)
     return {one.inode: one for message in _dumped(body) for one in parse_unix(message)}
 
@@ -160,7 +164,9 @@ def parse_unix(message: bytes) -> Iterator[Unix]:
     number = int.from_bytes(peer[:4], sys.byteorder) if len(peer) >= 4 else 0
     icons = attributes.get(_ATTRIBUTE_ICONS, b"")
     waiting = struct.unpack(f"={len(icons) // 4}I", icons[: len(icons) // 4 * 4])
-    yield Unix(inode, type_, state, number, _unix_name(attributes.get(_ATTRIBUTE_NAME, b"")), waiting)
+    queues = attributes.get(_ATTRIBUTE_QUEUES, b"").ljust(8, b"\0")
+    unread = 0 if state == LISTEN else int.from_bytes(queues[4:8], sys.byteorder)
+    yield Unix(inode, type_, state, number, _unix_name(attributes.get(_ATTRIBUTE_NAME, b"")), waiting, unread)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,6 +1,7 @@
-"""Which System V semaphores and message queues a tree uses, as far as the kernel can tell. Looks only.
+"""Which System V semaphores, queues and segments a tree uses, as far as the kernel can tell. Looks only.
 
-Nothing in /proc/PID names them. But each semaphore and each queue remembers the process that used it last.
+Nothing in /proc/PID names them, but for segments that are attached. But each of them remembers the process that used it
+last, and a segment the one that has made it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def used(pids: Iterable[int]) -> Iterator[Peculiarity]:
-    """Each set and each queue of this host's that one of these processes was the last to use."""
+    """Each set, queue and unattached segment of this host's that one of these processes was the last to use."""
     tree = set(pids)
     for row in _rows("sem"):
         for number in range(min(row["nsems"], _MOST)):
@@ -31,6 +32,10 @@ def used(pids: Iterable[int]) -> Iterator[Peculiarity]:
         for name in ("lspid", "lrpid"):
             if row[name] in tree:
                 yield Peculiarity("sysv-ipc", row[name], str(row["msqid"]), "queue")
+    for row in _rows("shm"):
+        user = next((row[name] for name in ("cpid", "lpid") if row[name] in tree), 0)
+        if user and not row["nattch"]:  # what is attached is seen among the mappings
+            yield Peculiarity("sysv-ipc", user, str(row["shmid"]), "segment")
 
 
 def _rows(name: str) -> Iterator[dict[str, int]]:

@@ -24,6 +24,8 @@ _NETWORK = {
     "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "afs",
     "orangefs", "pvfs2", "glusterfs",
 }  # fmt: skip
+_BY_DEVICE = {"ocfs2", "gfs2", "gpfs", "lustre", "beegfs"}
+"""Their sources are devices, or lists of servers."""
 _COPY = "give --copy-files to take it along"
 
 
@@ -74,6 +76,22 @@ def _medium(file: FileFacts) -> str:
     if kind in _NETWORK or kind.startswith("fuse."):
         return "network"
     return "memory" if kind in _IN_MEMORY else "disk" if kind else ""
+
+
+def _other_storage(ours: str, theirs: str) -> str:
+    """Whether two mounts of network storage are "other" ones, or "doubtful"; "" where they are the same.
+
+    A server has many names, but an export has one. Where the source is no `server:/export` (a tag of 9p, a device that
+    a cluster shares) names differ easily.
+    """
+    (kind, _, source), (other_kind, _, other) = ours.partition(" "), theirs.partition(" ")
+    if kind.rstrip("4") != other_kind.rstrip("4"):
+        return "other"
+    if source == other:
+        return ""
+    if kind in _BY_DEVICE or not (":" in source and ":" in other):
+        return "doubtful"
+    return "doubtful" if source.rpartition(":")[2] == other.rpartition(":")[2] else "other"
 
 
 def _written(file: FileFacts) -> bool:
@@ -183,6 +201,14 @@ class _Files:
         if file.path in self._elsewhere and theirs not in ("", "network"):
             self._say("not-shared", file.path, there=answer.mount, here=file.mount or "network storage")
             return True
+        if ours == theirs == "network" and (doubt := _other_storage(file.mount, answer.mount)):
+            stops = doubt == "other"
+            problem = "" if stops else f"lies on {answer.mount} there, on {file.mount} here: the same, by another name?"
+            self.obstacles.append(
+                make("not-shared", self._there, file.path, problem=problem, stops=stops, there=answer.mount,
+                     here=file.mount)
+            )  # fmt: skip
+            return stops
         if file.kind == "regular" and "memory" in (ours, theirs) and "" not in (ours, theirs) and ours != theirs:
             self._often("file-system", file.path, there=_type(answer), here=_type(file))
         return False

@@ -110,10 +110,10 @@ ROWS = (
         "the host: criu would give it a temporary name here, which does not exist on the target.",
     ),
     Kind(
-        "socket-taken", "the path of a unix socket is in use on the target",
+        "socket-taken", "the path or name of a unix socket is in use on the target",
         "{what}; criu would remove it", "end that service, or move the file",
         "criu binds the socket anew and removes whatever is at its path. That would be another service's socket, or a "
-        "file.",
+        "file. A name that is no path (@name) is taken as long as a socket there has it.",
     ),
     Kind(
         "socket-missing", "a unix socket that the tree sends to has no owner on the target",

@@ -163,6 +163,14 @@ ROWS = (
         "and the restore fails.",
     ),
     Kind(
+        "limit-lower", "the target cannot give the tree a resource limit as high as it has",
+        "is {most} at most there, and {now} here: the tree goes on with what it can have",
+        "raise the hard limit of the login there (limits.conf(5), or where the container is set up)",
+        "criu gives every process its limits back. In a container whose root has no CAP_SYS_RESOURCE nobody may have a "
+        "higher hard limit than the login that restores it, and criu then leaves it at that without a word.",
+        stops=False,
+    ),
+    Kind(
         "limit-threads", "the target's kernel has no room for so many more threads",
         "there are {now} threads already, and {most} are the most", "there: sysctl kernel.threads-max=NUMBER",
         "kernel.threads-max bounds all threads of a host together. criu fails to make the last ones of the tree.",

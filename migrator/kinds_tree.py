@@ -47,6 +47,20 @@ ROWS = (
         "`quit` in gdb and Ctrl-C in strace let the process run on.",
     ),
     Kind(
+        "uninterruptible", "a thread of it cannot be stopped",
+        "sleeps uninterruptibly in the kernel ({detail})",
+        "see what it waits for: `cat /proc/PID/task/TID/stack`; a disk, network storage, or a child of vfork(2)",
+        "criu stops every thread before it dumps. One in state D hears no signal: criu waits ten seconds for it, with "
+        "the rest of the tree frozen, and gives up. A disk lets it go at once; a server that does not answer, or a "
+        "child of vfork(2) that neither executes nor ends, does not.",
+    ),
+    Kind(
+        "thread-apart", "a thread has descriptors, directories or namespaces of its own",
+        "has of its own: {detail}", "it can't be moved in this state",
+        "criu takes all that from the first thread of a process and gives it to every thread. What one has made its "
+        "own with unshare(2) or setns(2) would be exchanged for it without a word.",
+    ),
+    Kind(
         "capability", "root lacks a capability that criu needs",
         "is missing, and criu needs it to dump {detail}: this host seems to be a container",
         "run migrate where root has it, or give it to the container",
@@ -115,11 +129,17 @@ ROWS = (
         "A pidfd is a descriptor that means a process. criu carries those that mean a process of the tree from 4.1 on.",
     ),
     Kind(
+        "pidfd-outside", "it holds a pidfd of a process outside the tree",
+        "the tree holds a pidfd that means {detail}, which stays here",
+        "let the program close it, or move both by naming their common parent",
+        "A pidfd means one process of one host. criu refuses one whose process is not in the tree.",
+    ),
+    Kind(
         "anon-inode", "it holds a descriptor of a kind that criu refuses",
         "a descriptor of this kind is refused by criu", "let the program close it",
         "perf events, BPF programs and links, userfaultfd, KVM, landlock and more come as descriptors without a file, "
-        "whose state lies in the kernel. criu carries eventfd, epoll, inotify, fanotify, signalfd, timerfd and BPF "
-        "maps, and refuses the others in the dump.",
+        "whose state lies in the kernel. criu carries eventfd, epoll, inotify, fanotify, signalfd and timerfd, and "
+        "refuses the others in the dump (BPF maps as well, unless it was built with libbpf, as few are).",
     ),
     Kind(
         "socket-kind", "it has sockets of a kind that criu refuses",
@@ -136,6 +156,12 @@ ROWS = (
         "SIGPIPE. Mostly it is a shell's pipeline, or the log of whoever started the program.",
     ),
     Kind(
+        "packet-pipe", "a pipe keeps packets apart, which criu refuses",
+        "a pipe in packet mode (O_DIRECT) is refused by criu", "let the program close it",
+        "A pipe of pipe2(2) with O_DIRECT gives what was written piece by piece. criu does not know how to fill it "
+        "so again, and fails in the dump.",
+    ),
+    Kind(
         "external-unix", "a unix socket is connected to a process outside the tree",
         "a unix {detail} socket is connected to it, and it stays here",
         "let the program close the connection, or move both by naming their common parent",
@@ -143,10 +169,17 @@ ROWS = (
         "half of it. Datagram sockets that send to a path, as to syslog, are connected anew on the target.",
     ),
     Kind(
+        "unix-waiting", "a unix connection with data waits to be accepted",
+        "a connection of the tree waits there to be accepted, and has sent something", "try again",
+        "criu can't carry what was sent on a connection that the listening side has not accepted yet. Mostly that is a "
+        "matter of a moment; where it stays so, the program does not accept any more.",
+    ),
+    Kind(
         "tcp-established", "it has established TCP connections",
         "TCP connection, {detail}", "connections can't be moved yet: let the program close them, and try again",
         "A connection belongs to the address of this host. migrate does not move addresses, so the peer would talk to "
-        "a host that knows nothing of it. `ss -tnp` lists them; for a server, take it out of the load balancer first.",
+        "a host that knows nothing of it. `ss -tnp` lists them; for a server, take it out of the load balancer first. "
+        "A connection that waits to be accepted is one as well.",
     ),
     Kind(
         "eventfd-semaphore", "it holds an eventfd that counts as a semaphore",
@@ -170,11 +203,12 @@ ROWS = (
         " one, as SCHED_DEADLINE, without the numbers that belong to it, and the restore fails.",
     ),
     Kind(
-        "sysv-ipc", "it uses System V semaphores or message queues",
+        "sysv-ipc", "it uses System V semaphores, message queues, or a segment that it has not attached",
         "used the System V {detail} {object}, which belongs to the host, not to the tree",
         "let the program use semaphores and queues of POSIX, or unix sockets",
         "Semaphores of semget(2) and queues of msgget(2) lie in the kernel and outlive every process. criu carries them"
         " only together with an IPC namespace, and says nothing otherwise: on the target the program would find that "
-        "they are gone. Those are found that a process of the tree was the last to use.",
+        "they are gone. Those are found that a process of the tree was the last to use, and segments of shmget(2) that "
+        "it has made and nobody has attached.",
     ),
 )  # fmt: skip

@@ -65,7 +65,8 @@ _REFUSED = {
     "io-uring": "io-uring", "anon-inode": "anon-inode", "socket-kind": "socket-kind",
     "external-pipe": "external-pipe", "watch-lost": "watch-lost", "mqueue": "mqueue",
     "eventfd-semaphore": "eventfd-semaphore", "personality": "personality", "scheduling": "scheduling",
-    "sysv-ipc": "sysv-ipc",
+    "sysv-ipc": "sysv-ipc", "pidfd-outside": "pidfd-outside", "packet-pipe": "packet-pipe",
+    "unix-waiting": "unix-waiting", "thread-apart": "thread-apart", "uninterruptible": "uninterruptible",
 }  # fmt: skip
 _OF_ONE_PROCESS = ("tracer", "personality", "scheduling", "eventfd-semaphore")
 _GPUS = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
@@ -84,6 +85,7 @@ def of_oddities(host: str, oddities: Iterable[Peculiarity]) -> Iterator[Obstacle
         elif one.kind in _REFUSED:
             subject = f"pid {one.object}" if one.kind in (*UNTOUCHABLE, "zombie-leader") else one.object
             subject = f"pid {one.pid}" if one.kind in _OF_ONE_PROCESS else subject
+            subject = f"thread {one.object}" if one.kind in ("thread-apart", "uninterruptible") else subject
             yield make(_REFUSED[one.kind], host, subject, object=one.object, detail=one.detail)
     if connections:
         more = f" (and {len(connections) - 1} more)" if len(connections) > 1 else ""

@@ -18,6 +18,7 @@ _DIFFERS = {"user": "user-differs", "group": "group-differs"}
 _PROTOCOLS = {"listen": "tcp", "receive": "udp"}
 _STRICT = 2
 """vm.overcommit_memory: never promise more than there is (Documentation/mm/overcommit-accounting.rst)."""
+_OPEN_FILES = "Max open files"
 _FEW_THREADS = 64
 """Threads that the target needs besides: criu's own, ours, and whatever starts meanwhile."""
 
@@ -26,8 +27,10 @@ def questions(tree: TreeFacts, check: Check) -> Check:
     """The same questions, and these."""
     addresses = [
         Address(_PROTOCOLS[one.kind], one.object, "only-ipv6" in one.detail, "shared" in one.detail)
-        for one in tree.peculiarities if one.kind in _PROTOCOLS
-    ]  # fmt: skip
+        for one in tree.peculiarities
+        if one.kind in _PROTOCOLS
+    ]
+    addresses += [Address(f"unix {one.detail}", one.object) for one in tree.peculiarities if one.kind == "unix-name"]
     labels = {one.object for one in tree.peculiarities if one.kind == "lsm-label" and one.detail == "apparmor"}
     terminals = {int(one.object) for one in tree.peculiarities if one.kind == "pty"}
     return dataclasses.replace(
@@ -66,6 +69,11 @@ def judge(
 
 def _of_address(there: str, asked: Address, answer: Address) -> Iterator[Obstacle]:
     name = f"{answer.protocol} {answer.address}"
+    if answer.address.startswith("@"):
+        if answer.holder:
+            problem = f"{answer.holder} has this name there, and criu cannot bind it as well"
+            yield make("socket-taken", there, answer.address, problem=problem, remedy="end that service there")
+        return
     if not answer.owned:
         host = answer.address.rpartition(":")[0].strip("[]")
         if ":" in host:  # criu binds such a one with IP_FREEBIND, for the sake of tentative addresses
@@ -110,9 +118,14 @@ def _of_account(here: str, there: str, account: Account, found: Account) -> Iter
 
 def _of_limits(there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obstacle]:
     known = target.conditions
-    if known.nr_open and tree.open_files_limit > known.nr_open:
-        yield make("limit-files", there, f"RLIMIT_NOFILE {tree.open_files_limit}", most=known.nr_open,
-                   wanted=tree.open_files_limit)  # fmt: skip
+    theirs = {limit.name: limit.hard for limit in known.limits}
+    for limit in tree.limits:
+        if limit.name == _OPEN_FILES and known.nr_open and limit.hard > known.nr_open:
+            yield make("limit-files", there, f"RLIMIT_NOFILE {limit.hard}", most=known.nr_open, wanted=limit.hard)
+        most = theirs.get(limit.name, -1)
+        if most != -1 and (limit.hard > most or limit.hard == -1):
+            now = "none" if limit.hard == -1 else str(limit.hard)
+            yield make("limit-lower", there, limit.name, most=most, now=now)
     threads = sum(len(task.tids) for task in tree.tasks)
     if known.threads_max and known.threads + threads + _FEW_THREADS > known.threads_max:
         yield make("limit-threads", there, f"{threads} threads", now=known.threads, most=known.threads_max)

@@ -115,3 +115,13 @@ def test_what_this_host_owns() -> None:
     assert not addresses.owned("2001:db8::77")
     assert not addresses.owned("fe80::dead:beef")
     assert addresses.answers([]) == ()
+
+
+def test_a_name_that_is_no_path_is_taken_by_a_socket_of_the_same_type() -> None:
+    name = f"migrate-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
+        taken.bind(f"\0{name}")
+        asked = [Address("unix stream", f"@{name}"), Address("unix dgram", f"@{name}"), Address("tcp", "127.0.0.1:1")]
+        stream, dgram, tcp = addresses.answers(asked)
+    assert [one.protocol for one in (stream, dgram, tcp)] == ["unix stream", "unix dgram", "tcp"]
+    assert (stream.holder, f"(pid {os.getpid()})" in dgram.holder) == ("", True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import conditions
-from agent.protocol import HugePages, Peculiarity
+from agent import conditions, mounts
+from agent.protocol import HugePages, Limit, Peculiarity
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -66,9 +66,59 @@ def test_versions_of_cgroups(types: list[str], version: str) -> None:
     assert conditions.cgroups("\n".join(lines)) == version
 
 
-def test_the_hard_limit_of_open_files_counts() -> None:
-    assert conditions.open_files_limit([os.getpid(), 4_000_000]) == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    assert conditions.open_files_limit([]) == 0
+def test_the_hard_limits_of_a_process() -> None:
+    found = {limit.name: limit.hard for limit in conditions.limits([os.getpid(), 4_000_000])}
+    assert found["Max open files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert found["Max realtime timeout"] == resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    assert len(found) == 16
+    assert conditions.limits([]) == ()
+
+
+LIMITS = "Limit                     Soft Limit           Hard Limit           Units\n" \
+    "Max cpu time              unlimited            {cpu:<20} seconds\n" \
+    "Max open files            1024                 {files:<20} files\n"  # fmt: skip
+
+
+def test_the_highest_of_several_processes_counts(host: Path) -> None:
+    write(host, {
+        "proc/7/limits": LIMITS.format(cpu="unlimited", files=4096),
+        "proc/8/limits": LIMITS.format(cpu=60, files=8192),
+    })  # fmt: skip
+    highest = (Limit("Max cpu time", -1), Limit("Max open files", 8192))
+    assert conditions.limits([7, 8]) == conditions.limits([8, 7]) == highest
+
+
+@pytest.mark.parametrize(("capabilities", "bound"), [("000001fffeffffff", True), ("000001ffffffffff", False)])
+def test_only_without_the_capability_do_limits_bind_root(host: Path, capabilities: str, bound: bool) -> None:
+    own = LIMITS.format(cpu="unlimited", files=4096)
+    write(host, {"proc/self/status": f"Name:\tx\nCapEff:\t{capabilities}\n", "proc/self/limits": own})
+    expected = (Limit("Max cpu time", -1), Limit("Max open files", 4096)) if bound else ()
+    assert conditions.of_host().limits == expected
+
+
+def test_limits_of_version_1(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        f"{30 + at} 1 0:{30 + at} / {host}/sys/fs/cgroup/{name} rw - cgroup cgroup rw,{name}"
+        for at, name in enumerate(("memory", "cpu,cpuacct", "cpuset", "pids"))
+    ]
+    monkeypatch.setattr(mounts, "mountinfo", lambda: "\n".join(lines))
+    write(host, {
+        "proc/7/cgroup": "12:pids:/a\n5:memory:/a/b\n4:cpu,cpuacct:/a\n3:cpuset:/a\n1:name=systemd:/a\n0::/init\n",
+        "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": "1048576\n",
+        "sys/fs/cgroup/memory/a/b/memory.memsw.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "5\n",
+        "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "50000\n",
+        "sys/fs/cgroup/cpuset/cpuset.cpus": "0-3\n", "sys/fs/cgroup/cpuset/a/cpuset.cpus": "0-1\n",
+        "sys/fs/cgroup/pids/a/pids.max": "100\n",
+        "proc/8/cgroup": "4:cpu,cpuacct:/b\n3:cpuset:/b\n",
+        "sys/fs/cgroup/cpu,cpuacct/b/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpuset/b/cpuset.cpus": "0-3\n",
+    })  # fmt: skip
+    assert list(conditions.of_tasks([7, 8])) == [
+        Peculiarity("cgroup-limits", 7, "/a/b", "memory.limit_in_bytes 1048576"),
+        Peculiarity("cgroup-limits", 7, "/a", "cpu.cfs_quota_us 50000"),
+        Peculiarity("cgroup-limits", 7, "/a", "cpuset.cpus 0-1"),
+    ]
 
 
 def test_labels_and_limits_of_tasks(host: Path) -> None:

@@ -16,7 +16,8 @@ nonsense
 
 def test_mounts_are_read_with_any_optional_fields() -> None:
     first, second, third = mounts.parse(TEXT)
-    assert first == mounts.Mount(os.makedev(259, 2), "/", "ext4", "/dev/sda1")
+    assert first == mounts.Mount(os.makedev(259, 2), "/", "ext4", "/dev/sda1", ("rw",))
+    assert second.options == ("rw", "vers=4.2")
     assert (second.point, second.name) == ("/mnt/a b", "nfs4 server:/export\tx")
     assert (third.device, third.type) == (os.makedev(0, 46), "fuse.sshfs")
     assert mounts.names(TEXT)[os.makedev(259, 2)] == "ext4 /dev/sda1"

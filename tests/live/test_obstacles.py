@@ -61,6 +61,7 @@ class Case:
     criu: str = ""  # DUMP or RESTORE: criu by itself fails there; CARRIED: it does not
     remedy: str = ""  # `run`: the obstacle's own remedy is a command; otherwise what to do on the target
     after: str = ""  # on both hosts, to leave nothing behind
+    on: str = ""  # the one backend where it can be provoked
 
 
 def opened(mode: str = "r") -> str:
@@ -95,6 +96,15 @@ TERMINAL = (
     "for i in $(seq 100); do test -e /srv/obst/up && break; sleep 0.05; done"
 )
 END = f"kill $(cat {PLACE}/pid)"
+SHARED = "s = socket.socket(); s.setsockopt(1, 15, 1); s.bind(('0.0.0.0', 8099)); s.listen()"
+NAMED = BOUND.replace("/srv/obst/s", "\\0obst").replace('"\\0obst"', 'chr(0)+"obst"')
+THREAD = f"""
+import threading
+def work():
+    sure(libc.unshare({{flags}})); open('{PLACE}/apart', 'w').close(); time.sleep(1e6)
+threading.Thread(target=work, daemon=True).start()
+while not os.path.exists('{PLACE}/apart'): time.sleep(0.01)
+"""
 
 CASES = {
     "nothing odd": Case("", criu=CARRIED),
@@ -258,6 +268,88 @@ CASES = {
         "directory-missing", f"os.mkdir('{PLACE}/d')\ns = socket.socket(1); s.bind('{PLACE}/d/s')", where="beta",
         object=f"{PLACE}/d", criu=RESTORE, remedy="run",
     ),
+    "a TCP port that both share": Case(
+        "address-taken", SHARED, there=TCP.replace(";s.bind", ";s.setsockopt(1,15,1);s.bind"), where="beta",
+        object="tcp 0.0.0.0:8099", stops=False, criu=CARRIED, remedy=END,
+    ),
+    "a TCP port that only the other one shares": Case(
+        "address-taken", SHARED.replace("s.setsockopt(1, 15, 1); ", ""), where="beta", object="tcp 0.0.0.0:8099",
+        there=TCP.replace(";s.bind", ";s.setsockopt(1,15,1);s.bind"), remedy=END,
+    ),
+    "a TCP port of IPv6 alone": Case(
+        "", "s = socket.create_server(('::', 8099), family=socket.AF_INET6)", there=TCP, criu=CARRIED,
+    ),
+    "a connection with itself": Case(
+        "tcp-established", "s = socket.create_server(('127.0.0.1', 8099))\n"
+        "c = socket.create_connection(s.getsockname())\n"
+        "a, _ = s.accept()", object="127.0.0.1:8099", criu=DUMP,
+    ),
+    "a TCP connection that nobody accepts": Case(
+        "tcp-established", "s = socket.create_server(('127.0.0.1', 8099))\ndef work():\n    global c\n    s.close()\n"
+        "    c = socket.create_connection(('127.0.0.1', 8099))\naside(work)", object="127.0.0.1:8099", criu=DUMP,
+    ),
+    "a unix connection that nobody accepts": Case(
+        "unix-waiting", f"s = socket.socket(1); s.bind('{PLACE}/s'); s.listen()\n"
+        f"c = socket.socket(1); c.connect('{PLACE}/s'); c.send(b'abc')", object=f"{PLACE}/s", criu=DUMP,
+    ),
+    "a name of a unix socket that is used there": Case(
+        "socket-taken", "s = socket.socket(1); s.bind('\\0obst'); s.listen()", there=NAMED, where="beta",
+        object="@obst", criu=RESTORE, remedy=END,
+    ),
+    "a pipe in packet mode": Case("packet-pipe", "ends = os.pipe2(os.O_DIRECT)", criu=DUMP),
+    "a pidfd of a process outside": Case("pidfd-outside", "held = os.pidfd_open(1)", object="pid 1", criu=DUMP),
+    "a pidfd of a child": Case(
+        "", "child = os.fork()\nif child == 0:\n    while True: time.sleep(1000)\nheld = os.pidfd_open(child)",
+        criu=CARRIED,
+    ),
+    "a BPF map": Case(
+        "anon-inode", "sure(libc.syscall(321, 0, struct.pack('<5I', 2, 4, 4, 4, 0) + bytes(100), 72))",
+        object="bpf-map", criu=DUMP,
+    ),
+    "a System V segment that nobody has attached": Case(
+        "sysv-ipc", "segment = sure(libc.shmget(0, 4096, 0o1600))", criu=CARRIED, after="ipcrm -a",
+    ),
+    "a thread with descriptors of its own": Case(
+        "thread-apart", THREAD.format(flags="0x400"), object="thread", criu=CARRIED,
+    ),
+    "a thread in a namespace of its own": Case(
+        "thread-apart", THREAD.format(flags="0x40000000"), object="thread", criu=CARRIED,
+    ),
+    "a parent that waits for its vforked child": Case(
+        "uninterruptible", "if os.fork() == 0:\n    if libc.vfork() == 0: libc.pause()\ntime.sleep(0.5)",
+        object="thread", criu=DUMP,
+    ),
+    "a lease": Case(
+        "file-leased", f"import fcntl\n{opened('w')}\nfcntl.fcntl(held, 1024, 1)", object="data",
+        options="--copy-files",
+    ),
+    "limits that the login there does not have": Case(
+        "limit-lower", there="cp -a ~/.bashrc ~/bashrc.kept; sed -i '1i ulimit -n 400' ~/.bashrc", where="beta",
+        object="open files", stops=False, remedy="mv ~/bashrc.kept ~/.bashrc", on="netns",
+        after="test -e ~/bashrc.kept && mv ~/bashrc.kept ~/.bashrc; true",
+    ),
+    "more descriptors than the kernel there allows": Case(
+        "limit-files", "import resource\nresource.setrlimit(7, (1024, 600000))", there="sysctl -qw fs.nr_open=524288",
+        where="beta", object="600000", criu=RESTORE, remedy="sysctl -qw fs.nr_open=1048576", on="vm",
+        after="sysctl -qw fs.nr_open=1073741816",
+    ),
+    "no room in the memory there": Case(
+        "no-room", "held = [os.urandom(1 << 20) for _ in range(300)]",
+        there="mount -o remount,size=90% /dev/shm; head -c 800M /dev/urandom >/dev/shm/fill",
+        where="beta", object="memory", on="vm", remedy="rm /dev/shm/fill",
+        after="rm -f /dev/shm/fill; mount -o remount,size=50% /dev/shm",
+    ),
+    "a limit of cgroup version 1": Case(
+        "cgroup-limits", f"open('{PLACE}/cg/obst/tasks', 'w').write('0')", f"mkdir {PLACE}/cg && "
+        f"mount -t cgroup -o memory none {PLACE}/cg && mkdir {PLACE}/cg/obst && "
+        f"echo 1G >{PLACE}/cg/obst/memory.limit_in_bytes", object="/obst", stops=False, on="netns",
+        after=f"rmdir {PLACE}/cg/obst; umount {PLACE}/cg; true",
+    ),
+    "ten thousand mappings": Case(
+        "", f"held = os.open('{PLACE}/data', os.O_RDONLY); both = 1, 5\n"
+        "kept = [mmap.mmap(held, 4096, flags=2, prot=both[at % 2]) for at in range(10000)]",
+        f"head -c 4096 /dev/zero >{PLACE}/data", f"head -c 4096 /dev/zero >{PLACE}/data", criu=CARRIED,
+    ),
     "no criu": Case("criu-missing", options="--criu /nowhere/criu"),
 }  # fmt: skip
 
@@ -313,7 +405,9 @@ def carried(alpha: LabHost, beta: LabHost, pid: int) -> str:
             host.run("rm -rf /root/obst-images")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.backends(case.on) if case.on else ()) for name, case in CASES.items()]
+)
 def test_an_obstacle_is_found_and_the_process_goes_on(
     name: str, place: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
 ) -> None:
@@ -415,3 +509,31 @@ def test_explain_says_what_check_named(alpha: LabHost) -> None:
     assert "build id" in said
     unknown = alpha.run("migrate explain library-bild", check=False)
     assert (unknown.status, "library-build" in unknown.err) == (2, True)
+
+
+def test_a_rehearsal_finds_no_more_than_the_check(
+    place: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """A tree with a connection of its own, both ends: named, not tried; nothing pauses."""
+    case = CASES["a connection with itself"]
+    pid = begin(started, alpha, case.program)
+    run = migrate("rehearse", str(pid), "beta")
+    judge(case, run)
+    assert run.report["outcome"] == "undone"
+    assert "freeze" not in [event["phase"] for event in run.of("phase")]
+    assert alpha.alive(pid)
+
+
+@pytest.mark.parametrize("when", ["connect", "preflight"])
+def test_a_tree_that_ends_while_it_is_checked(
+    nothing_behind: None, alpha: LabHost, started: Started, sabotage: Any, when: str
+) -> None:
+    """An answer that was right when it was looked at, or one clear line."""
+    pid = started.launch("sleep", "100000")
+    run = sabotage(pid, when, "kill-tree", options="", command="check")
+    assert "Traceback" not in run.out + run.err, run.explain()
+    assert run.status in (0, 20, 21), run.explain()
+    said = [event["message"] for event in run.of("error")]
+    assert len(said) == (run.status != 0), run.explain()
+    assert all(str(pid) in line for line in said), run.explain()
+    assert not alpha.alive(pid)

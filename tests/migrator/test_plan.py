@@ -353,10 +353,25 @@ def test_page_servers_do_not_understand_each_other_across_4_2(here: str, there: 
         assert "criu-stream" not in [name for name, _ in hosts.with_(wishes=wishes).obstacles()]
 
 
+@pytest.mark.parametrize(("here", "there", "stops"), [
+    ("nfs4 server:/export", "nfs4 server:/export", None), ("nfs4 server:/export", "nfs server:/export", None),
+    ("nfs4 server:/export", "nfs4 server:/other", True), ("nfs4 server:/export", "cifs //server/export", True),
+    ("nfs4 server:/export", "nfs4 10.0.0.7:/export", False), ("nfs4 [2001:db8::1]:/a", "nfs4 server:/a", False),
+    ("9p share", "9p other", False), ("ocfs2 /dev/sdb", "ocfs2 /dev/sdc", False),
+    ("ocfs2 /dev/sdb", "gfs2 /dev/sdb", True), ("fuse.sshfs me@server:/a", "fuse.sshfs me@server:/b", True),
+])  # fmt: skip
+def test_another_export_is_not_the_same_storage(here: str, there: str, stops: bool | None) -> None:
+    ours, theirs = (dataclasses.replace(SHARED, mount=mount) for mount in (here, there))
+    _, obstacles = PLAIN.holding(ours).odd("network-file", ours.path, "x").with_(there=(theirs,)).plan()
+    assert [(one.id, one.stops) for one in obstacles] == ([] if stops is None else [("not-shared", stops)])
+    assert all(here in one.problem and there in one.problem for one in obstacles)
+
+
 REFUSED = [
     "zombie-leader", "tracer", "capability", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm",
     "io-uring", "anon-inode", "socket-kind", "external-pipe", "watch-lost", "mqueue",
-    "eventfd-semaphore", "scheduling", "sysv-ipc",
+    "eventfd-semaphore", "scheduling", "sysv-ipc", "pidfd-outside", "packet-pipe", "unix-waiting", "thread-apart",
+    "uninterruptible",
 ]  # fmt: skip
 
 

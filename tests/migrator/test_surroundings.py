@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.protocol import Account, Address, Conditions, HugePages
+from agent.protocol import Account, Address, Conditions, HugePages, Limit
 from migrator.obstacle import Obstacle
 from migrator.plan import make_plan, questions
 from tests.migrator.test_plan import PLAIN, TREE, World
@@ -93,6 +93,16 @@ def test_a_port_that_is_taken_stops_and_the_near_end_of_a_connection_warns() -> 
     assert "near end" in one.problem
 
 
+def test_a_name_of_a_unix_socket_that_is_taken() -> None:
+    world = PLAIN.odd("unix-name", "@app", "dgram")
+    asked = Address("unix dgram", "@app")
+    assert questions(world.tree).addresses == (asked,)
+    assert found(world.with_(addresses=(asked,))) == []
+    one = alone(world.with_(addresses=(dataclasses.replace(asked, holder="app (pid 7)", listens=True),)))
+    assert (one.id, one.host, one.object, one.stops) == ("socket-taken", "beta", "@app", True)
+    assert "app (pid 7)" in one.problem
+
+
 @pytest.mark.parametrize(("account", "answer", "id_", "remedy", "problem"), [
     (APP, Account("user", 1000, ""), "user-missing", "there: useradd --uid 1000 app", "nobody has this number"),
     (APP, Account("user", 1000, "", 1003), "user-missing", "let app have the same number on both hosts",
@@ -115,7 +125,7 @@ def test_a_number_without_a_name_on_either_host_is_nothing() -> None:
 
 
 def test_limits_of_the_kernel() -> None:
-    tree = dataclasses.replace(TREE, open_files_limit=1 << 20)
+    tree = dataclasses.replace(TREE, limits=(Limit("Max open files", 1 << 20),))
     one = alone(on_target(PLAIN.with_(tree=tree), nr_open=65536))
     assert (one.id, one.stops, one.remedy) == ("limit-files", True, "there: sysctl fs.nr_open=1048576")
     assert found(on_target(PLAIN.with_(tree=tree), nr_open=1 << 20)) == []
@@ -193,3 +203,17 @@ def test_answers_to_other_questions_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match="other questions"):
             make_plan(world.source, world.target, world.tree, spoilt, world.wishes)
+
+
+@pytest.mark.parametrize(("here", "there", "said"), [
+    (4096, 4096, None), (4096, 8192, None), (8192, 4096, "is 4096 at most there, and 8192 here"), (8192, -1, None),
+    (-1, 4096, "is 4096 at most there, and none here"), (-1, -1, None),
+])  # fmt: skip
+def test_a_limit_that_the_target_cannot_give(here: int, there: int, said: str | None) -> None:
+    world = PLAIN.with_(tree=dataclasses.replace(TREE, limits=(Limit("Max locked memory", here),)))
+    world = on_target(world, limits=(Limit("Max locked memory", there),))
+    _, obstacles = world.plan()
+    assert [(one.id, one.object, one.stops) for one in obstacles] == (
+        [("limit-lower", "Max locked memory", False)] if said else []
+    )
+    assert all(said and said in one.problem for one in obstacles)

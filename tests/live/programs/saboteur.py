@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +223,14 @@ def main() -> int:
     parser.add_argument("--act", choices=sorted(ACTS), required=True)
     parser.add_argument("--delay", type=float, default=0.0)
     options = parser.parse_args(sys.argv[1:split])
-    honest = migration.migrate
 
-    async def sabotaged(order: hosts.Order, observer: Any) -> Any:
-        return await honest(order, Saboteur(observer, options.at, options.act, options.delay))
+    def sabotaged(honest: Callable[[hosts.Order, Any], Awaitable[Any]]) -> Callable[[hosts.Order, Any], Awaitable[Any]]:
+        async def act(order: hosts.Order, observer: Any) -> Any:
+            return await honest(order, Saboteur(observer, options.at, options.act, options.delay))
 
-    migration.migrate = sabotaged
+        return act
+
+    vars(migration).update(migrate=sabotaged(migration.migrate), check=sabotaged(migration.check))
     return cli.main(sys.argv[split + 1 :])
 
 
