@@ -11,6 +11,8 @@ import dataclasses
 import json
 import os
 import secrets
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
@@ -50,11 +52,11 @@ class Ledger:
                 ledger._entries.pop(act["path"], None)
         return ledger
 
-    def _write(self, *, durable: bool, **act: object) -> None:
-        if self._record is None:
+    def _write(self, *acts: dict[str, object], durable: bool = False) -> None:
+        if self._record is None or not acts:
             return
         with self._record.open("a") as file:
-            file.write(json.dumps(act) + "\n")
+            file.write("".join(json.dumps(act) + "\n" for act in acts))
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -62,33 +64,34 @@ class Ledger:
     def temporary_beside(self, path: str) -> str:
         """A new name in the same directory, for `place` later. The caller makes the file."""
         name = os.path.join(os.path.dirname(path), PREFIX + secrets.token_hex(8))
-        self._write(durable=False, act="temporary", name=name)
+        self._write({"act": "temporary", "name": name})
         self._temporary.add(name)
         return name
 
-    def owns(self, path: str) -> bool:
-        """Whether what lies there now was put there by us in this migration."""
-        entry = self._entries.get(path)
-        return entry is not None and _identity(path) == entry.identity
+    def place(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Rename finished files, each to its path, which is none of ours yet. What was there is saved. Raises OSError.
 
-    def place(self, temporary: str, path: str) -> None:
-        """Rename a finished file to its path. What was there, unless it is ours, is saved. Raises OSError."""
-        saved = self._entries[path].saved if path in self._entries else ""
-        first = path not in self._entries
-        if first and os.path.lexists(path):
-            saved = self.temporary_beside(path)
-            os.link(path, saved, follow_symlinks=False)
-        status = os.lstat(temporary)
-        identity = (status.st_dev, status.st_ino)
-        self._write(durable=first, act="place", path=path, saved=saved, device=identity[0], inode=identity[1])
-        self._entries[path] = _Entry(saved, identity)
-        os.rename(temporary, path)
-        self._temporary -= {temporary, saved}
-
-    def discard(self, temporary: str) -> None:
-        """Remove a temporary file that will not be placed."""
-        _remove(temporary)
-        self._temporary.discard(temporary)
+        All of it is recorded at once, and on disk before the first rename: in the freeze a record for each would take
+        longer than all else.
+        """
+        acts, renames = [], []
+        for temporary, path in pairs:
+            saved = ""
+            if os.path.lexists(path):
+                saved = self.temporary_beside(path)
+                os.link(path, saved, follow_symlinks=False)
+            status = os.lstat(temporary)
+            entry = _Entry(saved, (status.st_dev, status.st_ino))
+            acts.append(
+                {"act": "place", "path": path, "saved": saved, "device": entry.identity[0], "inode": entry.identity[1]}
+            )
+            renames.append((temporary, path, entry))
+        self._write(*acts, durable=True)
+        for _, path, entry in renames:
+            self._entries[path] = entry
+        for temporary, path, entry in renames:
+            os.rename(temporary, path)
+            self._temporary -= {temporary, entry.saved}
 
     def take_back(self, path: str) -> str:
         """Make one path what it was before; what could not be done, in words, or "". Does nothing if it is not ours."""
@@ -107,7 +110,7 @@ class Ledger:
                 os.unlink(path)
         except OSError as error:
             return f"{path}: could not be made what it was before: {error.strerror}"
-        self._write(durable=False, act="forget", path=path)
+        self._write({"act": "forget", "path": path})
         del self._entries[path]
         return ""
 
@@ -117,15 +120,34 @@ class Ledger:
         return tuple(filter(None, left)) + self._remove_temporary()
 
     def keep(self) -> tuple[str, ...]:
-        """The migration succeeded: remove what was saved. What could not be removed, in words."""
+        """The migration succeeded: put what came on disk, remove what was saved. What could not be done, in words."""
+        left = [_to_disk(path, entry.identity) for path, entry in self._entries.items()]
         self._temporary |= {entry.saved for entry in self._entries.values() if entry.saved}
         self._entries.clear()
-        return self._remove_temporary()
+        return tuple(filter(None, left)) + self._remove_temporary()
 
     def _remove_temporary(self) -> tuple[str, ...]:
         left = [_remove(name) for name in sorted(self._temporary)]
         self._temporary.clear()
         return tuple(filter(None, left))
+
+
+def _to_disk(path: str, identity: tuple[int, int]) -> str:
+    """Content and name; what did not get there, in words. What the tree has replaced since is its own business."""
+    try:
+        if _identity(path) != identity or not stat.S_ISREG(os.lstat(path).st_mode):
+            return ""
+        for name in (path, os.path.dirname(path)):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{path}: may not be on disk yet: {error.strerror}"
+    return ""
 
 
 def _put_aside(path: str, saved: str) -> str:

@@ -19,6 +19,7 @@ from typing import Callable, Optional
 from agent import files, host, images, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
+from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
 from agent.journal import JournalError, WrongOrder
 from agent.lock import TaskLocked
@@ -72,7 +73,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (TreeChanged, FaultCode.CHANGED),
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
-    (files.FilesError, FaultCode.FILES),
+    (FilesError, FaultCode.FILES),
     (images.NotWhole, FaultCode.FILES),
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
@@ -109,8 +110,11 @@ class Server:
             "dump": lambda request: self._from.dump(request),
             "send_images": lambda request: self._from.send_images(request),
             "receive_images": lambda request: self._to.receive_images(request),
-            "send_files": lambda request: self._from.send_files(request),
-            "receive_files": lambda request: self._to.receive_files(request),
+            "stage": lambda request: self._to.files.stage(request),
+            "copy_files": lambda request: self._from.files.copy(request),
+            "take_files": lambda request: self._to.files.take(request),
+            "send_files": lambda request: self._from.files.send(request),
+            "receive_files": lambda request: self._to.files.receive(request),
             "restore": lambda request: self._to.restore(request),
             "commit": lambda request: self._from.commit(),
             "resume": lambda request: self._to.resume(request),

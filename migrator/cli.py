@@ -106,6 +106,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             hash_files=options.verify == "hash",
             throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
             criu_options=tuple(options.criu_option),
+            overwrite_files=options.overwrite_files,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
