@@ -21,6 +21,7 @@ PREFIX = ".migrate-"
 
 @dataclasses.dataclass
 class _Entry:
+    temporary: str  # where it lies until it is placed: there no longer, so it was
     saved: str  # where that lies which was there before; "" where there was nothing
     identity: tuple[int, int]  # device and inode of what we put there
 
@@ -46,7 +47,8 @@ class Ledger:
             if act["act"] == "temporary":
                 ledger._temporary.add(act["name"])
             elif act["act"] == "place":
-                ledger._entries[act["path"]] = _Entry(act["saved"], (act["device"], act["inode"]))
+                identity = (act["device"], act["inode"])
+                ledger._entries[act["path"]] = _Entry(act["temporary"], act["saved"], identity)
                 ledger._temporary.discard(act["saved"])
             elif act["act"] == "forget":
                 ledger._entries.pop(act["path"], None)
@@ -68,30 +70,34 @@ class Ledger:
         self._temporary.add(name)
         return name
 
-    def place(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Rename finished files, each to its path, which is none of ours yet. What was there is saved. Raises OSError.
+    def ready(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Be ready to rename these files, each (temporary, path), save what is there, and have it on disk. OSError.
 
-        All of it is recorded at once, and on disk before the first rename: in the freeze a record for each would take
-        longer than all else.
+        Before the freeze, and for all at once: with a record for each that would take longer than all else. Those that
+        are ready already are left out.
         """
-        acts, renames = [], []
+        acts: list[dict[str, object]] = []
+        entries = {}
         for temporary, path in pairs:
+            if path in self._entries:
+                continue
             saved = ""
             if os.path.lexists(path):
                 saved = self.temporary_beside(path)
                 os.link(path, saved, follow_symlinks=False)
             status = os.lstat(temporary)
-            entry = _Entry(saved, (status.st_dev, status.st_ino))
-            acts.append(
-                {"act": "place", "path": path, "saved": saved, "device": entry.identity[0], "inode": entry.identity[1]}
-            )
-            renames.append((temporary, path, entry))
+            entries[path] = _Entry(temporary, saved, (status.st_dev, status.st_ino))
+            act = {"act": "place", "path": path, "temporary": temporary, "saved": saved}
+            acts.append({**act, "device": status.st_dev, "inode": status.st_ino})
         self._write(*acts, durable=True)
-        for _, path, entry in renames:
-            self._entries[path] = entry
-        for temporary, path, entry in renames:
-            os.rename(temporary, path)
-            self._temporary -= {temporary, entry.saved}
+        self._entries.update(entries)
+        self._temporary -= {entry.saved for entry in entries.values()}
+
+    def place(self, path: str) -> None:
+        """Rename a file that is ready to its path. Raises OSError."""
+        temporary = self._entries[path].temporary
+        os.rename(temporary, path)
+        self._temporary.discard(temporary)
 
     def take_back(self, path: str) -> str:
         """Make one path what it was before; what could not be done, in words, or "". Does nothing if it is not ours."""
@@ -100,8 +106,10 @@ class Ledger:
             return ""
         there = _identity(path)
         try:
-            if entry.saved and there is not None and there == _identity(entry.saved):
-                os.unlink(entry.saved)  # it never came to the rename
+            if os.path.lexists(entry.temporary):
+                left = _remove(entry.saved) if entry.saved else ""  # it never came to the rename
+                if left:
+                    return left
             elif there not in (entry.identity, None):
                 return _put_aside(path, entry.saved)
             elif entry.saved and os.path.lexists(entry.saved):

@@ -97,6 +97,10 @@ class Staging:
             if delta.gone:
                 continue
             files, size = files + 1, size + _receive_one(file.path, file.staged, delta, source)
+        try:
+            self._ledger.ready([(file.staged, file.path) for file in self._files if file.told and not file.gone])
+        except OSError as error:
+            raise _told(error, str(error.filename or "")) from error
         return Moved(files, size)
 
     def place(self) -> None:
@@ -106,10 +110,10 @@ class Staging:
                 raise FilesError(f"{file.path}: the source did not say what it is")
             if _identity(_lstat(file.path)) != _identity(file.before):
                 raise FilesError(f"{file.path}: was changed there while it was being copied")
-        try:
-            self._ledger.place([(file.staged, file.path) for file in self._files if not file.gone])
-        except OSError as error:
-            raise _told(error, str(error.filename or "")) from error
+        for file in self._files:
+            if not file.gone:
+                with _writing(file.path):
+                    self._ledger.place(file.path)
 
 
 def _plain(path: str) -> None:

@@ -21,7 +21,8 @@ def put(ledger: Ledger, path: Path, content: str) -> None:
     """Place a file."""
     temporary = ledger.temporary_beside(str(path))
     Path(temporary).write_text(content)
-    ledger.place([(temporary, str(path))])
+    ledger.ready([(temporary, str(path))])
+    ledger.place(str(path))
 
 
 def listing(tmp_path: Path) -> dict[str, str]:
@@ -140,8 +141,9 @@ def test_what_cannot_be_taken_back_is_said(tmp_path: Path, ledger: Ledger, monke
     assert listing(tmp_path) == {}
 
 
-def test_many_are_recorded_with_one_act(tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the freeze each fsync counts."""
+def test_many_are_recorded_at_once_and_before_the_freeze(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs = []
     for number in range(50):
         path = str(tmp_path / "files" / str(number))
@@ -151,10 +153,14 @@ def test_many_are_recorded_with_one_act(tmp_path: Path, ledger: Ledger, monkeypa
         pairs.append((temporary, path))
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    ledger.place(pairs)
+    ledger.ready(pairs)
+    ledger.ready(pairs)
+    assert len(synced) == 1
+    for _, path in pairs:
+        ledger.place(path)
     assert len(synced) == 1
     monkeypatch.undo()
-    assert set(listing(tmp_path).values()) >= {"ours", "before"}
+    assert set(listing(tmp_path).values()) == {"ours", "before"}
     assert Ledger.read(tmp_path / "record").undo() == ()
     assert set(listing(tmp_path).values()) == {"before"}
 
@@ -189,3 +195,35 @@ def test_what_the_process_has_replaced_since_is_not_looked_at(tmp_path: Path, le
     new.unlink()
     os.mkfifo(new)  # opening it for good would wait for a writer
     assert ledger.keep() == ()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_what_came_to_a_place_that_was_only_got_ready_is_left_alone(
+    tmp_path: Path, ledger: Ledger, other: bool
+) -> None:
+    pairs = []
+    for name in ("was there", "was not"):
+        path = tmp_path / "files" / name
+        if name == "was there":
+            path.write_text("before")
+        temporary = ledger.temporary_beside(str(path))
+        Path(temporary).write_text("ours")
+        pairs.append((temporary, str(path)))
+    ledger.ready(pairs)
+    for _, path_ in pairs:
+        Path(path_).unlink(missing_ok=True)
+        Path(path_).write_text("theirs")
+    assert again(tmp_path, ledger, other).undo() == ()
+    assert listing(tmp_path) == {"was there": "theirs", "was not": "theirs"}
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_what_was_got_ready_and_never_placed_leaves_nothing(tmp_path: Path, ledger: Ledger, other: bool) -> None:
+    path = tmp_path / "files" / "log"
+    path.write_text("before")
+    temporary = ledger.temporary_beside(str(path))
+    Path(temporary).write_text("ours")
+    ledger.ready([(temporary, str(path))])
+    assert len(listing(tmp_path)) == 3
+    assert again(tmp_path, ledger, other).keep() == ()
+    assert listing(tmp_path) == {"log": "before"}
