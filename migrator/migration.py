@@ -14,6 +14,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Awaitable
 
 from agent import protocol
 from migrator import errors, history, plan, precopy
