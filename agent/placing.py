@@ -50,6 +50,11 @@ class Staging:
         """Raises FilesError where one may not be written."""
         self._ledger = ledger
         self._files: list[_File] = []
+        self.add(files)
+
+    def add(self, files: Sequence[Incoming]) -> tuple[str, ...]:
+        """Where each of these is to be written, too. Raises FilesError, and then none is."""
+        added = []
         for file in files:
             _plain(file.path)
         for file in files:
@@ -57,12 +62,10 @@ class Staging:
             _may_replace(file, before)
             # the directory as it really is: rsync follows no links in it
             directory = os.path.realpath(os.path.dirname(file.path))
-            self._files.append(_File(file.path, ledger.temporary_beside(os.path.join(directory, "file")), before))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Where each is to be written."""
-        return tuple(file.staged for file in self._files)
+            staged = self._ledger.temporary_beside(os.path.join(directory, "file"))
+            added.append(_File(file.path, staged, before))
+        self._files += added
+        return tuple(file.staged for file in added)
 
     def hold(self, out: BinaryIO) -> Moved:
         """Say what is here of each, sums and all, once it is on disk; bytes of their data. Raises OSError."""
@@ -268,8 +271,7 @@ class Placing:
     async def stage(self, request: Stage) -> Staged:
         """Names for these files, beside their paths. Raises FilesError, WrongOrder."""
         self._still_accepting()
-        self._staging = Staging(self.ledger, request.files)
-        return Staged(self._staging.names)
+        return Staged(self._staging.add(request.files))
 
     async def take(self, request: TakeFiles) -> Moved:
         """rsync's other half; then say what is here. Raises FilesError, ConnectionError, WrongOrder.

@@ -457,14 +457,28 @@ class Incoming:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Target: find names for these files beside their paths. Nothing else is accepted from then on."""
+    """Target: find names for these files beside their paths, those of an earlier time come before them."""
 
     files: tuple[Incoming, ...]
 
 
 @dataclasses.dataclass(frozen=True)
+class AddFiles:
+    """Source: these come along as well; the target has staged them in the same order."""
+
+    paths: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class NewFiles:
+    """What the tree has opened since it was inspected, or since this was asked last."""
+
+    files: tuple[FileFacts, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Staged:
-    names: tuple[str, ...]  # one per file, in the order asked
+    names: tuple[str, ...]  # one per file of this time, in the order asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -656,6 +670,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("dump", Dump, Held, "source", Pace.BULK),
     Command("send_images", SendImages, Moved, "source", Pace.BULK),
     Command("receive_images", ReceiveImages, Moved, "target", Pace.BULK),
+    Command("newly_opened", Nothing, NewFiles, "source", Pace.WORK),
+    Command("add_files", AddFiles, Nothing, "source", Pace.QUICK),
     Command("stage", Stage, Staged, "target", Pace.WORK),
     Command("copy_files", CopyFiles, Moved, "source", Pace.BULK),
     Command("take_files", TakeFiles, Moved, "target", Pace.BULK),

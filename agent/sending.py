@@ -31,7 +31,7 @@ from typing import BinaryIO, Callable, Optional, cast
 from agent import blocks, deltas, process, rsync, writers
 from agent.deltas import Attribute, Delta, FilesError, Held
 from agent.journal import WrongOrder
-from agent.protocol import CopyFiles, Moved, SendFiles
+from agent.protocol import AddFiles, CopyFiles, Moved, Nothing, SendFiles
 from agent.streams import Jobs, Taken
 
 _SETTLED_NS = 1_000_000_000
@@ -69,10 +69,21 @@ class Outgoing:
 
     def __init__(self, root: int, paths: Sequence[str]) -> None:
         self._root = root
-        self._paths = tuple(paths)
-        self._known = [_Known() for _ in paths]
+        self._paths: list[str] = []
+        self._known: list[_Known] = []
+        self.add(paths)
         self._mapped: set[writers.Key] = set()
         self._appended: Optional[set[writers.Key]] = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether any file is known."""
+        return bool(self._paths)
+
+    def add(self, paths: Sequence[str]) -> None:
+        """These come along as well: whole, with the next pass."""
+        self._paths += paths
+        self._known += [_Known() for _ in paths]
 
     def learn(self, source: BinaryIO) -> None:
         """Read what the target holds. Raises FilesError, ConnectionError."""
@@ -266,9 +277,10 @@ class Sending:
 
     async def copy(self, request: CopyFiles) -> Moved:
         """rsync the files, and learn what the target holds then. Raises FilesError, ConnectionError, WrongOrder."""
-        if not self._may() or self._farm.exists() or len(request.paths) != len(request.names):
+        if not self._may() or self._outgoing.begun or len(request.paths) != len(request.names):
             raise WrongOrder("files can't be copied now")
-        outgoing = self._outgoing = Outgoing(self._root, request.paths)
+        outgoing = self._outgoing
+        outgoing.add(request.paths)
         rsync_stream = await self._streams.get(request.rsync)
         stream = await self._streams.get(request.stream)
 
@@ -281,6 +293,13 @@ class Sending:
             return Moved(len(names), 0)
 
         return await self._jobs.run(run)
+
+    async def add(self, request: AddFiles) -> Nothing:
+        """These come along as well. Raises WrongOrder."""
+        if not self._may():
+            raise WrongOrder("the migration is past sending files")
+        self._outgoing.add(request.paths)
+        return Nothing()
 
     async def send(self, request: SendFiles) -> Moved:
         """One pass; its bytes are those of the content that went. Raises FilesError, ConnectionError, WrongOrder."""

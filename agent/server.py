@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Awaitable
 from typing import Callable, Optional
 
-from agent import files, host, images, process, protocol, wire
+from agent import files, host, images, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
@@ -93,6 +93,7 @@ class Server:
         self._build = build
         self._source: Optional[Source] = None
         self._target: Optional[Target] = None
+        self._seen: set[str] = set()  # files of the tree that was inspected, by name
         self._running: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()  # beginning and giving up never overlap: what has half begun can't be given up
         self.handlers: dict[str, Callable[..., Awaitable[object]]] = {
@@ -110,6 +111,8 @@ class Server:
             "dump": lambda request: self._from.dump(request),
             "send_images": lambda request: self._from.send_images(request),
             "receive_images": lambda request: self._to.receive_images(request),
+            "newly_opened": lambda request: self._newly_opened(),
+            "add_files": lambda request: self._from.files.add(request),
             "stage": lambda request: self._to.files.stage(request),
             "copy_files": lambda request: self._from.files.copy(request),
             "take_files": lambda request: self._to.files.take(request),
@@ -213,7 +216,14 @@ class Server:
 
         # before it is looked at: what is not there yet can't be measured, nor room be made for it
         await whole(self._settings.state, request.pid, say)
-        return await asyncio.get_running_loop().run_in_executor(None, inspect)
+        facts = await asyncio.get_running_loop().run_in_executor(None, inspect)
+        self._seen = {file.path for file in facts.files}
+        return facts
+
+    async def _newly_opened(self) -> protocol.NewFiles:
+        root, seen = self._from.root, self._seen
+        run = asyncio.get_running_loop().run_in_executor
+        return protocol.NewFiles(await run(None, newcomers.found, root, seen))
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)

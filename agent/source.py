@@ -65,6 +65,11 @@ class Source:
             lambda: self._journal.last in (Record.BEGIN, Record.FROZEN),
         )  # fmt: skip
 
+    @property
+    def root(self) -> int:
+        """PID of the tree's root."""
+        return self._begin.pid
+
     async def begin(self) -> protocol.Prepared:
         """Lock and pin the tree, open the journal, make room. Undoes itself when it fails."""
         facts = process.tasks_of(self._begin.pid)

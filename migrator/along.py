@@ -21,12 +21,12 @@ _RSYNC, _STREAM = "rsync", "files"
 
 
 class Along:
-    """The files of one migration; none as long as `files` is empty."""
+    """The files of one migration. Nothing is done where none may come along."""
 
-    def __init__(self, ends: Ends, observer: Observer) -> None:
+    def __init__(self, ends: Ends, observer: Observer, *, wanted: bool) -> None:
         self._ends = ends
         self._observer = observer
-        self.files: tuple[protocol.Incoming, ...] = ()
+        self._wanted = wanted
         self.wire_bytes = 0
         """Bytes of all of it that went over the link."""
         self.bytes = 0
@@ -39,7 +39,7 @@ class Along:
     @property
     def streams(self) -> tuple[str, ...]:
         """The bulk streams that it wants between the two agents."""
-        return (_RSYNC, _STREAM) if self.files else ()
+        return (_RSYNC, _STREAM) if self._wanted else ()
 
     def way(self, compress: str, bucket: Bucket) -> Way:
         """How they go: they are no part of the rounds' account."""
@@ -48,13 +48,13 @@ class Along:
     def _went(self, size: int) -> None:
         self.wire_bytes += size
 
-    async def copy(self) -> None:
-        """All of them, whole, and then what changed meanwhile. What fails raises PeerFault, PeerLost or NoSpace."""
-        if not self.files:
+    async def copy(self, files: tuple[protocol.Incoming, ...]) -> None:
+        """These, whole. What fails raises PeerFault, PeerLost or NoSpace."""
+        if not files:
             return
         started = time.monotonic()
-        staged = await self._ends.target.stage(protocol.Stage(self.files))
-        paths = tuple(file.path for file in self.files)
+        staged = await self._ends.target.stage(protocol.Stage(files))
+        paths = tuple(file.path for file in files)
         try:
             _, held = await both(
                 self._ends.source.copy_files(protocol.CopyFiles(_RSYNC, _STREAM, paths, staged.names)),
@@ -69,25 +69,33 @@ class Along:
         self.bytes += held.bytes
         text = f"{held.files} files, {bytes_text(held.bytes)}, by rsync in {seconds_text(time.monotonic() - started)}"
         self._observer.detail(text)
-        await self.again()
+
+    async def add(self, files: tuple[protocol.Incoming, ...]) -> None:
+        """These as well, with the next pass."""
+        if files:
+            await self._ends.target.stage(protocol.Stage(files))
+            await self._ends.source.add_files(protocol.AddFiles(tuple(file.path for file in files)))
 
     async def again(self) -> None:
         """What changed since."""
-        if self.files:
+        if self._wanted:
             sent, _ = await both(self._send(final=False), self._receive(final=False))
             self.bytes += sent.bytes
 
-    async def held(self) -> None:
-        """The tree is held: send what changed since, and no more will."""
+    def freeze(self) -> None:
+        """The tree is held from now on."""
         self._held_at = time.monotonic()
-        if self.files:
+
+    async def held(self) -> None:
+        """The tree does not run: send what changed since, and no more will."""
+        if self._wanted:
             sent = await self._send(final=True)
             self.bytes += sent.bytes
             self.frozen_bytes = sent.bytes
 
     async def placed(self) -> None:
         """The target's half of that: on return they are in their places."""
-        if self.files:
+        if self._wanted:
             await self._receive(final=True)
             self.frozen_seconds = time.monotonic() - self._held_at
 

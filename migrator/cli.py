@@ -144,7 +144,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
-        if isinstance(error, errors.PreflightError) and error.obstacles:
+        if isinstance(error, (errors.PreflightError, errors.OpenedMeanwhile)) and error.obstacles:
             show.obstacles(error.obstacles, asked=False)
         failure = error
     except Exception as error:

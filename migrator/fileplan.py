@@ -7,13 +7,14 @@ before anything is touched. It never compares content: so a file that the tree w
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import posixpath
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agent.protocol import FileFacts, Incoming, TreeFacts
+from agent.protocol import FileFacts, Incoming, Peculiarity, TreeFacts
 from migrator.obstacle import Obstacle, make, reconnects
 from migrator.words import bytes_text
 
@@ -45,6 +46,13 @@ def questions(tree: TreeFacts) -> tuple[FileFacts, ...]:
             asked.append(_question(one.object, "directory", "watch"))
     directories = dict.fromkeys(posixpath.dirname(path) for path in parents)
     return (*asked, *(_question(path, "directory", "parent") for path in directories))
+
+
+def late(tree: TreeFacts, found: tuple[FileFacts, ...]) -> TreeFacts:
+    """The tree as far as files go that it has opened since: for `questions` and `judge`."""
+    shared = (file.path for file in found if _medium(file) == "network")
+    oddities = tuple(Peculiarity("network-file", tree.root, path) for path in shared)
+    return dataclasses.replace(tree, files=found, peculiarities=oddities)
 
 
 def _matters(file: FileFacts, own: set[str]) -> bool:

@@ -24,6 +24,7 @@ from migrator.carrier import Carrier, Directories, Streamed
 from migrator.forward import Forward
 from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks, Way
+from migrator.latecomers import Latecomers
 from migrator.peer import PeerFault, PeerLost, error_of
 from migrator.phases import Careful, Observer, Phase, Report
 from migrator.rounds import Rounds
@@ -51,8 +52,9 @@ class Migration:
         self._frozen_at = 0.0
         self._bucket = Bucket(order.bandwidth)
         self._carrier = self._carrier_of(order)
-        self._along = Along(self._ends, self._observer)
-        self._rounds = Rounds(self._ends, self._carrier, self._observer, self._along.again)
+        self._along = Along(self._ends, self._observer, wanted=order.wishes.copy_files)
+        self._late = Latecomers(self._ends, self._along, self._observer, order.wishes)
+        self._rounds = Rounds(self._ends, self._carrier, self._observer, self._keep_up)
         self._undoing = Undoing(self.id, self._ends, self._observer)
         self._ahead = Forward(self.id, self._ends, self._observer)
         self._downtime = 0.0
@@ -216,7 +218,6 @@ class Migration:
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
         way = Way(chosen.compress, self._bucket, self._rounds.came, self._rounds.went)
-        self._along.files = chosen.copy_files
         ways = dict.fromkeys(self._carrier.streams, way)
         ways |= dict.fromkeys(self._along.streams, self._along.way(chosen.compress, self._bucket))
         for name, of_stream in ways.items():
@@ -227,7 +228,8 @@ class Migration:
     async def _precopy(self) -> int:
         """Rounds while the process runs, until the controller says freeze. Returns the final dump's number."""
         await self._observer.phase(Phase.PRECOPY)
-        await self._along.copy()
+        await self._along.copy(self._plan.copy_files)
+        await self._keep_up()  # much may have changed while rsync was at work
         limits, costs = self._order.limits, self._history.costs(str(self._order.target))
         if not self._plan.precopy:
             limits = dataclasses.replace(limits, max_rounds=0)
@@ -255,8 +257,18 @@ class Migration:
         held = await self._carrier.dump(number)
         if held.orphaned:
             self._observer.note("its parent-death signal is not taken along: the parent stays here")
-        await all_of([self._carrier.follow(number), self._along.held()])
+        self._along.freeze()
+        await all_of([self._carrier.follow(number), self._last_files()])
         return held
+
+    async def _last_files(self) -> None:
+        await self._late.admit(self._plan.tree)
+        await self._along.held()
+
+    async def _keep_up(self) -> None:
+        """Beside a round: what the tree has opened meanwhile, and what changed of the files."""
+        await self._late.admit(self._plan.tree)
+        await self._along.again()
 
     async def _receive(self, number: int) -> protocol.Accepted:
         _, accepted = await both(self._along.placed(), self._carrier.receive(number))

@@ -250,6 +250,14 @@ class Peer:
         """Receive them."""
         return await self.call("receive_images", request, protocol.Moved)
 
+    async def newly_opened(self) -> protocol.NewFiles:
+        """What the tree has opened since it was inspected."""
+        return await self.call("newly_opened", protocol.Nothing(), protocol.NewFiles)
+
+    async def add_files(self, request: protocol.AddFiles) -> protocol.Nothing:
+        """More files come along."""
+        return await self.call("add_files", request, protocol.Nothing)
+
     async def stage(self, request: protocol.Stage) -> protocol.Staged:
         """Find names for files that come along."""
         return await self.call("stage", request, protocol.Staged)

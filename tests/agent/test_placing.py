@@ -112,7 +112,7 @@ def test_a_link_in_the_place_of_a_staged_file_is_not_followed(way: Way) -> None:
     way.write(b"new")
     (way.directory / "victim").write_bytes(b"precious")
     way.begin("log")
-    os.symlink(way.directory / "victim", way.staging.names[0])
+    os.symlink(way.directory / "victim", way.staged[0])
     with pytest.raises(FilesError):
         way.go()
     assert (way.directory / "victim").read_bytes() == b"precious"
@@ -124,7 +124,7 @@ def test_a_directory_that_is_a_link_there_is_seen_through(way: Way) -> None:
     (way.there / "sub").symlink_to(way.directory / "real")
     (way.here / "sub" / "log").write_bytes(b"x")
     way.begin("sub/log")
-    assert Path(way.staging.names[0]).parent == way.directory / "real", "rsync follows no links"
+    assert Path(way.staged[0]).parent == way.directory / "real", "rsync follows no links"
     way.rsync()
     way.place()
     assert (way.directory / "real" / "log").read_bytes() == b"x"
@@ -239,4 +239,4 @@ def test_what_is_held_was_on_disk_before_it_is_told(way: Way, monkeypatch: pytes
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     way.rsync()
-    assert synced == [way.staging.names[0]]
+    assert synced == [way.staged[0]]

@@ -56,13 +56,14 @@ class Way:
             else:
                 incoming.append(Incoming(str(path)))
         self.outgoing = Outgoing(self.root, [str(self.here / name) for name in fsdecoded])
-        self.staging = Staging(self.ledger, incoming)
+        self.staging = Staging(self.ledger, ())
+        self.staged = self.staging.add(incoming)
         self.names = fsdecoded
         return self
 
     def rsync(self, *, harm: Callable[[str], object] = lambda path: None) -> None:
         """What rsync does, and the target's word of it; `harm` befalls each file in between."""
-        for name, staged in zip(self.names, self.staging.names, strict=True):
+        for name, staged in zip(self.names, self.staged, strict=True):
             if (self.here / name).is_file():
                 shutil.copyfile(self.here / name, staged)
                 harm(staged)

@@ -139,6 +139,8 @@ async def test_every_command_of_the_table_in_the_right_order(
         target.take_files(protocol.TakeFiles("rsync", "files")),
     )
     assert (copied.files, taken) == (1, protocol.Moved(1, 1000))
+    assert await source.newly_opened() == protocol.NewFiles(())
+    assert await source.add_files(protocol.AddFiles(())) == protocol.Nothing()
     for final in (False, True):
         moved = await asyncio.gather(
             source.send_files(protocol.SendFiles("files", final)),
@@ -358,6 +360,8 @@ _ALONE: dict[str, Act] = {
     "dump": lambda peer, pid: peer.dump(protocol.Dump(1, "pages")),
     "send_images": lambda peer, pid: peer.send_images(protocol.SendImages(1, "images")),
     "receive_images": lambda peer, pid: peer.receive_images(protocol.ReceiveImages(1, "images")),
+    "newly_opened": lambda peer, pid: peer.newly_opened(),
+    "add_files": lambda peer, pid: peer.add_files(protocol.AddFiles(())),
     "stage": lambda peer, pid: peer.stage(protocol.Stage(())),
     "copy_files": lambda peer, pid: peer.copy_files(protocol.CopyFiles("rsync", "files", (), ())),
     "take_files": lambda peer, pid: peer.take_files(protocol.TakeFiles("rsync", "files")),

@@ -241,6 +241,45 @@ def test_without_rsync(alpha: LabHost, beta: LabHost, filer: Any, migrate: Any, 
     assert [(one["id"], one["host"]) for one in run.of("obstacle") if one["stops"]] == [("rsync-missing", host)]
 
 
+# --- what is opened after it was checked ------------------------------------------------------------------------------
+
+OPENS = (
+    "import time, os; held = [open('{0}/first', 'a')]\n"
+    "while not os.path.exists('{0}/go'): time.sleep(0.001)\n"
+    "held.append(open('{0}/late', 'w')); held[-1].write('late'); held[-1].flush()\n"
+    "time.sleep(10**6)"
+)
+
+
+@pytest.fixture
+def opener(files: None, started: Started, alpha: LabHost, beta: LabHost) -> int:
+    """It opens another file as soon as there is one called `go`."""
+    pid = started.launch("python3", "-c", OPENS.format(FILES))
+    until(lambda: alpha.run(f"ls {FILES}/first", check=False).status == 0, "it does not open its file")
+    return pid
+
+
+@pytest.mark.parametrize("phase", ["pre-copy", "freeze"])
+def test_a_file_that_is_opened_late_comes_along(
+    alpha: LabHost, beta: LabHost, opener: int, sabotage: Any, phase: str
+) -> None:
+    run = sabotage(opener, phase, "open-late", options="--copy-files")
+    moved(run, alpha, beta, opener)
+    assert beta.read(f"{FILES}/late") == "late"
+
+
+@pytest.mark.parametrize("phase", ["pre-copy", "freeze"])
+def test_a_file_that_is_opened_late_and_may_not_come_along(
+    alpha: LabHost, beta: LabHost, opener: int, sabotage: Any, phase: str
+) -> None:
+    """It is named before anything is restored."""
+    beta.run(f"printf 'another one' >{FILES}/late")
+    before = listing(beta)
+    run = sabotage(opener, phase, "open-late", options="--copy-files")
+    undone(run, alpha, beta, opener, before, codes=range(38, 39))
+    assert {(one["id"], one["object"]) for one in run.of("obstacle")} >= {("file-differs", f"{FILES}/late")}
+
+
 # --- what it costs ---------------------------------------------------------------------------------------------------
 
 
