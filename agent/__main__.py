@@ -20,6 +20,11 @@ def main() -> int:
 
         return warden.main(*map(Path, sys.argv[2:]))
 
+    if sys.argv[1:2] == ["shell"] and len(sys.argv) > 4:
+        from agent import rsync
+
+        return rsync.remote_shell(int(sys.argv[2]), sys.argv[3:])
+
     import argparse
     import asyncio
     from pathlib import Path
@@ -33,12 +38,14 @@ def main() -> int:
     serve.add_argument("--state", type=Path, help="directory of journals and logs")
     serve.add_argument("--run", type=Path, help="directory of images, sockets and locks")
     serve.add_argument("--criu", help="criu to drive")
+    serve.add_argument("--rsync", help="rsync to drive")
     commands.add_parser("relay", help="SOCKET NAME [FORM]: carry one bulk stream between standard streams and a socket")
     commands.add_parser("pager", help="IMAGES JOURNAL: fill a restored tree's memory")
+    commands.add_parser("shell", help="DESCRIPTOR HOST COMMAND...: rsync's remote shell, on a connected socket")
     arguments = parser.parse_args()
     if arguments.command != "serve":
         parser.error(f"{arguments.command} takes two arguments")
-    chosen = {name: getattr(arguments, name) for name in ("state", "run", "criu") if getattr(arguments, name)}
+    chosen = {name: getattr(arguments, name) for name in ("state", "run", "criu", "rsync") if getattr(arguments, name)}
     asyncio.run(server.serve(settings.Settings(**chosen), arguments.build))
     return 0
 

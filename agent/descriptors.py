@@ -25,6 +25,7 @@ DELETED = " (deleted)"
 _AIO = "/[aio]" + DELETED
 _O_PATH = 0o10000000
 _FLAGS = re.compile(rb"^flags:\s*([0-7]+)", re.MULTILINE)
+_WRITTEN = re.compile(rb"^\S+ .w.s .*$", re.MULTILINE)
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 KINDS = {
@@ -45,6 +46,7 @@ class Opened:
     locks: tuple[str, ...]  # kind and mode, e.g. "FLOCK WRITE"
     pty: Optional[int]  # of a pty's master: the number of its slave
     direct: bool = False  # O_DIRECT: of a pipe, that it keeps packets apart
+    appending: bool = False  # O_APPEND
 
     @property
     def inode(self) -> int:
@@ -132,7 +134,10 @@ def opened(pid: int) -> Iterator[Opened]:
         locks = _locks(information) if b"lock:" in information else ()
         writing = flags & os.O_ACCMODE != os.O_RDONLY and not flags & _O_PATH
         slave = int(pty) if pty else None
-        yield Opened(pid, number, link, status, writing, locks, slave, bool(flags & os.O_DIRECT))
+        yield Opened(
+            pid, number, link, status, writing, locks, slave,
+            direct=bool(flags & os.O_DIRECT), appending=bool(flags & os.O_APPEND),
+        )  # fmt: skip
 
 
 def _locks(information: bytes) -> tuple[str, ...]:
@@ -144,9 +149,12 @@ def _locks(information: bytes) -> tuple[str, ...]:
 def mapped(pid: int, *, written_only: bool = False) -> Iterator[Mapped]:
     """Files that a process has mapped, each once; on request only those that its stores reach."""
     try:
-        lines = list(parse_maps(_read(f"/proc/{pid}/maps")))
+        data = _read(f"/proc/{pid}/maps")
     except OSError:
         return
+    if written_only:  # in the freeze, of every process of the tree: parsing the others would take longer than all else
+        data = b"\n".join(_WRITTEN.findall(data))
+    lines = list(parse_maps(data))
     groups: dict[tuple[bytes, int, bytes], list[Line]] = {}
     for line in lines:
         # the first System V segment has inode 0: its number is that of the segment

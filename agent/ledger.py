@@ -11,6 +11,8 @@ import dataclasses
 import json
 import os
 import secrets
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
@@ -19,6 +21,7 @@ PREFIX = ".migrate-"
 
 @dataclasses.dataclass
 class _Entry:
+    temporary: str  # where it lies until it is placed: there no longer, so it was
     saved: str  # where that lies which was there before; "" where there was nothing
     identity: tuple[int, int]  # device and inode of what we put there
 
@@ -44,17 +47,18 @@ class Ledger:
             if act["act"] == "temporary":
                 ledger._temporary.add(act["name"])
             elif act["act"] == "place":
-                ledger._entries[act["path"]] = _Entry(act["saved"], (act["device"], act["inode"]))
+                identity = (act["device"], act["inode"])
+                ledger._entries[act["path"]] = _Entry(act["temporary"], act["saved"], identity)
                 ledger._temporary.discard(act["saved"])
             elif act["act"] == "forget":
                 ledger._entries.pop(act["path"], None)
         return ledger
 
-    def _write(self, *, durable: bool, **act: object) -> None:
-        if self._record is None:
+    def _write(self, *acts: dict[str, object], durable: bool = False) -> None:
+        if self._record is None or not acts:
             return
         with self._record.open("a") as file:
-            file.write(json.dumps(act) + "\n")
+            file.write("".join(json.dumps(act) + "\n" for act in acts))
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -62,32 +66,37 @@ class Ledger:
     def temporary_beside(self, path: str) -> str:
         """A new name in the same directory, for `place` later. The caller makes the file."""
         name = os.path.join(os.path.dirname(path), PREFIX + secrets.token_hex(8))
-        self._write(durable=False, act="temporary", name=name)
+        self._write({"act": "temporary", "name": name})
         self._temporary.add(name)
         return name
 
-    def owns(self, path: str) -> bool:
-        """Whether what lies there now was put there by us in this migration."""
-        entry = self._entries.get(path)
-        return entry is not None and _identity(path) == entry.identity
+    def ready(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Be ready to rename these files, each (temporary, path), save what is there, and have it on disk. OSError.
 
-    def place(self, temporary: str, path: str) -> None:
-        """Rename a finished file to its path. What was there, unless it is ours, is saved. Raises OSError."""
-        saved = self._entries[path].saved if path in self._entries else ""
-        first = path not in self._entries
-        if first and os.path.lexists(path):
-            saved = self.temporary_beside(path)
-            os.link(path, saved, follow_symlinks=False)
-        status = os.lstat(temporary)
-        identity = (status.st_dev, status.st_ino)
-        self._write(durable=first, act="place", path=path, saved=saved, device=identity[0], inode=identity[1])
-        self._entries[path] = _Entry(saved, identity)
+        Before the freeze, and for all at once: with a record for each that would take longer than all else. Those that
+        are ready already are left out.
+        """
+        acts: list[dict[str, object]] = []
+        entries = {}
+        for temporary, path in pairs:
+            if path in self._entries:
+                continue
+            saved = ""
+            if os.path.lexists(path):
+                saved = self.temporary_beside(path)
+                os.link(path, saved, follow_symlinks=False)
+            status = os.lstat(temporary)
+            entries[path] = _Entry(temporary, saved, (status.st_dev, status.st_ino))
+            act = {"act": "place", "path": path, "temporary": temporary, "saved": saved}
+            acts.append({**act, "device": status.st_dev, "inode": status.st_ino})
+        self._write(*acts, durable=True)
+        self._entries.update(entries)
+        self._temporary -= {entry.saved for entry in entries.values()}
+
+    def place(self, path: str) -> None:
+        """Rename a file that is ready to its path. Raises OSError."""
+        temporary = self._entries[path].temporary
         os.rename(temporary, path)
-        self._temporary -= {temporary, saved}
-
-    def discard(self, temporary: str) -> None:
-        """Remove a temporary file that will not be placed."""
-        _remove(temporary)
         self._temporary.discard(temporary)
 
     def take_back(self, path: str) -> str:
@@ -97,8 +106,10 @@ class Ledger:
             return ""
         there = _identity(path)
         try:
-            if entry.saved and there is not None and there == _identity(entry.saved):
-                os.unlink(entry.saved)  # it never came to the rename
+            if os.path.lexists(entry.temporary):
+                left = _remove(entry.saved) if entry.saved else ""  # it never came to the rename
+                if left:
+                    return left
             elif there not in (entry.identity, None):
                 return _put_aside(path, entry.saved)
             elif entry.saved and os.path.lexists(entry.saved):
@@ -107,7 +118,7 @@ class Ledger:
                 os.unlink(path)
         except OSError as error:
             return f"{path}: could not be made what it was before: {error.strerror}"
-        self._write(durable=False, act="forget", path=path)
+        self._write({"act": "forget", "path": path})
         del self._entries[path]
         return ""
 
@@ -117,15 +128,34 @@ class Ledger:
         return tuple(filter(None, left)) + self._remove_temporary()
 
     def keep(self) -> tuple[str, ...]:
-        """The migration succeeded: remove what was saved. What could not be removed, in words."""
+        """The migration succeeded: put what came on disk, remove what was saved. What could not be done, in words."""
+        left = [_to_disk(path, entry.identity) for path, entry in self._entries.items()]
         self._temporary |= {entry.saved for entry in self._entries.values() if entry.saved}
         self._entries.clear()
-        return self._remove_temporary()
+        return tuple(filter(None, left)) + self._remove_temporary()
 
     def _remove_temporary(self) -> tuple[str, ...]:
         left = [_remove(name) for name in sorted(self._temporary)]
         self._temporary.clear()
         return tuple(filter(None, left))
+
+
+def _to_disk(path: str, identity: tuple[int, int]) -> str:
+    """Content and name; what did not get there, in words. What the tree has replaced since is its own business."""
+    try:
+        if _identity(path) != identity or not stat.S_ISREG(os.lstat(path).st_mode):
+            return ""
+        for name in (path, os.path.dirname(path)):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{path}: may not be on disk yet: {error.strerror}"
+    return ""
 
 
 def _put_aside(path: str, saved: str) -> str:

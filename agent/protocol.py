@@ -455,17 +455,73 @@ class ReceiveImages:
 
 
 @dataclasses.dataclass(frozen=True)
-class SendFiles:
-    """Source: regular files as one archive on the stream; only those that changed since they were last sent."""
+class Incoming:
+    """A regular file that comes along, and which file may be there already and be replaced by it: none, or this one."""
 
-    stream: str
+    path: str
+    replace: bool = False
+    size: int = 0  # of the one that is there
+    mtime_ns: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Target: find names for these files beside their paths, those of an earlier time come before them."""
+
+    files: tuple[Incoming, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class AddFiles:
+    """Source: these come along as well; the target has staged them in the same order."""
+
     paths: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class ReceiveFiles:
+class NewFiles:
+    """What the tree has opened since it was inspected, or since this was asked last."""
+
+    files: tuple[FileFacts, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Staged:
+    names: tuple[str, ...]  # one per file of this time, in the order asked
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyFiles:
+    """Source: rsync files to these names on one stream; then read from the other what the target holds of them."""
+
+    rsync: str
     stream: str
-    paths: tuple[str, ...]  # nothing else is accepted
+    paths: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TakeFiles:
+    """Target: be rsync's other half on one stream; then say on the other what came of each file, in sums of blocks."""
+
+    rsync: str
+    stream: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SendFiles:
+    """Source: what changed of the files since they were last sent."""
+
+    stream: str
+    final: bool  # the tree does not run any more
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceiveFiles:
+    """Target: take that in; the final time, put the files in place."""
+
+    stream: str
+    final: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -623,6 +679,11 @@ COMMANDS: tuple[Command, ...] = (
     Command("dump", Dump, Held, "source", Pace.BULK),
     Command("send_images", SendImages, Moved, "source", Pace.BULK),
     Command("receive_images", ReceiveImages, Moved, "target", Pace.BULK),
+    Command("newly_opened", Nothing, NewFiles, "source", Pace.WORK),
+    Command("add_files", AddFiles, Nothing, "source", Pace.QUICK),
+    Command("stage", Stage, Staged, "target", Pace.WORK),
+    Command("copy_files", CopyFiles, Moved, "source", Pace.BULK),
+    Command("take_files", TakeFiles, Moved, "target", Pace.BULK),
     Command("send_files", SendFiles, Moved, "source", Pace.BULK),
     Command("receive_files", ReceiveFiles, Moved, "target", Pace.BULK),
     Command("restore", Restore, Restored, "target", Pace.BULK),

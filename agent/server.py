@@ -16,9 +16,10 @@ import traceback
 from collections.abc import Awaitable
 from typing import Callable, Optional
 
-from agent import files, host, images, process, protocol, wire
+from agent import files, host, images, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
+from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
 from agent.journal import JournalError, WrongOrder
 from agent.lock import TaskLocked
@@ -72,7 +73,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (TreeChanged, FaultCode.CHANGED),
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
-    (files.FilesError, FaultCode.FILES),
+    (FilesError, FaultCode.FILES),
     (images.NotWhole, FaultCode.FILES),
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
@@ -92,6 +93,7 @@ class Server:
         self._build = build
         self._source: Optional[Source] = None
         self._target: Optional[Target] = None
+        self._seen: set[str] = set()  # files of the tree that was inspected, by name
         self._running: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()  # beginning and giving up never overlap: what has half begun can't be given up
         self.handlers: dict[str, Callable[..., Awaitable[object]]] = {
@@ -109,8 +111,13 @@ class Server:
             "dump": lambda request: self._from.dump(request),
             "send_images": lambda request: self._from.send_images(request),
             "receive_images": lambda request: self._to.receive_images(request),
-            "send_files": lambda request: self._from.send_files(request),
-            "receive_files": lambda request: self._to.receive_files(request),
+            "newly_opened": lambda request: self._newly_opened(),
+            "add_files": lambda request: self._from.files.add(request),
+            "stage": lambda request: self._to.files.stage(request),
+            "copy_files": lambda request: self._from.files.copy(request),
+            "take_files": lambda request: self._to.files.take(request),
+            "send_files": lambda request: self._from.files.send(request),
+            "receive_files": lambda request: self._to.files.receive(request),
             "restore": lambda request: self._to.restore(request),
             "commit": lambda request: self._from.commit(),
             "resume": lambda request: self._to.resume(request),
@@ -209,7 +216,14 @@ class Server:
 
         # before it is looked at: what is not there yet can't be measured, nor room be made for it
         await whole(self._settings.state, request.pid, say)
-        return await asyncio.get_running_loop().run_in_executor(None, inspect)
+        facts = await asyncio.get_running_loop().run_in_executor(None, inspect)
+        self._seen = {file.path for file in facts.files}
+        return facts
+
+    async def _newly_opened(self) -> protocol.NewFiles:
+        root, seen = self._from.root, self._seen
+        run = asyncio.get_running_loop().run_in_executor
+        return protocol.NewFiles(await run(None, newcomers.found, root, seen))
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)

@@ -17,6 +17,7 @@ class Settings:
     state: Path = STATE_DIRECTORY
     run: Path = RUN_DIRECTORY
     criu: str = "criu"
+    rsync: str = "rsync"
 
     def images(self, migration: str) -> Path:
         """Where a migration's images lie."""

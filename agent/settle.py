@@ -63,7 +63,11 @@ def _images(settings: Settings, journal: Journal) -> Any:
 
 def _criu_alive(journal: Journal) -> bool:
     """Whether any criu of this migration lives: dump, page servers, restore."""
-    return any(process.alive(line["pid"], line["start"]) for line in journal.all_facts("criu"))
+    return _alive(journal, "criu")
+
+
+def _alive(journal: Journal, program: str) -> bool:
+    return any(process.alive(line["pid"], line["start"]) for line in journal.all_facts(program))
 
 
 def _living(journal: Journal) -> list[tuple[int, int]]:
@@ -173,6 +177,8 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
         return _settled(journal)
     if _same_boot(journal):
         freezer.thaw(journal.directory)
+        # it ends with its stream, and until then it writes
+        await _until(lambda: not _alive(journal, "rsync"), "rsync does not end")
         # without its agent the hook asks the journal and vetoes; a criu before its hook fails at its closed socket
         await _until(lambda: not _criu_alive(journal), "criu does not end")
         if journal.role == "target":

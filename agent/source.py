@@ -12,18 +12,17 @@ import socket
 import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
+from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, files, freezer, images, process, protocol, traits
+from agent import criu, freezer, images, process, protocol, traits
 from agent.hold import Hold
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
+from agent.sending import Sending
 from agent.settings import Settings
-from agent.streams import Taken
+from agent.streams import Jobs, Taken
 from agent.tasks import Tasks, TreeChanged
 from agent.throttle import Throttle
-
-T = TypeVar("T")
 
 _PLAIN_IMAGES = 256 * 1024 * 1024
 """Room for the images that are no memory, ghost files apart: they take some kB a task and a mapping."""
@@ -54,14 +53,22 @@ class Source:
         self._locks = TaskLocks(settings.locks)
         self._hold: Optional[Hold] = None
         self._criu: Optional[criu.Running] = None
-        self._sent: dict[str, tuple[int, int]] = {}
         self._stopped: tuple[int, ...] = ()
         self._litter = _litter()
-        self._jobs: set[asyncio.Future[Any]] = set()
+        self._jobs = Jobs()
         self._starting = asyncio.Lock()  # held while a criu starts, so that none starts behind an abort's back
         self._journal: Journal
         self._streams = Taken()
         self._throttle: Optional[Throttle] = None
+        self.files = Sending(
+            begin.pid, self._images / "files", settings.rsync, self._streams, self._jobs,
+            lambda: self._journal.last in (Record.BEGIN, Record.FROZEN),
+        )  # fmt: skip
+
+    @property
+    def root(self) -> int:
+        """PID of the tree's root."""
+        return self._begin.pid
 
     async def begin(self) -> protocol.Prepared:
         """Lock and pin the tree, open the journal, make room. Undoes itself when it fails."""
@@ -244,28 +251,15 @@ class Source:
         directory = images.round_directory(self._images, request.round)
         if self._hold is None or not self._hold.held or not directory.exists():
             raise WrongOrder(f"round {request.round} was not dumped to its hold")
-        return await self._write(request.stream, lambda out: images.send(directory, out))
+        stream = await self._streams.get(request.stream)
 
-    async def send_files(self, request: protocol.SendFiles) -> protocol.Moved:
-        """Regular files that changed since they were last sent, on a stream."""
-        if self._journal.last not in (Record.BEGIN, Record.FROZEN):
-            raise WrongOrder("the migration is past sending files")
-        return await self._write(request.stream, lambda out: files.send(request.paths, out, self._sent))
-
-    async def _write(self, name: str, act: Callable[[BinaryIO], T]) -> T:
-        stream = await self._streams.get(name)
-
-        def run() -> T:
+        def run() -> protocol.Moved:
             with stream.makefile("wb", buffering=256 * 1024) as out:
-                result = act(cast(BinaryIO, out))
-                out.flush()
+                moved = images.send(directory, cast(BinaryIO, out))
             stream.shutdown(socket.SHUT_WR)
-            return result
+            return moved
 
-        job = asyncio.get_running_loop().run_in_executor(None, run)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return await asyncio.shield(job)
+        return await self._jobs.run(run)
 
     async def commit(self) -> protocol.Killed:
         """The point of no return: COMMIT on disk, criu released, every task killed for good, KILLED on disk.
@@ -316,8 +310,7 @@ class Source:
             await self._criu.process.wait()
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
         self._tasks.signal(signal.SIGCONT, self._stopped)
-        if self._jobs:
-            await asyncio.wait(self._jobs)  # they have files open in what is to be removed
+        await self._jobs.ended()  # they have files open in what is to be removed
         left = await self._unthrottle() + self._clean()
         if told or not self._journal.has(Record.FROZEN):
             self._journal.write(Record.DONE)

@@ -1,14 +1,20 @@
-"""The bulk streams of one migration on this host: each taken once, kept under its name, hung up together."""
+"""The bulk streams of one migration on this host: each taken once, kept under its name, hung up together.
+
+And the work on them, in threads: it is waited for before what it works on is removed.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from pathlib import Path
-from typing import Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from agent.bulk import Streams
 from agent.journal import WrongOrder
+
+T = TypeVar("T")
 
 WAIT = 60.0
 """Seconds for a stream that was announced to connect."""
@@ -46,3 +52,22 @@ class Taken:
         self.hang_up()
         if self._listening is not None:
             self._listening.close()
+
+
+class Jobs:
+    """Acts in threads of their own."""
+
+    def __init__(self) -> None:
+        self._jobs: set[asyncio.Future[Any]] = set()
+
+    async def run(self, act: Callable[[], T]) -> T:
+        """What an act returns or raises. Who is cancelled meanwhile leaves it at work."""
+        job = asyncio.get_running_loop().run_in_executor(None, act)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return await asyncio.shield(job)
+
+    async def ended(self) -> None:
+        """Wait until none is at work."""
+        if self._jobs:
+            await asyncio.wait(self._jobs)

@@ -13,21 +13,19 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Optional, TypeVar, cast
+from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, files, images, memory, process, protocol, scope, traits
+from agent import criu, images, memory, process, protocol, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
-from agent.ledger import Ledger
 from agent.lost import forget, memory_lost, stop_tree
+from agent.placing import Placing
 from agent.settings import Settings
-from agent.streams import Taken
+from agent.streams import Jobs, Taken
 from agent.tasks import Tasks, TreeChanged, adopt_orphans
 from agent.warden import LOCK
-
-T = TypeVar("T")
 
 LEASE = 600.0
 """Seconds that a held tree waits after contact is lost; then it goes, and its images stay for `migrate recover`."""
@@ -49,15 +47,14 @@ class Target:
         self._tell = tell
         on_disk = journal.facts(Record.PREPARED.value)["on_disk"]
         self._images = settings.place(journal.migration, on_disk=on_disk, directory="")
-        # read, not made: after a takeover it knows what the dead agent put here
-        self._ledger = Ledger.read(journal.directory / "ledger")
         self._tasks = Tasks()
-        self._jobs: set[asyncio.Future[Any]] = set()
+        self._jobs = Jobs()
         self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
         self._arriving = Arriving(self._images, journal.directory, settings.criu)
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
         self._streams = Taken()
+        self.files = Placing(journal, settings.rsync, self._streams, self._jobs, self._still_accepting)
         self._fill: Optional[Fill] = None
 
     @classmethod
@@ -155,25 +152,14 @@ class Target:
         directory = images.round_directory(self._images, request.round)
         if not directory.exists():
             raise WrongOrder(f"round {request.round} was not accepted")
-        return await self._read(request.stream, lambda source: images.receive(directory, source))
+        stream = await self._streams.get(request.stream)
 
-    async def receive_files(self, request: protocol.ReceiveFiles) -> protocol.Moved:
-        """Files that come along; what was there before is put back by `abort`."""
-        self._still_accepting()
-        return await self._read(request.stream, lambda source: files.receive(request.paths, source, self._ledger))
-
-    async def _read(self, name: str, act: Callable[[BinaryIO], T]) -> T:
-        stream = await self._streams.get(name)
-
-        def run() -> T:
+        def run() -> protocol.Moved:
             # unbuffered: the archive says where it ends, and behind sudo the end of input may never come
             with stream.makefile("rb", buffering=0) as source:
-                return act(cast(BinaryIO, source))
+                return images.receive(directory, cast(BinaryIO, source))
 
-        job = asyncio.get_running_loop().run_in_executor(None, run)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return await asyncio.shield(job)
+        return await self._jobs.run(run)
 
     async def restore(self, request: protocol.Restore) -> protocol.Restored:
         """Restore the tree and hold it; HELD is on disk on return. Raises CriuError: then nothing of it is left."""
@@ -351,10 +337,9 @@ class Target:
         await self._arriving.ended()
         await self._clear_strays()
         await self._close_fill()
-        if self._jobs:
-            await asyncio.wait(self._jobs)  # they have files open in what is to be removed
+        await self._jobs.ended()  # they have files open in what is to be removed
         shared = self._journal.facts(Record.PREPARED.value).get("shared", "")
-        left = self._clean() + images.remove_shared(shared, self._journal.migration) + self._ledger.undo()
+        left = self._clean() + images.remove_shared(shared, self._journal.migration) + self.files.ledger.undo()
         self._journal.write(Record.DONE)
         self._journal.close()
         return protocol.Leftovers(left)
@@ -375,7 +360,7 @@ class Target:
         await self._close_fill()
         lost = memory_lost(self._journal)
         self._streams.hang_up()
-        left = self._clean() + self._ledger.keep()
+        left = self._clean() + self.files.ledger.keep()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
         self._journal.write(Record.DONE)

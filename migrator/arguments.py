@@ -45,6 +45,8 @@ def _fit_together(options: argparse.Namespace) -> None:
     """Raises UsageError for options that say nothing together."""
     if not hasattr(options, "transport"):
         return
+    if options.overwrite_files and not options.copy_files:
+        raise errors.UsageError("--overwrite-files is for --copy-files")
     for name in ("rsh", "images_dir"):
         if getattr(options, name) and options.transport != "rsync":
             raise errors.UsageError(f"--{name.replace('_', '-')} is for --transport rsync")
@@ -169,6 +171,11 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         "--copy-files",
         action="store_true",
         help="copy regular files that the tree writes to, or that are missing on the target",
+    )
+    parser.add_argument(
+        "--overwrite-files",
+        action="store_true",
+        help="with --copy-files: also those that differ on the target; what was there is put back if the move fails",
     )
     parser.add_argument(
         "--verify",

@@ -106,6 +106,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             hash_files=options.verify == "hash",
             throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
             criu_options=tuple(options.criu_option),
+            overwrite_files=options.overwrite_files,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
@@ -143,7 +144,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
-        if isinstance(error, errors.PreflightError) and error.obstacles:
+        if isinstance(error, (errors.PreflightError, errors.OpenedMeanwhile)) and error.obstacles:
             show.obstacles(error.obstacles, asked=False)
         failure = error
     except Exception as error:

@@ -20,7 +20,8 @@
     │   ├── LinkLost          34   the connection or an agent was lost before COMMIT; undone
     │   ├── NotConverging     35   the downtime limit could not be met; undone
     │   ├── TreeChanged       36   the tree is not the one that was inspected; undone
-    │   └── BrokenRounds      37   the rounds do not fit together, also when dumped once more; undone
+    │   ├── BrokenRounds      37   the rounds do not fit together, also when dumped once more; undone
+    │   └── OpenedMeanwhile   38   it has opened files since preflight that are not there, or differ; undone
     ├── NotResumed            70   past the point of no return, not resumed yet; images kept on the target
     ├── InDoubt               71   contact lost at COMMIT or RESUME; one copy at most
     ├── MemoryLost            72   moved, then both that filled its memory were killed at once; stopped on the target
@@ -184,6 +185,16 @@ class BrokenRounds(CopyError):
     """The rounds do not fit together: a page is missing, or an image is damaged."""
 
     exit_code = 37
+
+
+class OpenedMeanwhile(CopyError):
+    """It has opened files since preflight which are not on the target, or differ there; `obstacles` has them."""
+
+    exit_code = 38
+
+    def __init__(self, message: str, *, hint: str = "", log: str = "", obstacles: tuple[Obstacle, ...] = ()) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.obstacles = obstacles
 
 
 class NotResumed(MigrateError):

@@ -7,13 +7,14 @@ before anything is touched. It never compares content: so a file that the tree w
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import posixpath
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agent.protocol import FileFacts, TreeFacts
+from agent.protocol import FileFacts, Incoming, Peculiarity, TreeFacts
 from migrator.obstacle import Obstacle, make, reconnects
 from migrator.words import bytes_text
 
@@ -27,6 +28,9 @@ _NETWORK = {
 _BY_DEVICE = {"ocfs2", "gfs2", "gpfs", "lustre", "beegfs"}
 """Their sources are devices, or lists of servers."""
 _COPY = "give --copy-files to take it along"
+_OVERWRITE = "give --overwrite-files to replace it by the source's"
+_REPLACEABLE = {"file-size", "file-content", "file-mode"}
+"""What copying the file cures, where it is no program."""
 
 
 def questions(tree: TreeFacts) -> tuple[FileFacts, ...]:
@@ -44,6 +48,13 @@ def questions(tree: TreeFacts) -> tuple[FileFacts, ...]:
             asked.append(_question(one.object, "directory", "watch"))
     directories = dict.fromkeys(posixpath.dirname(path) for path in parents)
     return (*asked, *(_question(path, "directory", "parent") for path in directories))
+
+
+def late(tree: TreeFacts, found: tuple[FileFacts, ...]) -> TreeFacts:
+    """The tree as far as files go that it has opened since: for `questions` and `judge`."""
+    shared = (file.path for file in found if _medium(file) == "network")
+    oddities = tuple(Peculiarity("network-file", tree.root, path) for path in shared)
+    return dataclasses.replace(tree, files=found, peculiarities=oddities)
 
 
 def _matters(file: FileFacts, own: set[str]) -> bool:
@@ -103,11 +114,12 @@ def _numbers(file: FileFacts) -> str:
 
 
 def judge(
-    here: str, there: str, tree: TreeFacts, answers: Sequence[FileFacts], *, copy_files: bool
-) -> tuple[list[Obstacle], tuple[str, ...]]:
-    """Obstacles, and the paths to copy. `here` and `there` name the hosts; `answers` are those to `questions(tree)`.
+    here: str, there: str, tree: TreeFacts, answers: Sequence[FileFacts], *, copy_files: bool, overwrite: bool = False
+) -> tuple[list[Obstacle], tuple[Incoming, ...]]:
+    """Obstacles, and the files to copy. `here` and `there` name the hosts; `answers` are those to `questions(tree)`.
 
-    Raises ValueError when they are not.
+    `overwrite`: files that differ on the target are replaced too, programs and libraries never. Raises ValueError when
+    these are not the answers.
     """
     asked = questions(tree)
     if [file.path for file in asked] != [file.path for file in answers]:
@@ -119,7 +131,7 @@ def judge(
         if file.uses == ("parent",)
     }
     watched = {one.object: one.detail for one in tree.peculiarities if one.kind == "watch"}
-    judged = _Files(here, there, copy_files, elsewhere, directories, watched)
+    judged = _Files(here, there, copy_files, overwrite, elsewhere, directories, watched)
     for file, answer in zip(asked, answers, strict=True):
         judged.look(file, answer)
     judged.obstacles += judged.frequent()
@@ -127,7 +139,7 @@ def judge(
     for path in leased.intersection(judged.copies):
         # opening it breaks the lease, and the signal that tells the holder kills one that does not expect it
         judged.obstacles.append(make("file-leased", here, path))
-    return judged.obstacles, tuple(path for path in judged.copies if path not in leased)
+    return judged.obstacles, tuple(file for path, file in judged.copies.items() if path not in leased)
 
 
 class _Files:
@@ -136,6 +148,7 @@ class _Files:
         here: str,
         there: str,
         copy: bool,
+        overwrite: bool,
         elsewhere: set[str],
         directories: dict[str, bool],
         watched: dict[str, str],
@@ -143,12 +156,13 @@ class _Files:
         self._here = here
         self._there = there
         self._copy = copy
+        self._overwrite = copy and overwrite
         self._elsewhere = elsewhere
         self._directories = directories
         self._watched = watched
         self._frequent: dict[tuple[str, ...], list[tuple[str, dict[str, Any]]]] = {}
         self.obstacles: list[Obstacle] = []
-        self.copies: list[str] = []
+        self.copies: dict[str, Incoming] = {}
 
     @property
     def _alike(self) -> str:
@@ -180,8 +194,17 @@ class _Files:
             pass
         elif _written(file) and file.path not in self._elsewhere:
             self._take_along(file, answer)
+        elif self._overwrite and file.kind == "regular" and not _runs(file):
+            found = list(self._compared(file, answer))
+            if any(one.id in _REPLACEABLE for one in found):
+                self._replace(file, answer)
+            else:
+                self.obstacles += found
         else:
             self.obstacles += self._compared(file, answer)
+
+    def _replace(self, file: FileFacts, answer: FileFacts) -> None:
+        self.copies[file.path] = Incoming(file.path, True, answer.size, answer.mtime_ns)
 
     def _bound(self, file: FileFacts, answer: FileFacts) -> None:
         if "bound" in answer.uses or answer.kind not in ("missing", "socket"):
@@ -239,7 +262,7 @@ class _Files:
         elif not self._directories.get(posixpath.dirname(file.path), False):
             self._no_directory(posixpath.dirname(file.path), "a file is to be copied into it")
         else:
-            self.copies.append(file.path)
+            self.copies[file.path] = Incoming(file.path)
 
     def _take_along(self, file: FileFacts, answer: FileFacts) -> None:
         same = (file.size, file.mtime_ns) == (answer.size, answer.mtime_ns)
@@ -251,16 +274,18 @@ class _Files:
         elif not self._copy:
             away = "" if same else "; move away the different file that is there"
             self._say("file-written", file.path, remedy=_COPY + away)
-        elif not same:
+        elif not same and not self._overwrite:
             self._say(
                 "file-differs", file.path,
                 f"is there already and differs ({bytes_text(answer.size)}, here {bytes_text(file.size)})",
             )  # fmt: skip
         else:
-            self.copies.append(file.path)
+            self._replace(file, answer)
 
     def _compared(self, file: FileFacts, answer: FileFacts) -> Iterator[Obstacle]:
         remedy = "install the same version of its package on both hosts" if _runs(file) else self._alike
+        if self._copy and file.kind == "regular" and not _runs(file) and not _of_kernel(file):
+            remedy = f"{remedy}, or {_OVERWRITE}"
         if file.kind in ("char", "block") and file.rdev != answer.rdev:
             problem = f"is device {_numbers(answer)}, not {_numbers(file)}"
             yield make("file-kind", self._there, file.path, problem=problem, remedy=remedy)

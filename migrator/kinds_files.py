@@ -86,15 +86,15 @@ ROWS = (
         "file-written", "a file that the tree writes to must come along",
         "the tree has it open for writing, so it must come along", "give --copy-files to take it along",
         "criu compares sizes and never content, so a file that the process writes to is not the same on both hosts "
-        "unless it is brought along, the last of it in the freeze. --copy-files does that. What runs and is open for "
-        "writing is never copied.",
+        "unless it is brought along, what changed last in the freeze. --copy-files does that. What runs and is open "
+        "for writing is never copied.",
     ),
     Kind(
         "file-differs", "a file that is to come along would overwrite another one",
-        "is there already and differs", "move it away if it is not needed: a file that is not ours is never written "
-        "over",
+        "is there already and differs", "move it away if it is not needed, or give --overwrite-files to replace it",
         "There is a file of that name on the target whose size or time differs. It may be another program's, or what "
-        "an earlier run left: migrate never writes over what it has not put there in this migration.",
+        "an earlier run left: migrate does not replace it unless it is told to. Then the one that was there is kept "
+        "aside until the process runs, and put back if it does not come to that.",
     ),
     Kind(
         "file-leased", "a file that is to come along has a lease",

@@ -20,7 +20,8 @@ ROWS = (
         "rsync-missing", "rsync is not installed",
         "is not installed, and it is to carry the rounds",
         "install it, e.g. `apt install rsync`, or use --transport stream",
-        "With --transport rsync the image directories are sent by rsync, which has to be on both hosts.",
+        "With --transport rsync the image directories are sent by rsync, and with --copy-files it copies the files "
+        "while the process runs: it has to be on both hosts.",
     ),
     Kind(
         "criu-old", "criu is too old",

@@ -18,11 +18,13 @@ from collections.abc import Awaitable
 
 from agent import protocol
 from migrator import errors, history, plan, precopy
+from migrator.along import Along
 from migrator.bandwidth import Bucket
 from migrator.carrier import Carrier, Directories, Streamed
 from migrator.forward import Forward
 from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks, Way
+from migrator.latecomers import Latecomers
 from migrator.peer import PeerFault, PeerLost, error_of
 from migrator.phases import Careful, Observer, Phase, Report
 from migrator.rounds import Rounds
@@ -50,7 +52,9 @@ class Migration:
         self._frozen_at = 0.0
         self._bucket = Bucket(order.bandwidth)
         self._carrier = self._carrier_of(order)
-        self._rounds = Rounds(self._ends, self._carrier, self._observer)
+        self._along = Along(self._ends, self._observer, wanted=order.wishes.copy_files)
+        self._late = Latecomers(self._ends, self._along, self._observer, order.wishes)
+        self._rounds = Rounds(self._ends, self._carrier, self._observer, self._keep_up)
         self._undoing = Undoing(self.id, self._ends, self._observer)
         self._ahead = Forward(self.id, self._ends, self._observer)
         self._downtime = 0.0
@@ -214,19 +218,18 @@ class Migration:
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
         way = Way(chosen.compress, self._bucket, self._rounds.came, self._rounds.went)
-        for name in (*self._carrier.streams, *(["files-1", "files-2"] if chosen.copy_files else [])):
-            stream = await self._ends.stream(name, source.socket, prepared.socket, way)
+        ways = dict.fromkeys(self._carrier.streams, way)
+        ways |= dict.fromkeys(self._along.streams, self._along.way(chosen.compress, self._bucket))
+        for name, of_stream in ways.items():
+            stream = await self._ends.stream(name, source.socket, prepared.socket, of_stream)
             undo.push_async_callback(uninterrupted, stream.close, self._observer.note)
         await self._carrier.expect(1)
 
     async def _precopy(self) -> int:
         """Rounds while the process runs, until the controller says freeze. Returns the final dump's number."""
         await self._observer.phase(Phase.PRECOPY)
-        if paths := self._plan.copy_files:
-            await both(
-                self._ends.source.send_files(protocol.SendFiles("files-1", paths)),
-                self._ends.target.receive_files(protocol.ReceiveFiles("files-1", paths)),
-            )
+        await self._along.copy(self._plan.copy_files)
+        await self._keep_up()  # much may have changed while rsync was at work
         limits, costs = self._order.limits, self._history.costs(str(self._order.target))
         if not self._plan.precopy:
             limits = dataclasses.replace(limits, max_rounds=0)
@@ -254,17 +257,21 @@ class Migration:
         held = await self._carrier.dump(number)
         if held.orphaned:
             self._observer.note("its parent-death signal is not taken along: the parent stays here")
-        acts: list[Awaitable[object]] = [self._carrier.follow(number)]
-        if paths := self._plan.copy_files:
-            acts.append(self._ends.source.send_files(protocol.SendFiles("files-2", paths)))
-        await all_of(acts)
+        self._along.freeze()
+        await all_of([self._carrier.follow(number), self._last_files()])
         return held
 
+    async def _last_files(self) -> None:
+        await self._late.admit(self._plan.tree)
+        await self._along.held()
+
+    async def _keep_up(self) -> None:
+        """Beside a round: what the tree has opened meanwhile, and what changed of the files."""
+        await self._late.admit(self._plan.tree)
+        await self._along.again()
+
     async def _receive(self, number: int) -> protocol.Accepted:
-        acts: list[Awaitable[object]] = []
-        if paths := self._plan.copy_files:
-            acts.append(self._ends.target.receive_files(protocol.ReceiveFiles("files-2", paths)))
-        _, accepted = await both(all_of(acts), self._carrier.receive(number))
+        _, accepted = await both(self._along.placed(), self._carrier.receive(number))
         return accepted
 
     async def _restore(self, number: int) -> None:
@@ -337,13 +344,16 @@ class Migration:
             restore_seconds=self._restore_seconds,
             total_seconds=time.monotonic() - self._started,
             bytes=sum(done.bytes for done in self._rounds.done),
-            wire_bytes=self._rounds.wire_bytes,
+            wire_bytes=self._rounds.wire_bytes + self._along.wire_bytes,
             leftovers=(*self._undoing.leftovers, *self._ahead.leftovers),
             resume="instant" if self._instant else "eager",
             fill_seconds=self._ahead.filled.seconds,
             faults=self._ahead.filled.faults,
             longest_fault_seconds=self._ahead.filled.longest_fault_seconds,
             target_peak_bytes=self._ahead.filled.peak_bytes,
+            files_bytes=self._along.bytes,
+            files_frozen_bytes=self._along.frozen_bytes,
+            files_seconds=self._along.frozen_seconds,
         )
 
 

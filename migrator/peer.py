@@ -250,12 +250,32 @@ class Peer:
         """Receive them."""
         return await self.call("receive_images", request, protocol.Moved)
 
+    async def newly_opened(self) -> protocol.NewFiles:
+        """What the tree has opened since it was inspected."""
+        return await self.call("newly_opened", protocol.Nothing(), protocol.NewFiles)
+
+    async def add_files(self, request: protocol.AddFiles) -> protocol.Nothing:
+        """More files come along."""
+        return await self.call("add_files", request, protocol.Nothing)
+
+    async def stage(self, request: protocol.Stage) -> protocol.Staged:
+        """Find names for files that come along."""
+        return await self.call("stage", request, protocol.Staged)
+
+    async def copy_files(self, request: protocol.CopyFiles) -> protocol.Moved:
+        """rsync them."""
+        return await self.call("copy_files", request, protocol.Moved)
+
+    async def take_files(self, request: protocol.TakeFiles) -> protocol.Moved:
+        """Be rsync's other half."""
+        return await self.call("take_files", request, protocol.Moved)
+
     async def send_files(self, request: protocol.SendFiles) -> protocol.Moved:
-        """Send files that come along."""
+        """Send what changed of them."""
         return await self.call("send_files", request, protocol.Moved)
 
     async def receive_files(self, request: protocol.ReceiveFiles) -> protocol.Moved:
-        """Receive them."""
+        """Take that in."""
         return await self.call("receive_files", request, protocol.Moved)
 
     async def restore(self, request: protocol.Restore) -> protocol.Restored:

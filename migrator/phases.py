@@ -59,6 +59,9 @@ class Report:
     longest_fault_seconds: float = 0.0
     target_peak_bytes: int = 0  # images and the tree's own memory together, at their highest after the resume
     predicted_downtime_seconds: float = 0.0  # when the freeze was decided; 0 where it never came to that
+    files_bytes: int = 0  # of the content of files that came along, in the freeze too
+    files_frozen_bytes: int = 0
+    files_seconds: float = 0.0  # from the hold of the tree to the files in their places, beside all else that goes then
 
 
 class Observer(Protocol):

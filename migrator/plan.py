@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from agent.protocol import Check, CriuOptions, HostFacts, Place, TargetCheck, TaskFacts, TreeFacts
+from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Place, TargetCheck, TaskFacts, TreeFacts
 from migrator import fileplan, surroundings
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
@@ -61,6 +61,8 @@ class Wishes:
     """Slow it down where pre-copy does not converge."""
     criu_options: tuple[CriuOption, ...] = ()
     """What is handed on to criu as it is."""
+    overwrite_files: bool = False
+    """With `copy_files`: also those that differ on the target."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Plan:
     tree: TreeFacts
     precopy: bool
     criu: CriuOptions
-    copy_files: tuple[str, ...]
+    copy_files: tuple[Incoming, ...]
     on_disk: bool  # images go to disk on the target, for want of memory
     memory: int  # bytes that the images may take
     notes: tuple[str, ...]  # a line each, for the operator
@@ -89,7 +91,8 @@ def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     # a root that leads neither its session nor its group gets those of the criu that restores it (criu/pstree.c)
     outer = {number for number in (root.sid, root.pgid) if number != root.pid}
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
-    asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=wishes.hash_files)
+    digests = wishes.hash_files or wishes.overwrite_files  # what is older there is replaced if its content differs
+    asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=digests)
     return surroundings.questions(tree, asked)
 
 
@@ -103,18 +106,23 @@ def make_plan(
     here, there = _names(source, target)
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
     obstacles += of_oddities(here, tree.peculiarities)
+    lacking = [name for name, host in ((here, source), (there, target)) if not host.rsync]
     if wishes.rsync and not wishes.shared:
-        lacking = [name for name, host in ((here, source), (there, target)) if not host.rsync]
         obstacles += [make("rsync-missing", name, "rsync") for name in lacking]
     if wishes.throttle and tree.no_throttle:
         obstacles.append(make("no-throttle", here, "--on-no-converge throttle", why=tree.no_throttle))
-    copies: tuple[str, ...] = ()
+    copies: tuple[Incoming, ...] = ()
     memory, on_disk = _image_room(tree), False
     if not any(one.kind in UNTOUCHABLE for one in tree.peculiarities):
         obstacles += _of_tree(here, source, there, target, tree)
         obstacles += _of_ids(there, tree, check)
-        in_files, copies = fileplan.judge(here, there, tree, check.files, copy_files=wishes.copy_files)
+        in_files, copies = fileplan.judge(
+            here, there, tree, check.files, copy_files=wishes.copy_files, overwrite=wishes.overwrite_files
+        )
         obstacles += in_files
+        if copies:
+            problem, remedy = "is not installed, and it is to copy files", "install it, e.g. `apt install rsync`"
+            obstacles += [make("rsync-missing", name, "rsync", problem=problem, remedy=remedy) for name in lacking]
         obstacles += surroundings.judge(here, source, there, target, tree, check)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check)
         obstacles += in_room

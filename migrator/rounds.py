@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Awaitable, Callable
 
 from agent import protocol
 from migrator import errors, precopy
@@ -15,6 +16,7 @@ from migrator.carrier import Carrier
 from migrator.hosts import Ends
 from migrator.peer import PeerFault
 from migrator.phases import Observer, Round
+from migrator.together import both
 
 _ADVICE = "allow more with --max-downtime, try when it is less busy, or move it all the same: --on-no-converge freeze"
 
@@ -22,13 +24,15 @@ _ADVICE = "allow more with --max-downtime, try when it is less busy, or move it 
 class Rounds:
     """What has been carried so far, and the means to carry more."""
 
-    def __init__(self, ends: Ends, carrier: Carrier, observer: Observer) -> None:
+    def __init__(self, ends: Ends, carrier: Carrier, observer: Observer, beside: Callable[[], Awaitable[None]]) -> None:
+        """`beside` is done beside each round of pre-copy."""
         self.done: list[Round] = []
         self.wire_bytes = 0
         """Bytes that went over the link, of rounds and of everything else."""
         self._ends = ends
         self._carrier = carrier
         self._observer = observer
+        self._beside = beside
         self._wire_bytes_before = 0  # when this round began
         self._came = 0  # since then
         self.predicted_downtime = 0.0
@@ -80,7 +84,7 @@ class Rounds:
                 continue
             self.begin(number, decision.predicted_bytes, final=False)
             started = time.monotonic()
-            dumped, accepted = await self._carrier.round(number)
+            (dumped, accepted), _ = await both(self._carrier.round(number), self._beside())
             seconds = time.monotonic() - started
             # what criu found dirty may have come unchanged, and then it was not sent
             pages = dumped.pages * accepted.bytes // dumped.bytes if dumped.bytes else 0

@@ -27,7 +27,7 @@ from agent.protocol import STREAM_HEADER
 from migrator import bundle, errors
 from migrator.channel import CHUNK, Channel, Tail
 from migrator.local import _Errors, _Pipe
-from tests import fake_criu
+from tests import fake_criu, fake_rsync
 from tests.fork_server import ForkServer
 
 PATIENCE = 10.0
@@ -151,6 +151,7 @@ class FakeHost:
         self.state = self.directory / "state"
         self.run = self.directory / "run"
         self.criu = fake_criu.install(str(self.directory))
+        self.rsync = fake_rsync.install(str(self.directory))
         self.agents: list[tuple[int, int]] = []
         self.deaths: list[tuple[str, str] | None] = []
         """At which decision the next agents are to die: ("before", "COMMIT"), ("after", "HELD"), or None for never."""
@@ -161,7 +162,7 @@ class FakeHost:
     @property
     def agent_arguments(self) -> tuple[str, ...]:
         """For `serve`."""
-        return ("--state", str(self.state), "--run", str(self.run), "--criu", self.criu)
+        return ("--state", str(self.state), "--run", str(self.run), "--criu", self.criu, "--rsync", self.rsync)
 
     def behave(self, **commands: str | list[str]) -> None:
         """How its criu is to behave; `pre_dump` is pre-dump. See `fake_criu`."""

@@ -21,7 +21,8 @@ def put(ledger: Ledger, path: Path, content: str) -> None:
     """Place a file."""
     temporary = ledger.temporary_beside(str(path))
     Path(temporary).write_text(content)
-    ledger.place(temporary, str(path))
+    ledger.ready([(temporary, str(path))])
+    ledger.place(str(path))
 
 
 def listing(tmp_path: Path) -> dict[str, str]:
@@ -39,11 +40,9 @@ def test_everything_is_as_it_was(tmp_path: Path, ledger: Ledger, other: bool) ->
     there = tmp_path / "files" / "there"
     there.write_text("before")
     inode = there.stat().st_ino
-    for content in ("1", "2"):
-        put(ledger, there, content)
-        put(ledger, tmp_path / "files" / "new", content)
-    assert again(tmp_path, ledger, other).owns(str(there))
-    assert {listing(tmp_path)["there"], listing(tmp_path)["new"]} == {"2"}
+    put(ledger, there, "1")
+    put(ledger, tmp_path / "files" / "new", "1")
+    assert {listing(tmp_path)["there"], listing(tmp_path)["new"]} == {"1"}
     assert again(tmp_path, ledger, other).undo() == ()
     assert listing(tmp_path) == {"there": "before"}
     assert there.stat().st_ino == inode
@@ -76,9 +75,7 @@ def test_what_somebody_else_put_there_since_stays(tmp_path: Path, ledger: Ledger
     put(ledger, there, "ours")
     (tmp_path / "theirs").write_text("theirs")
     os.rename(tmp_path / "theirs", there)
-    ledger = again(tmp_path, ledger, other)
-    assert not ledger.owns(str(there))
-    (left,) = ledger.undo()
+    (left,) = again(tmp_path, ledger, other).undo()
     assert "somebody else replaced it" in left
     assert PREFIX in left  # where the one before lies, which must not be lost
     assert sorted(listing(tmp_path).values()) == ["before", "theirs"]
@@ -120,14 +117,12 @@ def test_a_torn_last_line_was_never_acted_on(tmp_path: Path, ledger: Ledger) -> 
 def test_without_a_record_there_is_nothing_to_undo(tmp_path: Path) -> None:
     ledger = Ledger.read(tmp_path / "none")
     assert (ledger.undo(), ledger.keep()) == ((), ())
-    assert not ledger.owns(str(tmp_path))
     assert not (tmp_path / "none").exists()
 
 
 def test_a_name_of_any_bytes_survives_the_record(tmp_path: Path, ledger: Ledger) -> None:
     path = os.fsdecode(os.fsencode(tmp_path / "files") + b"/a\n\xff")
     put(ledger, Path(path), "ours")
-    assert Ledger.read(tmp_path / "record").owns(path)
     assert Ledger.read(tmp_path / "record").undo() == ()
     assert listing(tmp_path) == {}
 
@@ -144,3 +139,91 @@ def test_what_cannot_be_taken_back_is_said(tmp_path: Path, ledger: Ledger, monke
     monkeypatch.undo()
     assert ledger.undo() == ()
     assert listing(tmp_path) == {}
+
+
+def test_many_are_recorded_at_once_and_before_the_freeze(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = []
+    for number in range(50):
+        path = str(tmp_path / "files" / str(number))
+        Path(path).write_text("before")
+        temporary = ledger.temporary_beside(path)
+        Path(temporary).write_text("ours")
+        pairs.append((temporary, path))
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    ledger.ready(pairs)
+    ledger.ready(pairs)
+    assert len(synced) == 1
+    for _, path in pairs:
+        ledger.place(path)
+    assert len(synced) == 1
+    monkeypatch.undo()
+    assert set(listing(tmp_path).values()) == {"ours", "before"}
+    assert Ledger.read(tmp_path / "record").undo() == ()
+    assert set(listing(tmp_path).values()) == {"before"}
+
+
+def test_what_is_kept_is_on_disk_before_what_was_there_goes(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, acts = tmp_path / "files" / "there", []
+    there.write_text("before")
+    put(ledger, there, "after")
+    fsync, unlink = os.fsync, os.unlink
+
+    def noted_fsync(descriptor: int) -> None:
+        acts.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def noted_unlink(path: str) -> None:
+        acts.append("gone")
+        unlink(path)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "unlink", noted_unlink)
+    assert ledger.keep() == ()
+    assert acts == [str(there), str(there.parent), "gone"]
+
+
+def test_what_the_process_has_replaced_since_is_not_looked_at(tmp_path: Path, ledger: Ledger) -> None:
+    new, gone = tmp_path / "files" / "new", tmp_path / "files" / "gone"
+    put(ledger, new, "ours")
+    put(ledger, gone, "ours")
+    gone.unlink()
+    new.unlink()
+    os.mkfifo(new)  # opening it for good would wait for a writer
+    assert ledger.keep() == ()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_what_came_to_a_place_that_was_only_got_ready_is_left_alone(
+    tmp_path: Path, ledger: Ledger, other: bool
+) -> None:
+    pairs = []
+    for name in ("was there", "was not"):
+        path = tmp_path / "files" / name
+        if name == "was there":
+            path.write_text("before")
+        temporary = ledger.temporary_beside(str(path))
+        Path(temporary).write_text("ours")
+        pairs.append((temporary, str(path)))
+    ledger.ready(pairs)
+    for _, path_ in pairs:
+        Path(path_).unlink(missing_ok=True)
+        Path(path_).write_text("theirs")
+    assert again(tmp_path, ledger, other).undo() == ()
+    assert listing(tmp_path) == {"was there": "theirs", "was not": "theirs"}
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_what_was_got_ready_and_never_placed_leaves_nothing(tmp_path: Path, ledger: Ledger, other: bool) -> None:
+    path = tmp_path / "files" / "log"
+    path.write_text("before")
+    temporary = ledger.temporary_beside(str(path))
+    Path(temporary).write_text("ours")
+    ledger.ready([(temporary, str(path))])
+    assert len(listing(tmp_path)) == 3
+    assert again(tmp_path, ledger, other).keep() == ()
+    assert listing(tmp_path) == {"log": "before"}

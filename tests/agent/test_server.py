@@ -128,15 +128,25 @@ async def test_every_command_of_the_table_in_the_right_order(
     begun = await source.begin(begin_of(victim.pid))
     prepared = await target.prepare(prepare_of(victim.pid))
     streams = []
-    for name in ("pages", "images", "files"):
+    for name in ("pages", "images", "rsync", "files"):
         ends = await here.link.open_stream(begun.socket, name), await there.link.open_stream(prepared.socket, name)
         streams.append(Stream(name, *ends, Way("none", Bucket(), lambda size: None, lambda size: None)))
 
-    moved = await asyncio.gather(
-        source.send_files(protocol.SendFiles("files", (str(extra),))),
-        target.receive_files(protocol.ReceiveFiles("files", (str(extra),))),
+    there_already = protocol.Incoming(str(extra), True, 1000, extra.stat().st_mtime_ns)  # both are this host
+    staged = await target.stage(protocol.Stage((there_already,)))
+    copied, taken = await asyncio.gather(
+        source.copy_files(protocol.CopyFiles("rsync", "files", (str(extra),), staged.names)),
+        target.take_files(protocol.TakeFiles("rsync", "files")),
     )
-    assert set(moved) == {protocol.Moved(1, 1000)}
+    assert (copied.files, taken) == (1, protocol.Moved(1, 1000))
+    assert await source.newly_opened() == protocol.NewFiles(())
+    assert await source.add_files(protocol.AddFiles(())) == protocol.Nothing()
+    for final in (False, True):
+        moved = await asyncio.gather(
+            source.send_files(protocol.SendFiles("files", final)),
+            target.receive_files(protocol.ReceiveFiles("files", final)),
+        )
+        assert set(moved) == {protocol.Moved(1, 0)}  # it is too new to be trusted not to have changed
 
     assert await target.accept(protocol.Accept(1, "pages")) == protocol.Nothing()
     dumped, accepted = await asyncio.gather(
@@ -350,8 +360,13 @@ _ALONE: dict[str, Act] = {
     "dump": lambda peer, pid: peer.dump(protocol.Dump(1, "pages")),
     "send_images": lambda peer, pid: peer.send_images(protocol.SendImages(1, "images")),
     "receive_images": lambda peer, pid: peer.receive_images(protocol.ReceiveImages(1, "images")),
-    "send_files": lambda peer, pid: peer.send_files(protocol.SendFiles("files", ())),
-    "receive_files": lambda peer, pid: peer.receive_files(protocol.ReceiveFiles("files", ())),
+    "newly_opened": lambda peer, pid: peer.newly_opened(),
+    "add_files": lambda peer, pid: peer.add_files(protocol.AddFiles(())),
+    "stage": lambda peer, pid: peer.stage(protocol.Stage(())),
+    "copy_files": lambda peer, pid: peer.copy_files(protocol.CopyFiles("rsync", "files", (), ())),
+    "take_files": lambda peer, pid: peer.take_files(protocol.TakeFiles("rsync", "files")),
+    "send_files": lambda peer, pid: peer.send_files(protocol.SendFiles("files", False)),
+    "receive_files": lambda peer, pid: peer.receive_files(protocol.ReceiveFiles("files", False)),
     "restore": lambda peer, pid: peer.restore(protocol.Restore(1)),
     "commit": lambda peer, pid: peer.commit(),
     "resume": lambda peer, pid: peer.resume(protocol.Resume(1)),
@@ -382,7 +397,7 @@ async def test_what_a_source_does_not_do_when_it_has_just_begun(source: Peer, pa
     assert (await fault(source.prepare(prepare_of(victim.pid, "another")))).code is FaultCode.BAD_REQUEST
     assert await source.abort(protocol.Abort("test")) == protocol.Leftovers()
     assert await source.abort(protocol.Abort("test again")) == protocol.Leftovers()
-    for name in ("send_files", "send_images", "commit", "finish"):
+    for name in ("copy_files", "send_files", "send_images", "commit", "finish"):
         assert (await fault(_ALONE[name](source, victim.pid))).code is FaultCode.BAD_REQUEST, name
     assert pair.source.left_behind() == [f"agent {pair.source.agents[0][0]} lives"]
 
@@ -398,7 +413,7 @@ async def test_what_a_target_does_not_do_when_it_is_just_prepared(target: Peer, 
     assert failed.log.endswith("restore.log")
     assert (await fault(target.restore(protocol.Restore(1)))).code is FaultCode.BAD_REQUEST
     assert await target.abort(protocol.Abort("test")) == protocol.Leftovers()
-    for name in ("receive_files", "resume", "finish", "restore"):
+    for name in ("stage", "take_files", "receive_files", "resume", "finish", "restore"):
         assert (await fault(_ALONE[name](target, victim.pid))).code is FaultCode.BAD_REQUEST, name
     assert pair.target.left_behind() == [f"agent {pair.target.agents[0][0]} lives"]
 

@@ -117,7 +117,7 @@ async def test_a_stream_that_does_not_come(pair: Pair) -> None:
     for call in (
         source.pre_dump(protocol.PreDump(1, "pages")),
         source.dump(protocol.Dump(1, "pages")),
-        source.send_files(protocol.SendFiles("files", ())),
+        source.send_files(protocol.SendFiles("files", False)),
     ):
         assert (await fault(call)).code is FaultCode.BROKEN_STREAM
     assert pair.source.journal(ID) == ["BEGIN"]

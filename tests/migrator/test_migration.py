@@ -18,7 +18,7 @@ import pytest
 
 from agent import process
 from agent.lock import TaskLocks
-from agent.protocol import CriuOptions, HostFacts, Place, TargetCheck, TreeFacts
+from agent.protocol import CriuOptions, HostFacts, Incoming, Place, TargetCheck, TreeFacts
 from migrator import errors, hosts, migration, plan, precopy, recovery, transport
 from migrator.history import History
 from migrator.peer import Peer
@@ -162,7 +162,9 @@ class Lab:
         self._extra.write_text("comes along")
 
     def _plan(self, tree: TreeFacts) -> plan.Plan:
-        copies = (str(self._extra),)
+        # both hosts are this one: what is to be replaced is what is to come
+        status = self._extra.stat()
+        copies = (Incoming(str(self._extra), True, status.st_size, status.st_mtime_ns),)
         on_disk = os.geteuid() != 0  # a tmpfs of one's own takes root
         return plan.Plan(tree, self.precopy, CriuOptions(), copies, on_disk, 16 << 20, (), place=self.place)
 

@@ -16,6 +16,7 @@ from agent.protocol import (
     Check,
     FileFacts,
     HostFacts,
+    Incoming,
     Peculiarity,
     Place,
     TargetCheck,
@@ -103,7 +104,7 @@ def host(name: str) -> HostFacts:
     return HostFacts(
         hostname=name, boot_id=f"boot of {name}", machine="x86_64", kernel="6.12.43+deb13-amd64", python="3.13.5",
         uid=0, criu_path="criu", criu_version="4.1.1", criu_check="", dirty_tracking=True, page_size=4096,
-        pid_max=4_194_304, memory_available=4096 * MIB, systemd=True, cpuinfo="aW1hZ2U=", cpu_check="",
+        pid_max=4_194_304, memory_available=4096 * MIB, systemd=True, cpuinfo="aW1hZ2U=", cpu_check="", rsync=True,
     )  # fmt: skip
 
 
@@ -447,7 +448,9 @@ def test_files_that_the_tree_writes_or_that_are_missing_are_copied() -> None:
     world = PLAIN.holding(LOG, same, DATA).with_(missing=(LOG.path, DATA.path), wishes=Wishes(copy_files=True))
     plan, obstacles = world.plan()
     assert obstacles == ()
-    assert set(plan.copy_files) == {LOG.path, DATA.path, same.path}
+    assert set(plan.copy_files) == {
+        Incoming(LOG.path), Incoming(DATA.path), Incoming(same.path, True, same.size, same.mtime_ns),
+    }  # fmt: skip
 
 
 def test_without_being_asked_nothing_is_copied_and_the_option_is_named() -> None:
@@ -582,14 +585,14 @@ found_files = st.builds(
 @given(
     files=st.lists(found_files, max_size=6, unique_by=lambda one: one.path),
     oddities=st.lists(st.builds(Peculiarity, kinds, st.just(100), st.one_of(paths, text), text), max_size=6),
-    source=versions, target=versions, kernel=versions, copy=st.booleans(), data=st.data(),
+    source=versions, target=versions, kernel=versions, copy=st.booleans(), overwrite=st.booleans(), data=st.data(),
 )  # fmt: skip
 def test_whatever_is_found_there_is_a_plan_and_only_safe_copies(
     files: list[FileFacts], oddities: list[Peculiarity], source: str, target: str, kernel: str, copy: bool,
-    data: st.DataObject,
+    overwrite: bool, data: st.DataObject,
 ) -> None:  # fmt: skip
     tree = dataclasses.replace(TREE, files=tuple(files), peculiarities=tuple(oddities))
-    world = PLAIN.with_(tree=tree, wishes=Wishes(copy_files=copy))
+    world = PLAIN.with_(tree=tree, wishes=Wishes(copy_files=copy, overwrite_files=overwrite))
     world = world.on_source(criu_version=source, kernel=kernel).on_target(criu_version=target)
     asked: Check = questions(tree)
     answers = []
@@ -598,11 +601,16 @@ def test_whatever_is_found_there_is_a_plan_and_only_safe_copies(
     check = TargetCheck(tuple(answers), (), 4096 * MIB, 0, asked.accounts, asked.addresses)
     plan, _ = make_plan(world.source, world.target, tree, check, world.wishes)
     by_path = {one.path: one for one in files}
-    for path in plan.copy_files:
+    there = {one.path: one for one in answers if one.uses != ("parent",)}
+    for copied in plan.copy_files:
         assert copy
-        assert by_path[path].kind == "regular"
-        assert not by_path[path].deleted
-        assert not {"exe", "exec"} & set(by_path[path].uses)
+        assert by_path[copied.path].kind == "regular"
+        assert not by_path[copied.path].deleted
+        assert not {"exe", "exec"} & set(by_path[copied.path].uses)
+        assert there[copied.path].kind == ("regular" if copied.replace else "missing")
+        if copied.replace and not overwrite:
+            one = by_path[copied.path]
+            assert (copied.size, copied.mtime_ns) == (one.size, one.mtime_ns)
 
 
 @pytest.mark.parametrize(
@@ -621,15 +629,50 @@ def ids_of(world: World) -> list[tuple[str, str]]:
 
 
 def test_rsync_has_to_be_on_both_hosts() -> None:
-    rsync = PLAIN.with_(wishes=Wishes(rsync=True))
-    assert ids_of(rsync.on_source(rsync=True)) == [("rsync-missing", "beta")]
-    assert ids_of(rsync.on_target(rsync=True)) == [("rsync-missing", "alpha")]
-    assert ids_of(rsync.on_source(rsync=True).on_target(rsync=True)) == []
+    rounds = PLAIN.with_(wishes=Wishes(rsync=True))
+    files = PLAIN.with_(missing=(DATA.path,), wishes=Wishes(copy_files=True))
+    for world in (rounds, files):
+        assert ids_of(world.on_source(rsync=False)) == [("rsync-missing", "alpha")]
+        assert ids_of(world.on_target(rsync=False)) == [("rsync-missing", "beta")]
+        assert ids_of(world) == []
+    nothing_to_copy = PLAIN.with_(wishes=Wishes(copy_files=True)).on_source(rsync=False).on_target(rsync=False)
+    assert ids_of(nothing_to_copy) == []
+
+
+def test_what_differs_on_the_target_is_replaced_when_it_is_told() -> None:
+    program, data = file("/opt/bin/x", "exec", "map", build_id="ab"), dataclasses.replace(DATA, size=3, mtime_ns=2)
+    log, mode = dataclasses.replace(LOG, size=3, mtime_ns=7), dataclasses.replace(file("/srv/mode"), mode=0o600)
+    world = PLAIN.holding(LOG, file("/srv/mode"), program)
+    world = world.with_(there=(data, log, mode, dataclasses.replace(program, size=3)))
+    world = world.with_(wishes=Wishes(copy_files=True))
+    assert sorted(ids_of(world)) == [
+        ("file-differs", "beta"), ("file-mode", "beta"), ("file-size", "beta"), ("file-size", "beta"),
+    ]  # fmt: skip
+    told = world.with_(wishes=Wishes(copy_files=True, overwrite_files=True))
+    plan, obstacles = told.plan()
+    assert [(one.id, one.object) for one in obstacles] == [("file-size", program.path)], "never a program"
+    assert set(plan.copy_files) == {
+        Incoming(DATA.path, True, 3, 2), Incoming(LOG.path, True, 3, 7),
+        Incoming("/srv/mode", True, mode.size, mode.mtime_ns),
+    }  # fmt: skip
+
+
+def test_what_is_only_older_is_replaced_if_its_content_differs() -> None:
+    """The target digests what has the same size and another time; the source then knows its own of it."""
+    older = dataclasses.replace(DATA, mtime_ns=DATA.mtime_ns - 1, digest="old")
+    wishes = Wishes(copy_files=True, overwrite_files=True)
+    assert questions(TREE, wishes).digests
+    world = PLAIN.with_(there=(older,), wishes=wishes)
+    files = tuple(dataclasses.replace(one, digest="new" if one.path == DATA.path else "") for one in world.tree.files)
+    plan, obstacles = world.with_(tree=dataclasses.replace(world.tree, files=files)).plan()
+    assert (plan.copy_files, obstacles) == ((Incoming(DATA.path, True, older.size, older.mtime_ns),), ())
+    same = tuple(dataclasses.replace(one, digest="old" if one.path == DATA.path else "") for one in world.tree.files)
+    assert world.with_(tree=dataclasses.replace(world.tree, files=same)).plan()[0].copy_files == ()
     assert ids_of(PLAIN.with_(wishes=Wishes(shared="/srv"))) == [], "nothing is sent"
 
 
 def test_where_rounds_are_kept() -> None:
-    both = PLAIN.on_source(rsync=True).on_target(rsync=True)
+    both = PLAIN
     assert both.plan()[0].place == Place()
     plan, _ = both.with_(wishes=Wishes(rsync=True)).plan()
     assert plan.place == Place(True, 2 * plan.memory)

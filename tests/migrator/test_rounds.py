@@ -21,6 +21,7 @@ class Hosts:
     def __init__(self, fault: protocol.FaultCode | None = None) -> None:
         self.source = self.target = self
         self.asked: list[str] = []
+        self.beside = 0
         self._fault = fault
 
     async def pre_dump(self, request: protocol.PreDump) -> protocol.Dumped:
@@ -55,7 +56,11 @@ class Script:
 
 def rounds_of(hosts: Hosts) -> tuple[Rounds, Watcher]:
     watcher = Watcher({})
-    return Rounds(hosts, Streamed(hosts), watcher), watcher  # type: ignore[arg-type]
+
+    async def beside() -> None:
+        hosts.beside += 1
+
+    return Rounds(hosts, Streamed(hosts), watcher, beside), watcher  # type: ignore[arg-type]
 
 
 async def test_rounds_until_it_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +69,7 @@ async def test_rounds_until_it_is_frozen(monkeypatch: pytest.MonkeyPatch) -> Non
     rounds, watcher = rounds_of(hosts)
     assert await rounds.precopy(Limits(), Costs()) == 3
     assert hosts.asked == ["pre-dump 1", "accept 2", "pre-dump 2", "accept 3"]
+    assert hosts.beside == 2, "beside each round"
     assert watcher.rounds == rounds.done
     assert [done.bytes for done in rounds.done] == [40960, 40960]
     assert rounds.predicted_downtime == 0.75

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,14 @@ def take_pid() -> None:
     on_target(f"for i in 1 2 3 4 5 6; do {once} [ $! = {pid} ] && echo taken && break; kill $!; done")
 
 
+def open_late() -> None:
+    """No harm: the process opens another file, once it sees that it shall (see test_files.py)."""
+    Path("/root/files/go").touch()
+    until = time.monotonic() + 60
+    while not os.path.exists("/root/files/late") and time.monotonic() < until:
+        time.sleep(0.001)
+
+
 def kill_tree() -> None:
     """The process that is to be moved dies by another hand."""
     os.kill(int(sys.argv[-2]), signal.SIGKILL)
@@ -190,7 +199,7 @@ def migrate_again() -> None:
 ACTS = {act.__name__.replace("_", "-"): act for act in (
     kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
     kill_child, kill_everything, kill_pagers, kill_pair, kill_restoring_criu, kill_self, kill_tree, kill_wardens,
-    list_ports, migrate_again, take_pid,
+    list_ports, migrate_again, open_late, take_pid,
 )}  # fmt: skip
 
 
