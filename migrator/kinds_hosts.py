@@ -161,7 +161,8 @@ ROWS = (
         "limit-files", "the tree may open more files than the target's kernel allows",
         "a process may have {most} descriptors at most there", "there: sysctl fs.nr_open={wanted}",
         "criu gives every process its limits back. The kernel refuses an RLIMIT_NOFILE above fs.nr_open, even to root, "
-        "and the restore fails.",
+        "and criu lets the process go on with a lower one, without a word.",
+        stops=False,
     ),
     Kind(
         "limit-lower", "the target cannot give the tree a resource limit as high as it has",
