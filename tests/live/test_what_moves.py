@@ -74,9 +74,12 @@ def hop(row: Row, migrate: Any, pid: int, here: LabHost, there: LabHost) -> Run:
     return run
 
 
-@pytest.mark.parametrize("row", [
-    pytest.param(row, id=row.name, marks=pytest.mark.backends(*row.backends)) for row in ROWS
-])  # fmt: skip
+def marks(row: Row) -> list[pytest.MarkDecorator]:
+    """Emulated, two hops take a minute or more: only what needs whole machines is always tried there."""
+    return [pytest.mark.backends(*row.backends), *([pytest.mark.long_on("vm")] if "netns" in row.backends else [])]
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=marks(row)) for row in ROWS])
 def test_it_moves_and_moves_back_or_is_refused(
     row: Row, place: None, both_ways: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
 ) -> None:
