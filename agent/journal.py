@@ -47,7 +47,7 @@ class Record(str, enum.Enum):
     DONE = "DONE"
 
 
-_MAY_FOLLOW = {
+MAY_FOLLOW = {
     "source": {
         None: {Record.BEGIN},
         Record.BEGIN: {Record.FROZEN, Record.ABORT},
@@ -67,6 +67,7 @@ _MAY_FOLLOW = {
         Record.DONE: set[Record](),
     },
 }
+"""Role -> last decision -> what may be decided next. The order of a migration stands here and nowhere else."""
 
 
 class JournalError(Exception):
@@ -212,7 +213,7 @@ class Journal:
 
     def may(self, record: Record) -> bool:
         """Whether the order of decisions allows this one now."""
-        return record in _MAY_FOLLOW[self.role][self.last]
+        return record in MAY_FOLLOW[self.role][self.last]
 
     def write(self, record: Record, **details: object) -> None:
         """Decide: on return the record is on disk. Raises JournalError when the order forbids it."""
