@@ -46,7 +46,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             peer=first["peer"],
             root=first["root"],
             same_boot=same_boot,
-            agent_alive=journal.owned_elsewhere,
+            agent_alive=journal.owned_elsewhere and not _left_stopped(journal),
             criu_alive=same_boot and _criu_alive(journal),
             tasks_alive=len(_living(journal)) if same_boot else 0,
             images=_images(settings, journal).exists(),
@@ -129,6 +129,12 @@ def _owners(journal: Journal) -> list[tuple[int, int]]:
     agents = [journal.facts(journal.records[0].value).get("agent"), journal.facts("owner").get("agent")]
     known = {(pid, start) for pid, start in filter(None, agents) if pid != os.getpid()}
     return [owner for owner in known if process.alive(*owner)]
+
+
+def _left_stopped(journal: Journal) -> bool:
+    """Whether its agents stand still: who was to take over has stopped them, and died over it. They decide nothing."""
+    owners = _owners(journal)
+    return bool(owners) and all(_stopped(*owner) for owner in owners)
 
 
 def _same_boot(journal: Journal) -> bool:
