@@ -22,6 +22,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from agent.journal import TORN
+
 _SCRIPT = """#!/bin/sh
 # Holds criu in its {hook} hook until the agent, or after its death the journal, says how it ends.
 [ "$CRTOOLS_SCRIPT_ACTION" = {hook} ] || exit 0
@@ -32,16 +34,17 @@ if ! read -r answer <&4; then
     answer=veto aborted={aborts}
     while IFS= read -r line; do
         case $line in
-            '{{"record":"{release}"'*) answer=go ;;
-            '{{"record":"ABORT"'*) aborted=aborted ;;
+            '{{"record":"{release}"'*'}}') answer=go ;;
+            '{{"record":"ABORT"'*'}}') aborted=aborted ;;
         esac
     done <journal
     # the tree will run on: written, so that nobody takes what the target holds for the only copy after a reboot.
-    # A line that was torn by the agent's death is left to whoever takes the journal over.
-    if [ "$answer$aborted$line" = veto ]; then
-        echo '{{"record":"ABORT","reason":"the agent died"}}' >>journal
-        sync journal 2>/dev/null
+    if [ "$answer$aborted" = veto ]; then
+        # what the agent's death has left of a line is ended first, marked as no record, in the same write
+        printf '%s{{"record":"ABORT","reason":"the agent died"}}\\n' "${{line:+{torn}
+}}" >>journal
     fi
+    sync journal 2>/dev/null
 fi
 end() {{
     [ -f stopped ] || return 0
@@ -68,7 +71,7 @@ def script_text(directory: Path, hook: str, release: str) -> str:
     On the target a veto decides nothing: the images stay, so there it writes no ABORT.
     """
     aborts = "" if hook == "post-dump" else "never"
-    return _SCRIPT.format(hook=hook, directory=shlex.quote(str(directory)), release=release, aborts=aborts)
+    return _SCRIPT.format(hook=hook, directory=shlex.quote(str(directory)), release=release, aborts=aborts, torn=TORN)
 
 
 class Hold:

@@ -2,7 +2,8 @@
 
 One directory a migration below the state directory, and in it `journal`: a JSON object a line, `record` first, so that
 the hold script can read it in sh. The names in capitals are the commit's own (DESIGN: the commit, exactly); those in
-small letters are facts for recovery. A line without its newline was never written.
+small letters are facts for recovery. A line without its newline was never written, nor was one that ends with a `?`:
+whoever comes after a writer that died over a line ends it so. Nothing that others have written is ever taken away.
 
 The agent that owns a migration holds a lock on the file for as long as it lives: who gets the lock knows that the owner
 is gone.
@@ -28,6 +29,9 @@ KEPT = 50
 ROOM = 64 * 1024
 """Bytes that a journal gets first: a disk that fills up later cannot keep a decision from being written."""
 
+TORN = "?"
+"""What is put at the end of a line whose writer died over it: records end with a brace."""
+
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,7 +51,7 @@ class Record(str, enum.Enum):
     DONE = "DONE"
 
 
-_MAY_FOLLOW = {
+MAY_FOLLOW = {
     "source": {
         None: {Record.BEGIN},
         Record.BEGIN: {Record.FROZEN, Record.ABORT},
@@ -67,6 +71,7 @@ _MAY_FOLLOW = {
         Record.DONE: set[Record](),
     },
 }
+"""Role -> last decision -> what may be decided next. The order of a migration stands here and nowhere else."""
 
 
 class JournalError(Exception):
@@ -154,7 +159,7 @@ class Journal:
         with open(os.dup(self._descriptor), "rb") as file:
             file.seek(0)
             whole, _, torn = file.read().rpartition(b"\n")
-        self._lines = [json.loads(line) for line in whole.splitlines()]
+        self._lines = [json.loads(line) for line in whole.splitlines() if not line.endswith(TORN.encode())]
         return len(torn)
 
     def take_over(self) -> None:
@@ -163,9 +168,9 @@ class Journal:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JournalError(f"another agent is still at work on migration {self.migration}") from None
-        if torn := self.reload():
-            # its writer died over it; the next record must begin a line of its own
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - torn)
+        if self.reload():
+            # the next record must begin a line of its own. Not cut off: the hook may be appending its ABORT just now
+            os.write(self._descriptor, f"{TORN}\n".encode())
 
     @property
     def owned_elsewhere(self) -> bool:
@@ -212,7 +217,7 @@ class Journal:
 
     def may(self, record: Record) -> bool:
         """Whether the order of decisions allows this one now."""
-        return record in _MAY_FOLLOW[self.role][self.last]
+        return record in MAY_FOLLOW[self.role][self.last]
 
     def write(self, record: Record, **details: object) -> None:
         """Decide: on return the record is on disk. Raises JournalError when the order forbids it."""

@@ -13,7 +13,7 @@ import os
 import signal
 from typing import Any, Callable
 
-from agent import criu, freezer, images, process, protocol, throttle
+from agent import criu, freezer, images, process, protocol, rules, throttle
 from agent.fill import wait_for_pager
 from agent.journal import Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
@@ -46,7 +46,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             peer=first["peer"],
             root=first["root"],
             same_boot=same_boot,
-            agent_alive=journal.owned_elsewhere,
+            agent_alive=journal.owned_elsewhere and not _left_stopped(journal),
             criu_alive=same_boot and _criu_alive(journal),
             tasks_alive=len(_living(journal)) if same_boot else 0,
             images=_images(settings, journal).exists(),
@@ -84,15 +84,12 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
     journal = Journal.load(settings.state, request.migration)
     try:
         verdict, here = request.verdict, protocol.Verdict
-        if verdict is here.KILL and journal.role == "source":
-            return await _kill(settings, journal)
-        if verdict is here.RESUME and journal.role == "target":
+        await _depose(journal, functools.partial(_decide, settings, journal, verdict))
+        if verdict is here.KILL:
+            return await _kill(journal)
+        if verdict is here.RESUME:
             return await _resume(settings, journal, tell)
-        if verdict is here.ABORT:
-            return await _abort(settings, journal)
-        if verdict is here.CLEAN:
-            return await _clean(settings, journal)
-        raise JournalError(f"{verdict.value} is not for a {journal.role}")
+        return await (_abort if verdict is here.ABORT else _clean)(settings, journal)
     finally:
         journal.close()
 
@@ -134,6 +131,12 @@ def _owners(journal: Journal) -> list[tuple[int, int]]:
     return [owner for owner in known if process.alive(*owner)]
 
 
+def _left_stopped(journal: Journal) -> bool:
+    """Whether its agents stand still: who was to take over has stopped them, and died over it. They decide nothing."""
+    owners = _owners(journal)
+    return bool(owners) and all(_stopped(*owner) for owner in owners)
+
+
 def _same_boot(journal: Journal) -> bool:
     return bool(journal.facts(journal.records[0].value)["boot"] == process.boot_id())
 
@@ -164,15 +167,17 @@ async def _until(done: Callable[[], bool], message: str) -> None:
     raise JournalError(message)
 
 
-async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
-    def decide() -> None:
-        if journal.has(Record.COMMIT) or journal.has(Record.RESUMING):
-            raise JournalError("past the point of no return: it can only go forward")
-        if not journal.has(Record.ABORT):
-            # on the target this record comes only with the source's ABORT in hand, or an operator's word
-            journal.write(Record.ABORT, reason="settled")
+def _decide(settings: Settings, journal: Journal, verdict: protocol.Verdict) -> None:
+    """Write what makes the verdict this host's decision. Raises JournalError where the journal forbids it."""
+    known = rules.Known(journal.role, journal.records, _same_boot(journal), _images(settings, journal).exists())
+    record = rules.to_write(verdict, known)
+    if record is Record.COMMIT:
+        journal.write(record, tasks=journal.facts(Record.BEGIN.value)["tasks"])
+    elif record is not None:
+        journal.write(record, reason="settled")
 
-    await _depose(journal, decide)
+
+async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.has(Record.DONE):
         return _settled(journal)
     if _same_boot(journal):
@@ -206,15 +211,7 @@ def _queued(journal: Journal) -> list[tuple[int, int]]:
     return [(int(pid), int(start)) for pid, start in (line.split() for line in lines)]
 
 
-async def _kill(settings: Settings, journal: Journal) -> protocol.Settled:
-    def decide() -> None:
-        if not journal.has(Record.COMMIT):
-            # a reboot has killed the tree without ABORT: what the target holds is the only copy (rule 4)
-            if _same_boot(journal) or not journal.may(Record.COMMIT):
-                raise JournalError("there is no COMMIT: the tree belongs to this host")
-            journal.write(Record.COMMIT, tasks=journal.facts(Record.BEGIN.value)["tasks"])
-
-    await _depose(journal, decide)
+async def _kill(journal: Journal) -> protocol.Settled:
     if journal.has(Record.KILLED):
         return _settled(journal)
     if _same_boot(journal):
@@ -234,21 +231,6 @@ async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], No
     Where criu's log says that it finished, the tree runs, and that is recorded. Where it was let go and did not finish,
     the tree may have run: nobody starts it again. Where it never left its hold, it is restored from the kept images.
     """
-
-    def decide() -> None:
-        if journal.has(Record.RESUMING):
-            if not _same_boot(journal) and not journal.has(Record.RESUMED):
-                raise JournalError("this host rebooted while the tree was resumed: whether it ran nobody can tell")
-        elif not journal.has(Record.HELD):
-            raise JournalError("there is no HELD: the images are not known to be whole")
-        elif journal.has(Record.ABORT):
-            raise JournalError("it was undone: the tree belongs to the source")
-        elif not _images(settings, journal).exists():
-            raise JournalError("the images are gone: this host has rebooted")
-        else:
-            journal.write(Record.RESUMING)
-
-    await _depose(journal, decide)
     if journal.has(Record.RESUMED):
         return _settled(journal)
     target = Target.adopt(settings, journal, tell)
@@ -256,9 +238,8 @@ async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], No
         # a hook that still waited saw its agent gone, read RESUMING and let criu finish
         await _until(lambda: not _criu_alive(journal), "criu does not end")
     log = journal.directory / "restore.log"
-    if not (_same_boot(journal) and criu.finished(log)):
-        if _same_boot(journal) and criu.passed_hold(log):
-            raise JournalError(f"criu failed after it had let the tree go, so it may have run; see {log}")
+    finished, passed = criu.finished(log), criu.passed_hold(log)
+    if rules.must_restore(same_boot=_same_boot(journal), finished=finished, passed_hold=passed):
         await target.clear(_living(journal) if _same_boot(journal) else [])
         await target.restore_again()
     target.resumed()
@@ -266,11 +247,6 @@ async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], No
 
 
 async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
-    def decide() -> None:
-        if not journal.has(Record.DONE) and not journal.may(Record.DONE):
-            raise JournalError("the migration is not over")
-
-    await _depose(journal, decide)
     if journal.has(Record.DONE):
         return _settled(journal)
     if _same_boot(journal):

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, memory, process, protocol, scope, traits
+from agent import criu, images, memory, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -302,9 +302,10 @@ class Target:
 
     async def contact_lost(self) -> None:
         """End of input. Before HELD: undo. From HELD on: at the end of a lease the held tree goes, the images stay."""
-        if self._journal.last is Record.PREPARED:
+        alone = rules.alone(self._journal.last)
+        if alone is rules.Alone.DISCARD:
             await self.abort("contact lost", source_aborted=False)
-        elif self._journal.last is Record.HELD:
+        elif alone is rules.Alone.WAIT:
             await asyncio.sleep(LEASE)
             # a `resume` that came with the end of input is decided meanwhile, and then it is no held tree any more
             still_held = self._journal.last is Record.HELD
@@ -312,7 +313,7 @@ class Target:
                 self._hold.veto()
                 await self._restore.process.wait()
                 await self._tasks.cleared()
-        if self._journal.last is Record.RESUMED:
+        if rules.alone(self._journal.last) is rules.Alone.FINISH:
             await self.finish(patience=math.inf)
 
     async def abort(self, reason: str, source_aborted: bool) -> protocol.Leftovers:
@@ -320,7 +321,7 @@ class Target:
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
         async with self._starting:
-            if self._journal.last is Record.HELD and not source_aborted:
+            if not rules.may_discard(self._journal.last, source_aborted=source_aborted):
                 raise JournalError("the tree is held here: only the source's recorded ABORT may discard it")
             if not self._journal.has(Record.ABORT):
                 self._journal.write(Record.ABORT, reason=reason)

@@ -21,6 +21,7 @@ from migrator import errors, history, plan, precopy
 from migrator.along import Along
 from migrator.bandwidth import Bucket
 from migrator.carrier import Carrier, Directories, Streamed
+from migrator.deciding import decide
 from migrator.forward import Forward
 from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks, Way
@@ -31,8 +32,6 @@ from migrator.rounds import Rounds
 from migrator.rsync import Rsync
 from migrator.together import all_of, both, uninterrupted
 from migrator.undoing import Undoing
-
-_LOST = (PeerFault, PeerLost, errors.MigrateError)
 
 
 class Migration:
@@ -291,30 +290,8 @@ class Migration:
         """COMMIT and proof of death. On return there is no way back; it raises only where there is no COMMIT."""
         await self._observer.phase(Phase.COMMIT)
         await asyncio.sleep(0)  # a signal that came meanwhile is heard here, while there is a way back
-        return await uninterrupted(self._committed(), self._observer.note)
-
-    async def _committed(self) -> protocol.Killed:
-        try:
-            return await self._ends.source.commit()
-        except (PeerFault, PeerLost) as error:
-            # the journal is beside us: ask it, and let it decide
-            try:
-                await self._ends.replace_source()
-                state = await self._ends.source.journal(protocol.ReadJournal(self.id))
-                if "COMMIT" not in state.records:
-                    await self._ends.source.settle(protocol.Settle(self.id, protocol.Verdict.ABORT))
-                    self._undoing.source_aborted = True
-                    raise
-                await self._ends.source.settle(protocol.Settle(self.id, protocol.Verdict.KILL))
-            except _LOST as worse:
-                if worse is error:
-                    raise
-                raise errors.InDoubt(f"at COMMIT: {error}; then: {worse}", hint=self._recover) from worse
-            return protocol.Killed(len(self._plan.tree.tasks), 0.0)
-
-    @property
-    def _recover(self) -> str:
-        return f"migrate recover {self.id}"
+        decided = decide(self.id, self._ends, self._undoing, len(self._plan.tree.tasks))
+        return await uninterrupted(decided, self._observer.note)
 
     async def _forward(self, killed: protocol.Killed) -> Report:
         """Behind the point of no return."""

@@ -103,7 +103,7 @@ async def recover_over(migration: str, hosts: Hosts, observer: Observer) -> Outc
     """`recover`, over these hosts."""
     link = await hosts.source()
     try:
-        source = await _peer(link, "source")
+        source = await meet(link, "source")
         try:
             return await _recover(migration, source, hosts, observer)
         finally:
@@ -118,7 +118,8 @@ async def recover_over(migration: str, hosts: Hosts, observer: Observer) -> Outc
         await link.close()
 
 
-async def _peer(link: transport.Link, role: str) -> Peer:
+async def meet(link: transport.Link, role: str) -> Peer:
+    """A new agent over this link. Raises WrongAgent, PeerLost."""
     peer = Peer(link.name, await link.start_agent(role))
     await peer.hello(bundle.build_id())
     return peer
@@ -138,7 +139,7 @@ async def _recover(migration: str, source: Peer, hosts: Hosts, observer: Observe
     except errors.MigrateError as error:
         return await _without_target(here.migration, source, here, error)
     try:
-        target = await _peer(link, "target")
+        target = await meet(link, "target")
         try:
             return await _with_target(here.migration, source, target, here, observer)
         finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.hold import Hold
+from agent.journal import TORN
 from tests.fake_hosts import Victim, eventually, state_of
 
 
@@ -83,6 +84,8 @@ async def test_other_hooks_pass(hold: Hold) -> None:
         ('{"record":"COMMIT","time":1}', 1),  # torn: it was never written
         ('{"record":"ABORT","reason":"{\\"record\\":\\"COMMIT\\""}\n', 1),
         ('{"record":"COMMITTEE"}\n', 1),
+        ('{"record":"COMMIT","time":1}?\n', 1),  # torn, and ended by whoever took over
+        ('{"record":"COMMIT","ti', 1),
         ('{"record":"RESUMING"}\n', 1),
     ],
 )
@@ -103,11 +106,14 @@ async def test_without_its_agent_the_journal_is_the_verdict(
         agent_dies(hold)
     assert await asyncio.wait_for(script.wait(), 5) == status
     text = (directory / "journal").read_text()
-    if (lines and not lines.endswith("\n")) or status == 0:
-        assert text == '{"record":"FROZEN"}\n' + lines  # nothing is appended to a torn line
-    else:
-        # the tree runs on, so what the target holds is out of date: that is written
-        assert [json.loads(line)["record"] for line in text.splitlines()].count("ABORT") == 1
+    if status == 0:
+        assert text == '{"record":"FROZEN"}\n' + lines
+        return
+    # the tree runs on, so what the target holds is out of date: that is written, behind a torn line too
+    assert text.startswith('{"record":"FROZEN"}\n' + lines)
+    records = [json.loads(line)["record"] for line in text.splitlines() if not line.endswith(TORN)]
+    assert records.count("ABORT") == 1
+    assert "COMMIT" not in records
 
 
 async def test_no_journal_no_commit(hold: Hold, directory: Path) -> None:

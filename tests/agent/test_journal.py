@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,10 @@ def test_a_crash_at_any_byte_leaves_whole_records(tmp_path: Path) -> None:
         torn.write(Record.ABORT) if not torn.has(Record.COMMIT) else torn.write(Record.KILLED)
         torn.close()
         lines = (tmp_path / "m" / "journal").read_bytes().splitlines()
-        assert len(lines) == whole + 1
-        assert all(json.loads(line) for line in lines)
+        torn_lines = [line for line in lines if line.endswith(journal.TORN.encode())]
+        assert len(torn_lines) == (length not in ends)
+        assert len(lines) == whole + len(torn_lines) + 1
+        assert all(json.loads(line) for line in lines if line not in torn_lines)
 
 
 @pytest.mark.parametrize("length", [0, 10])
@@ -147,6 +150,35 @@ def test_ownership_dies_with_the_owner(tmp_path: Path) -> None:
     assert names(kept) == ["BEGIN", "FROZEN"]
     kept.take_over()
     kept.close()
+
+
+def test_a_torn_line_that_both_the_hook_and_a_new_owner_end(tmp_path: Path) -> None:
+    """Neither knows of the other, and neither takes away what the other has written."""
+    Journal.create(tmp_path, "m", "source").close()
+    path = tmp_path / "m" / "journal"
+    with path.open("a") as file:
+        file.write('{"record":"COMMIT","time":1}')
+    kept = Journal.load(tmp_path, "m")
+    kept.reload = _and_then(kept.reload, lambda: _append(path, '?\n{"record":"ABORT"}\n'))  # type: ignore[method-assign]
+    kept.take_over()
+    kept.close()
+    again = Journal.load(tmp_path, "m")
+    assert names(again) == ["BEGIN", "ABORT"]
+    again.close()
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def _and_then(first: Callable[[], int], second: Callable[[], None]) -> Callable[[], int]:
+    def both() -> int:
+        result = first()
+        second()
+        return result
+
+    return both
 
 
 def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

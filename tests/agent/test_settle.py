@@ -209,6 +209,21 @@ async def test_settling_takes_over_from_a_living_agent(pair: Pair, dumped: tuple
     assert pair.source.settle_down() == []
 
 
+async def test_an_agent_that_was_left_stopped_is_not_at_work(pair: Pair, dumped: tuple[Talk, Victim]) -> None:
+    """Whoever was to take over from it died over that: `recover` may not wait for it for ever."""
+    _, victim = dumped
+    other = Talk(pair.source)
+    peer = await other.start()
+    assert (await peer.journal(protocol.ReadJournal(ID))).agent_alive
+    os.kill(pair.source.agents[0][0], signal.SIGSTOP)
+    eventually(lambda: state_of(pair.source.agents[0][0]) == "T", "the agent stops")
+    assert not (await peer.journal(protocol.ReadJournal(ID))).agent_alive
+    assert (await peer.settle(protocol.Settle(ID, A))).records == ("BEGIN", "FROZEN", "ABORT", "DONE")
+    assert victim.runs
+    await other.close()
+    assert pair.source.settle_down() == []
+
+
 async def test_a_verdict_that_is_refused_leaves_the_agent_alone(pair: Pair, dumped: tuple[Talk, Victim]) -> None:
     talk, victim = dumped
     other = Talk(pair.source)

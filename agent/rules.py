@@ -1,0 +1,116 @@
+"""The commit's rules as functions of what a journal says (DESIGN: the commit, exactly). Nothing here looks at the host.
+
+`target` and `settle` ask here before they act, and so does the model in tests/model, which goes through every order of
+events that these rules allow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Optional
+
+from agent.journal import MAY_FOLLOW, JournalError, Record
+from agent.protocol import Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What an agent that takes a migration over finds on its host."""
+
+    role: str
+    records: tuple[Record, ...]
+    same_boot: bool
+    images: bool
+    """The images are still here."""
+
+    def has(self, record: Record) -> bool:
+        """Whether this was ever decided."""
+        return record in self.records
+
+    def may(self, record: Record) -> bool:
+        """Whether the order of decisions allows this one now."""
+        return record in MAY_FOLLOW[self.role][self.records[-1]]
+
+
+def to_write(verdict: Verdict, known: Known) -> Optional[Record]:
+    """The record that makes a verdict this host's decision; None where it is one already.
+
+    Raises JournalError where the journal forbids the verdict.
+    """
+    if verdict is Verdict.ABORT:
+        return _abort(known)
+    if verdict is Verdict.KILL and known.role == "source":
+        return _kill(known)
+    if verdict is Verdict.RESUME and known.role == "target":
+        return _resume(known)
+    if verdict is Verdict.CLEAN:
+        if not (known.has(Record.DONE) or known.may(Record.DONE)):
+            raise JournalError("the migration is not over")
+        return None
+    raise JournalError(f"{verdict.value} is not for a {known.role}")
+
+
+def _abort(known: Known) -> Optional[Record]:
+    if known.has(Record.COMMIT) or known.has(Record.RESUMING):
+        raise JournalError("past the point of no return: it can only go forward")
+    # on the target this record comes only with the source's ABORT in hand, or an operator's word
+    return None if known.has(Record.ABORT) else Record.ABORT
+
+
+def _kill(known: Known) -> Optional[Record]:
+    if known.has(Record.COMMIT):
+        return None
+    # a reboot has killed the tree without ABORT: what the target holds is the only copy (rule 4)
+    if known.same_boot or not known.may(Record.COMMIT):
+        raise JournalError("there is no COMMIT: the tree belongs to this host")
+    return Record.COMMIT
+
+
+def _resume(known: Known) -> Optional[Record]:
+    if known.has(Record.RESUMING):
+        if not known.same_boot and not known.has(Record.RESUMED):
+            raise JournalError("this host rebooted while the tree was resumed: whether it ran nobody can tell")
+        return None
+    if not known.has(Record.HELD):
+        raise JournalError("there is no HELD: the images are not known to be whole")
+    if known.has(Record.ABORT):
+        raise JournalError("it was undone: the tree belongs to the source")
+    if not known.images:
+        raise JournalError("the images are gone: this host has rebooted")
+    return Record.RESUMING
+
+
+def must_restore(*, same_boot: bool, finished: bool, passed_hold: bool) -> bool:
+    """RESUMING is written and no criu lives: whether the tree is to be restored from its images; if not, it runs.
+
+    `finished` and `passed_hold` are what the log of the restore says. Raises JournalError where nobody can tell.
+    """
+    if same_boot and finished:
+        return False
+    if same_boot and passed_hold:
+        raise JournalError("criu failed after it had let the tree go, so it may have run; see restore.log")
+    return True
+
+
+def may_discard(last: Optional[Record], *, source_aborted: bool) -> bool:
+    """Whether a target may give up what it has: a tree that it holds only by the source's recorded ABORT (rule 3)."""
+    return last is not Record.HELD or source_aborted
+
+
+class Alone(enum.Enum):
+    """What a target does when nobody speaks to it any more."""
+
+    DISCARD = "discard"
+    WAIT = "wait"  # for the lease; then the tree goes, and the images stay
+    FINISH = "finish"
+    NOTHING = "nothing"  # what is under way ends by itself
+
+
+def alone(last: Optional[Record]) -> Alone:
+    """What the end of input means to a target (rule 3)."""
+    if last is Record.PREPARED:
+        return Alone.DISCARD
+    if last is Record.HELD:
+        return Alone.WAIT
+    return Alone.FINISH if last is Record.RESUMED else Alone.NOTHING
