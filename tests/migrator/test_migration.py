@@ -164,7 +164,8 @@ class Lab:
     def _plan(self, tree: TreeFacts) -> plan.Plan:
         # both hosts are this one: what is to be replaced is what is to come
         status = self._extra.stat()
-        copies = (Incoming(str(self._extra), True, status.st_size, status.st_mtime_ns),)
+        extra = Incoming(str(self._extra), True, status.st_size, status.st_mtime_ns)
+        copies = (extra,) if self.wishes.copy_files else ()
         on_disk = os.geteuid() != 0  # a tmpfs of one's own takes root
         return plan.Plan(tree, self.precopy, CriuOptions(), copies, on_disk, 16 << 20, (), place=self.place)
 
