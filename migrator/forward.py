@@ -37,7 +37,7 @@ class Forward:
     def _recover(self) -> str:
         return f"migrate recover {self._id}"
 
-    async def run(self, killed: protocol.Killed, *, frozen_at: float, instant: bool, inside_pid: int) -> None:
+    async def run(self, killed: protocol.Killed, *, frozen_at: float, instant: bool, inside_pid: int = 0) -> None:
         """RESUME, FILL and CLEAN. `frozen_at` is time.monotonic() before the freeze was asked for, `inside_pid` is the
         tree's PID in its namespace there, 0 where it gets none.
 
