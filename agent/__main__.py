@@ -25,6 +25,13 @@ def main() -> int:
 
         return rsync.remote_shell(int(sys.argv[2]), sys.argv[3:])
 
+    if sys.argv[1:2] == ["namespace"] and len(sys.argv) > 5:
+        from pathlib import Path
+
+        from agent import namespace
+
+        return namespace.main(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+
     import argparse
     import asyncio
     from pathlib import Path
@@ -42,9 +49,10 @@ def main() -> int:
     commands.add_parser("relay", help="SOCKET NAME [FORM]: carry one bulk stream between standard streams and a socket")
     commands.add_parser("pager", help="IMAGES JOURNAL: fill a restored tree's memory")
     commands.add_parser("shell", help="DESCRIPTOR HOST COMMAND...: rsync's remote shell, on a connected socket")
+    commands.add_parser("namespace", help="JOURNAL ROOT LAST COMMAND...: run criu in a PID namespace of its own")
     arguments = parser.parse_args()
     if arguments.command != "serve":
-        parser.error(f"{arguments.command} takes two arguments")
+        parser.error(f"{arguments.command} takes arguments of its own")
     chosen = {name: getattr(arguments, name) for name in ("state", "run", "criu", "rsync") if getattr(arguments, name)}
     asyncio.run(server.serve(settings.Settings(**chosen), arguments.build))
     return 0

@@ -40,6 +40,7 @@ def of_host() -> Conditions:
         seccomp=(_PROC / "sys/kernel/seccomp/actions_avail").exists(),
         cpus=traits.online(),
         limits=_binding_limits(),
+        pid_namespaces=(_PROC / "self/ns/pid").exists() and _text(_PROC / "sys/user/max_pid_namespaces") != "0",
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from agent.images import fields
-from agent.process import alive, start_time
+from agent.process import alive, start_time, tree_pids
 from agent.protocol import CriuOptions
 
 OLDEST = (3, 17)
@@ -80,9 +80,9 @@ def common_options(options: CriuOptions) -> list[str]:
 
 
 def dump_arguments(
+    images: Path,
     *,
     pid: int,
-    images: Path,
     socket: Optional[int],
     log: Path,
     options: CriuOptions,
@@ -152,6 +152,7 @@ class Running:
     command: str  # as an admin could paste it
     log: Path
     start: int  # its start time; 0 when it had ended before it could be asked
+    worker: tuple[int, int] = (0, 0)  # PID and start time of criu itself, where `process` is what waits for it
 
     @classmethod
     def of(cls, process: asyncio.subprocess.Process, command: str, log: Path) -> Running:
@@ -164,12 +165,22 @@ class Running:
     @property
     def identity(self) -> dict[str, int]:
         """What a journal keeps of it, for whoever recovers."""
-        return {"pid": self.process.pid, "start": self.start}
+        pid, start = self.worker if self.worker[0] else (self.process.pid, self.start)
+        return {"pid": pid, "start": start}
+
+    def follow(self) -> None:
+        """`process` has started criu and waits for it: from now on criu itself is looked at."""
+        try:
+            worker = tree_pids(self.process.pid)[1]
+            self.worker = (worker, start_time(worker))
+        except (ProcessLookupError, IndexError):
+            self.worker = (self.process.pid, 0)  # both are gone
 
     @property
     def alive(self) -> bool:
         """Whether it lives at this instant. `process.returncode` is learnt a little later."""
-        return self.process.returncode is None and alive(self.process.pid, self.start)
+        lives = self.process.returncode is None and alive(self.process.pid, self.start)
+        return lives and (not self.worker[0] or alive(*self.worker))
 
     async def ended(self) -> None:
         """Wait for the end. Raises CriuError unless criu says that it succeeded."""
@@ -184,12 +195,12 @@ def _status_in_words(status: int) -> str:
 
 
 async def spawn(
-    criu: str, arguments: Sequence[str], log: Path, *, descriptors: tuple[int, ...] = (), wrapper: Sequence[str] = ()
+    criu: str, arguments: Sequence[str], log: Path, *, descriptors: tuple[int, ...] = (), way: Sequence[str] = ()
 ) -> Running:
-    """Start criu guarded (see the module's docstring). `wrapper` goes before, e.g. a systemd scope."""
-    command = [criu, *arguments]
+    """Start criu guarded (see the module's docstring). `way` is the command by which it gets to where it is to run."""
+    command = [*way, criu, *arguments]
     process = await asyncio.create_subprocess_exec(
-        *wrapper, "sh", "-c", _GUARD, "sh", *command,
+        "sh", "-c", _GUARD, "sh", *command,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         pass_fds=descriptors, start_new_session=True,
     )  # fmt: skip

@@ -7,21 +7,17 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-import agent
+from agent import program
 from agent.protocol import Filled
 from agent.warden import LOCK
 
 PATIENCE = 60.0
 """Seconds after a pager's word that it can't go on, for which an operator is kept waiting for it all the same."""
-
-START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent.__main__ import main; sys.exit(main())"
-"""How this agent, a folder or an archive, is started once more on its host; its place is the first argument."""
 
 
 class FillError(Exception):
@@ -58,13 +54,10 @@ class Fill:
         """Start warden and pager; on return criu may look for them."""
         ours, theirs = socket.socketpair()
         log = os.open(journal / "pager.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        # the package is a folder, or an archive that was sent here
-        place = str(Path(agent.__file__).parent.parent)
-        command = [sys.executable, "-IS", "-Xutf8", "-c", START, place, "pager", str(images), str(journal)]
         try:
             child = await asyncio.create_subprocess_exec(
                 *wrapper,
-                *command,
+                *program.command("pager", str(images), str(journal)),
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 from agent.journal import TORN
@@ -48,7 +48,7 @@ if ! read -r answer <&4; then
 fi
 end() {{
     [ -f stopped ] || return 0
-    while read -r pid start; do kill "$1" "$pid"; done <stopped
+    while read -r pid start inside; do kill "$1" "$inside"; done <stopped
 }}
 thaw() {{
     [ -f frozen ] && IFS= read -r cgroup <frozen && echo 0 >"$cgroup/cgroup.freeze"
@@ -111,10 +111,20 @@ class Hold:
         """Wait until criu is in the hook."""
         await self._reached.wait()
 
-    def will_continue(self, tasks: Iterable[Sequence[int]]) -> None:
+    async def reached_before(self, end: Awaitable[object]) -> bool:
+        """Wait until criu is in the hook, or this end has come: whether it got there. The other one is cancelled."""
+        reached, ended = asyncio.ensure_future(self.reached()), asyncio.ensure_future(end)
+        try:
+            await asyncio.wait({reached, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reached.cancel()
+            ended.cancel()
+        return self.held
+
+    def will_continue(self, tasks: Iterable[Sequence[int]], inside: Callable[[int], int] = int) -> None:
         """Leave word of the tasks, (PID, start time), that are about to get a SIGSTOP, for the script (or recovery) to
-        take it back."""
-        self._stopped.write_text("".join(f"{pid} {start}\n" for pid, start in tasks))
+        take it back. The script runs where criu does: `inside` gives a task's PID there."""
+        self._stopped.write_text("".join(f"{pid} {start} {inside(pid)}\n" for pid, start in tasks))
 
     def go(self) -> None:
         """The hook succeeds. The record that releases it must be in the journal already."""

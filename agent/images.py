@@ -247,6 +247,14 @@ def _unmounted(path: Path) -> bool:
     return False
 
 
+def link_log(log: Path, place: Path) -> Path:
+    """A log that lies with the images, where there is room: what criu did after COMMIT is read in it, however full the
+    disk is. Returns `log`, the link to it."""
+    log.unlink(missing_ok=True)
+    log.symlink_to(place / log.name)
+    return log
+
+
 def give_back(directory: Path) -> None:
     """Free the pages of a round that has been sent. Their files keep their size: criu opens those of the round before,
     and reads only their maps."""

@@ -56,17 +56,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import apart, conditions, connections, systemv, traits, watches
-from agent.descriptors import (
-    Holdings,
-    Opened,
-    is_memory,
-    is_pty_slave,
-    name_of,
-    namespace,
-    same_namespace,
-    status_field,
-)  # fmt: skip
+from agent import apart, conditions, connections, inside, systemv, traits, watches
+from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, name_of, namespace, status_field
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -106,6 +97,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
 
 def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
     root = tasks[0]
+    home = inside.home_of(root.pid)
     if root.sid != root.pid:
         yield Peculiarity("shell-job", root.pid, str(root.sid), name_of(root.sid))
     for task in tasks:
@@ -118,16 +110,16 @@ def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
         if task.uid != os.getuid() and not _has_capability(_CAP_SYS_RESOURCE):
             yield Peculiarity("capability", task.pid, "CAP_SYS_RESOURCE", f"{task.name} of uid {task.uid}")
         for kind in _NAMESPACES:
-            if not same_namespace(task.pid, kind):
+            if inside.own_namespace(task.pid, kind, home):
                 yield Peculiarity("namespace", task.pid, kind, task.name)
         # criu restores every tree into a time namespace of its own, so that its clocks go on; from there it can move
         # again, as long as all of it is in one
         times = {namespace(root.pid, "time"), namespace(task.pid, "time"), namespace(task.pid, "time_for_children")}
         if len(times - {""}) > 1:
             yield Peculiarity("namespace", task.pid, "time", task.name)
-        if same_namespace(task.pid, "mnt"):
+        if not inside.own_namespace(task.pid, "mnt", home):
             try:
-                theirs, ours = os.stat(f"/proc/{task.pid}/root"), os.stat("/proc/self/root")
+                theirs, ours = os.stat(f"/proc/{task.pid}/root"), os.stat(f"/proc/{home or 'self'}/root")
                 if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
                     yield Peculiarity("chroot", task.pid, os.readlink(f"/proc/{task.pid}/root"), task.name)
             except OSError:

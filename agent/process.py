@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
-from agent import accounts, conditions, descriptors, peculiar
+from agent import accounts, conditions, descriptors, inside, peculiar
 from agent.protocol import Peculiarity, TaskFacts, TreeFacts
 
 PROC = Path("/proc")
@@ -180,12 +180,18 @@ def step_over(ids: Iterable[int]) -> None:
     counter = PROC / "sys/kernel/ns_last_pid"
     try:
         last = int(counter.read_text())
-        for number in sorted(ids):
-            if last < number <= last + _NEAR:
-                counter.write_text(str(number))
-                last = number
+        if (free := clear_of(ids, last)) != last:
+            counter.write_text(str(free))
     except OSError:
         return  # no root, or a kernel without it: the restore will tell if an ID was taken
+
+
+def clear_of(ids: Iterable[int], last: int) -> int:
+    """The lowest number from `last` on behind which a long row of numbers is none of these IDs."""
+    for number in sorted(ids):
+        if last < number <= last + _NEAR:
+            last = number
+    return last
 
 
 def tree_pids(root: int) -> list[int]:
@@ -257,6 +263,7 @@ def inspect(pid: int) -> TreeFacts:
     return TreeFacts(
         pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory, holdings.copied_on_write,
         accounts=accounts.of_tasks(living), limits=conditions.limits(living),
+        inside=tuple(map(inside.numbers, tasks)) if inside.home_of(pid) else (),
     )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ class Conditions:
     cgroups: str = ""  # v1, v2, both
     huge_pages: tuple[HugePages, ...] = ()
     time_namespaces: bool = True
+    pid_namespaces: bool = True
     seccomp: bool = True  # filters of seccomp(2)
     cpus: str = ""  # that run, as a list: 0-3,8
     limits: tuple[Limit, ...] = ()  # those that root may not exceed here, for want of CAP_SYS_RESOURCE
@@ -161,6 +162,16 @@ class TaskFacts:
     state: str  # letter of /proc/PID/stat
     start_time: int  # clock ticks since boot: with pid and boot id it names this process for ever
     uid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """The numbers of one process as the PID namespace that it lives in has them."""
+
+    pid: int
+    pgid: int  # 0: that of a process outside
+    sid: int  # 0: that of a process outside
+    tids: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +244,7 @@ class TreeFacts:
     no_throttle: str = ""  # why its processor time can't be limited; "" when it can
     accounts: tuple[Account, ...] = ()
     limits: tuple[Limit, ...] = ()  # the highest that one of its tasks has
+    inside: tuple[Numbers, ...] = ()  # one per task, where it lives in a PID namespace that an earlier migration made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,7 +353,7 @@ class Prepare:
     """Target: journal PREPARED, a directory of its own for the images, the socket for bulk streams, a warm restore."""
 
     migration: str
-    root: int
+    root: int  # as the images have it
     source: str
     memory: int  # bytes the images may take
     on_disk: bool  # images go to disk instead of a tmpfs
@@ -349,6 +361,7 @@ class Prepare:
     ids: tuple[int, ...] = ()  # every PID and TID that must stay free until the restore
     instant: bool = False  # restore with lazy pages: the tree runs before its memory is there
     shared: str = ""  # the directory below which the source has made one for the images, and this host sees it
+    namespaces: bool = False  # restore into a PID namespace of its own: nothing has to stay free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -542,7 +555,7 @@ class Restored:
     """The tree stands on the target, held; HELD is in the journal."""
 
     seconds: float
-    pid: int
+    pid: int  # of the root, as this host has it
     lost: tuple[str, ...] = ()  # what of its threads' attributes could not be set, in words
 
 

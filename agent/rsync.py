@@ -16,14 +16,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import agent
+import agent.program
 from agent.deltas import FilesError
-from agent.fill import START
 
 _VANISHED = 24
 _PARTIAL = 23
@@ -47,8 +45,7 @@ def arguments(program: str, shell: str, farm: Path) -> list[str]:
 
 def shell(descriptor: int) -> str:
     """The remote shell's command, as --rsh takes it: words with spaces are quoted (rsync(1), no escapes)."""
-    place = str(Path(agent.__file__).parent.parent)
-    words = [sys.executable, "-IS", "-Xutf8", "-c", START, place, "shell", str(descriptor)]
+    words = agent.program.command("shell", str(descriptor))
     return " ".join(f"'{word}'" if '"' in word else f'"{word}"' for word in words)
 
 

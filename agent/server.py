@@ -23,12 +23,13 @@ from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
 from agent.journal import JournalError, WrongOrder
 from agent.lock import TaskLocked
+from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
 from agent.settings import Settings
 from agent.settle import read_journal, settle
 from agent.source import Source, Vetoed
-from agent.target import NotRunning, Target
-from agent.tasks import TreeChanged
+from agent.target import Target
+from agent.tasks import NotRunning, TreeChanged
 from agent.throttle import ThrottleError, why_not
 from agent.unfilled import StillFilling, whole
 
@@ -77,6 +78,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (images.NotWhole, FaultCode.FILES),
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
+    (NamespaceError, FaultCode.CRIU),
     (BrokenRounds, FaultCode.BROKEN_ROUNDS),
     (FillError, FaultCode.CRIU),
     (ThrottleError, FaultCode.THROTTLE),

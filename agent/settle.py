@@ -13,7 +13,7 @@ import os
 import signal
 from typing import Any, Callable
 
-from agent import criu, freezer, images, process, protocol, rules, throttle
+from agent import criu, freezer, images, namespace, process, protocol, rules, throttle
 from agent.fill import wait_for_pager
 from agent.journal import Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
@@ -44,7 +44,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             role=journal.role,
             records=tuple(record.value for record in journal.records),
             peer=first["peer"],
-            root=first["root"],
+            root=journal.facts(Record.RESUMED.value).get("pid", first["root"]),
             same_boot=same_boot,
             agent_alive=journal.owned_elsewhere and not _left_stopped(journal),
             criu_alive=same_boot and _criu_alive(journal),
@@ -71,12 +71,14 @@ def _alive(journal: Journal, program: str) -> bool:
 
 
 def _living(journal: Journal) -> list[tuple[int, int]]:
-    """The tree's tasks that are alive, as the newest record that lists them has them."""
+    """The tree's tasks that are alive, as the newest record that lists them has them, and the init that we gave it."""
+    first = namespace.init_of(journal.directory)
+    tasks = [] if first is None else [first]
     for record in (Record.COMMIT, Record.HELD, Record.BEGIN):
         if "tasks" in journal.facts(record.value):
-            tasks = [(pid, start) for pid, start in journal.facts(record.value)["tasks"]]
-            return [(pid, start) for pid, start in tasks if process.alive(pid, start)]
-    return []
+            tasks += [(pid, start) for pid, start in journal.facts(record.value)["tasks"]]
+            break
+    return [(pid, start) for pid, start in tasks if process.alive(pid, start)]
 
 
 async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[str], None]) -> protocol.Settled:
@@ -208,7 +210,7 @@ def _queued(journal: Journal) -> list[tuple[int, int]]:
         lines = (journal.directory / "stopped").read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [(int(pid), int(start)) for pid, start in (line.split() for line in lines)]
+    return [(int(pid), int(start)) for pid, start, _ in (line.split() for line in lines)]
 
 
 async def _kill(journal: Journal) -> protocol.Settled:
@@ -273,7 +275,7 @@ async def _unthrottle(journal: Journal) -> tuple[str, ...]:
 
 
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
-    for name in ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, LOCK):
+    for name in ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, namespace.WORD, LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     forget(journal.directory)
     settings.socket(journal.migration).unlink(missing_ok=True)

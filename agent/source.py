@@ -6,16 +6,17 @@ The order in which its methods may be called is the journal's. Nothing here sign
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
 from agent import criu, freezer, images, process, protocol, traits
 from agent.hold import Hold
+from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
 from agent.sending import Sending
@@ -50,6 +51,7 @@ class Source:
         self._on_disk = begin.place.kept and not begin.place.memory
         self._images = settings.place(begin.migration, on_disk=self._on_disk, directory=begin.place.directory)
         self._tasks = Tasks()
+        self._home = Home(0)
         self._locks = TaskLocks(settings.locks)
         self._hold: Optional[Hold] = None
         self._criu: Optional[criu.Running] = None
@@ -76,6 +78,7 @@ class Source:
         if facts[0].start_time != self._begin.start_time:
             raise TreeChanged(f"process {self._begin.pid} is not the one that was inspected")
         self._locks.take(task.pid for task in facts)
+        self._home = Home.of(self._begin.pid)
         try:
             self._tasks.pin(facts, running=True)
             prune(self._settings.state)
@@ -106,12 +109,18 @@ class Source:
             str(self._settings.socket(self._begin.migration)), str(self._images), str(self._journal.directory)
         )
 
-    async def _spawn(self, arguments: list[str], log: Path, descriptor: Optional[int]) -> criu.Running:
+    async def _spawn(
+        self, arguments: Callable[[Path], list[str]], log: Path, directory: Path, descriptor: Optional[int]
+    ) -> criu.Running:
+        """Start a criu with the arguments for the round's directory, by the path that it has where the tree lives."""
         async with self._starting:
             if self._journal.has(Record.ABORT):
                 raise Vetoed("the migration was given up")
             passed = () if descriptor is None else (descriptor,)
-            running = await criu.spawn(self._settings.criu, arguments, log, descriptors=passed)
+            with self._home.view(directory) as (path, more):
+                running = await criu.spawn(
+                    self._settings.criu, arguments(path), log, descriptors=passed + more, way=self._home.way
+                )
             self._tell(f"$ {running.command}")
             self._criu = running
             self._journal.note("criu", **running.identity)
@@ -135,12 +144,13 @@ class Source:
         stream = await self._pages(request.stream)
         directory = self._new_round(request.round)
         log = self._journal.directory / f"pre-dump-{request.round}.log"
-        arguments = criu.dump_arguments(
-            pid=self._begin.pid, images=directory, socket=stream, log=log, options=self._begin.options,
+        arguments = functools.partial(
+            criu.dump_arguments,
+            pid=self._home.number(self._begin.pid), socket=stream, log=log, options=self._begin.options,
             previous=self._previous(request.round), pre=True,
         )  # fmt: skip
         started = time.monotonic()
-        await self._end_of(await self._spawn(arguments, log, stream))
+        await self._end_of(await self._spawn(arguments, log, directory, stream))
         seconds = time.monotonic() - started
         self._criu = None
         statistics = criu.read_statistics(directory / "stats-dump")
@@ -197,14 +207,15 @@ class Source:
         self._journal.write(Record.FROZEN)
         log = self._journal.directory / "dump.log"
         hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
-        arguments = criu.dump_arguments(
-            pid=self._begin.pid, images=directory, socket=stream, log=log, options=self._begin.options,
+        arguments = functools.partial(
+            criu.dump_arguments,
+            pid=self._home.number(self._begin.pid), socket=stream, log=log, options=self._begin.options,
             previous=self._previous(request.round), track=self._begin.track_memory, script=str(hold.script),
         )  # fmt: skip
         started = time.monotonic()
-        running = await self._spawn(arguments, log, stream)
+        running = await self._spawn(arguments, log, directory, stream)
         lifting = asyncio.ensure_future(self._lift())
-        reached = await _first(hold.reached(), running.process.wait())
+        reached = await hold.reached_before(running.process.wait())
         lifting.cancel()
         if not reached:
             await self._end_of(running)
@@ -212,6 +223,9 @@ class Source:
         if self._journal.has(Record.ABORT):
             raise Vetoed("the dump was given up")
         seconds = time.monotonic() - started
+        if self._home.init:
+            running.follow()
+            self._journal.note("criu", **running.identity)
         try:
             tasks = tuple(process.task_facts(pid) for pid in process.tree_pids(self._begin.pid))
         except process.NoSuchProcess as error:
@@ -225,7 +239,7 @@ class Source:
             await running.ended()
             raise criu.CriuError("criu ended in its hold, without an error", str(log))
         traits.carry(directory, tasks)
-        orphaned = traits.forget_parent(directory, tasks[0].tids)
+        orphaned = traits.forget_parent(directory, map(self._home.number, tasks[0].tids))
         # how many pages it took stands in stats-dump only after the hook (CRIU.md): the target counts them
         return protocol.Held(tasks, seconds, images.size(directory), await self._kept(directory), orphaned)
 
@@ -240,11 +254,12 @@ class Source:
         """
         states = images.task_states(directory)
         quiet = (images.TASK_STOPPED, images.TASK_DEAD, images.TASK_ZOMBIE)
-        self._stopped = tuple(pid for pid in self._tasks.pids if states.get(pid) not in quiet)
+        self._stopped = tuple(pid for pid in self._tasks.pids if states.get(self._home.number(pid)) not in quiet)
         if self._hold is not None:
-            self._hold.will_continue(task for task in self._tasks.identities if task[0] in self._stopped)
+            stopped = (task for task in self._tasks.identities if task[0] in self._stopped)
+            self._hold.will_continue(stopped, self._home.number)
         self._tasks.signal(signal.SIGSTOP, self._stopped)
-        freezer.freeze(self._journal.directory, self._begin.pid, self._tasks.pids)
+        freezer.freeze(self._journal.directory, self._begin.pid, self._tasks.pids + self._home.init)
 
     async def send_images(self, request: protocol.SendImages) -> protocol.Moved:
         """This round's images, memory excepted, on a stream."""
@@ -347,14 +362,3 @@ class Source:
 def _litter() -> set[Path]:
     """criu's sockets for its parasite, which stay behind when it is killed (CRIU.md)."""
     return {path for path in Path("/tmp").glob(".criu*") if path.is_socket()}  # noqa: S108 - criu's choice, not ours
-
-
-async def _first(good: Awaitable[object], bad: Awaitable[object]) -> bool:
-    """Whether `good` ended before `bad`. The other one is cancelled."""
-    one, two = asyncio.ensure_future(good), asyncio.ensure_future(bad)
-    try:
-        done, _ = await asyncio.wait({one, two}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        one.cancel()
-        two.cancel()
-    return one in done

@@ -12,10 +12,11 @@ import dataclasses
 import math
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, memory, process, protocol, rules, scope, traits
+from agent import criu, images, memory, namespace, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -24,15 +25,11 @@ from agent.lost import forget, memory_lost, stop_tree
 from agent.placing import Placing
 from agent.settings import Settings
 from agent.streams import Jobs, Taken
-from agent.tasks import Tasks, TreeChanged, adopt_orphans
+from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
 from agent.warden import LOCK
 
 LEASE = 600.0
 """Seconds that a held tree waits after contact is lost; then it goes, and its images stay for `migrate recover`."""
-
-
-class NotRunning(Exception):
-    """Past the point of no return the tree does not run here; its images are kept."""
 
 
 class Target:
@@ -45,8 +42,9 @@ class Target:
         self._journal = journal
         self._options = options
         self._tell = tell
-        on_disk = journal.facts(Record.PREPARED.value)["on_disk"]
-        self._images = settings.place(journal.migration, on_disk=on_disk, directory="")
+        prepared = journal.facts(Record.PREPARED.value)
+        self._images = settings.place(journal.migration, on_disk=prepared["on_disk"], directory="")
+        self._namespace = (prepared["root"], prepared["namespace"]) if prepared.get("namespace") else ()
         self._tasks = Tasks()
         self._jobs = Jobs()
         self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
@@ -65,6 +63,7 @@ class Target:
             settings.state, request.migration, "target",
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
             shared=request.shared, options=dataclasses.asdict(request.options),
+            namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
             agent=[os.getpid(), process.start_time(os.getpid())],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
@@ -73,7 +72,8 @@ class Target:
             if request.shared:
                 target._arriving.look_in(Path(request.shared) / request.migration, request.source)
             settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-            process.step_over(request.ids)
+            if not request.namespaces:
+                process.step_over(request.ids)
             target._streams.listen(settings.socket(request.migration))
             if request.instant:
                 pager = scope.own("pager-" + request.migration)
@@ -100,10 +100,7 @@ class Target:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
         directory = self._journal.directory
         hold = self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
-        # with the images, where there is room: what criu did after COMMIT is read in these, however full the disk is
-        log = directory / "restore.log"
-        log.unlink(missing_ok=True)
-        log.symlink_to(self._images / log.name)
+        log = images.link_log(directory / "restore.log", self._images)
         pidfile = self._images / "pid"
         pidfile.unlink(missing_ok=True)
         arguments = criu.restore_arguments(
@@ -111,9 +108,13 @@ class Target:
         )
         adopt_orphans()
         wrapper = scope.own("migrated-" + self._journal.migration)
+        if self._namespace:
+            wrapper += namespace.maker(directory, *self._namespace)
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
         self._journal.note("criu", **running.identity)
+        if self._namespace:
+            await namespace.made(directory, running)
         return running, hold
 
     async def accept(self, request: protocol.Accept) -> protocol.Nothing:
@@ -173,30 +174,35 @@ class Target:
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         criu.go(running, directory)
-        ended = asyncio.ensure_future(running.process.wait())
-        reached = asyncio.ensure_future(hold.reached())
-        try:
-            await asyncio.wait({ended, reached}, return_when=asyncio.FIRST_COMPLETED)
-            if not hold.held:
-                await running.ended()
-                raise criu.CriuError("criu ended before its hold, without an error", str(running.log))
-        finally:
-            ended.cancel()
-            reached.cancel()
+        if not await hold.reached_before(running.process.wait()):
+            await running.ended()
+            raise criu.CriuError("criu ended before its hold, without an error", str(running.log))
         seconds = time.monotonic() - started
-        pids = sorted(images.task_states(directory))
-        self._tasks.close()
         try:
-            self._tasks.pin(process.task_facts(pid) for pid in pids)
+            lost = self._pin(directory, running)
         except (process.NoSuchProcess, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
-        lost = traits.bring_back(directory, pids)
-        self._journal.write(Record.HELD, tasks=self._tasks.identities)
         return protocol.Restored(seconds, self._root, lost)
+
+    def _pin(self, round_: Path, running: criu.Running) -> tuple[str, ...]:
+        """HELD: every task of the tree is here, and pinned. What could not be brought back to it, in words."""
+        inner = sorted(images.task_states(round_))
+        pids = namespace.outside(self._journal.directory, [self._root, *inner], below=running.process.pid)
+        if len(pids) <= len(inner):
+            raise TreeChanged("one of its processes is not there")
+        self._tasks.close()
+        self._tasks.pin(process.task_facts(pid) for pid in pids[1:])
+        lost = traits.bring_back(round_, pids[1:])
+        self._journal.write(Record.HELD, tasks=self._tasks.identities, root=pids[0])
+        if first := namespace.init_of(self._journal.directory):
+            self._tasks.pin([process.task_facts(first[0])])  # it ends with them
+        return lost
 
     @property
     def _root(self) -> int:
-        return int(self._journal.facts(Record.PREPARED.value)["root"])
+        """As this host has it; as the images have it before it is known."""
+        held = self._journal.facts(Record.HELD.value)
+        return int(held.get("root", self._journal.facts(Record.PREPARED.value)["root"]))
 
     async def resume(self, request: protocol.Resume) -> protocol.Resumed:
         """Let the tree run; only asked for with the source's proof of death. Raises NotRunning: the images are kept.
@@ -252,26 +258,14 @@ class Target:
             return True
         if criu.passed_hold(self._restore.log):
             raise NotRunning(f"criu ended with status {status} after it had let the tree go; see {self._restore.log}")
-        if not await self._tasks.cleared():
-            raise NotRunning(f"criu ended with status {status}, and tasks of the tree are still here, blocked")
+        await self.clear()
         return False
 
-    async def clear(self, tasks: list[tuple[int, int]]) -> None:
-        """Remove these tasks, (PID, start time), which a dead criu left blocked. Raises NotRunning when they stay."""
+    async def clear(self, tasks: Iterable[tuple[int, int]] = ()) -> None:
+        """Kill these tasks, (PID, start time), and what else a killed criu has left: none of ours lives, so whatever
+        descends from us is of the tree, its namespace, or a hook's script. Raises NotRunning when something stays."""
         self._tasks.pin(task for task in map(process.task_facts, (pid for pid, _ in tasks)))
-        if not await self._tasks.cleared():
-            raise NotRunning("tasks of the tree are still here, blocked")
-
-    async def _clear_strays(self) -> None:
-        """Kill what a criu that was killed before its hold has left: no criu of ours lives any more, so whatever else
-        has us as its parent by now is of the tree (or its hook's script)."""
-        self._tasks.close()
-        ours = self._fill.session if self._fill is not None else 0
-        for pid in process.tree_pids(os.getpid())[1:]:
-            with contextlib.suppress(process.NoSuchProcess, TreeChanged):  # gone by itself
-                task = process.task_facts(pid)
-                if task.sid != ours:
-                    self._tasks.pin([task])
+        self._tasks.pin_descendants(besides=self._fill.session if self._fill is not None else 0)
         if len(self._tasks):
             await self._tasks.cleared()
 
@@ -290,15 +284,12 @@ class Target:
             await running.ended()
         except criu.CriuError as error:
             if not criu.passed_hold(running.log):
-                await self._clear_strays()
+                await self.clear()
             raise NotRunning(f"restoring once more failed: {error.message}") from error
         traits.bring_back(images.round_directory(self._images, number), self._pids())
 
     def _restored_pid(self) -> int:
-        try:
-            return int((self._images / "pid").read_text())
-        except (FileNotFoundError, ValueError):
-            return self._root
+        return namespace.restored(self._journal.directory, self._images / "pid") or self._root
 
     async def contact_lost(self) -> None:
         """End of input. Before HELD: undo. From HELD on: at the end of a lease the held tree goes, the images stay."""
@@ -312,7 +303,8 @@ class Target:
             if still_held and self._hold is not None and self._restore is not None:
                 self._hold.veto()
                 await self._restore.process.wait()
-                await self._tasks.cleared()
+                with contextlib.suppress(NotRunning):
+                    await self.clear()
         if rules.alone(self._journal.last) is rules.Alone.FINISH:
             await self.finish(patience=math.inf)
 
@@ -336,7 +328,9 @@ class Target:
                 self._restore.process.stdin.close()  # one that still waits for its images ends here
             await self._restore.process.wait()
         await self._arriving.ended()
-        await self._clear_strays()
+        self._tasks.close()
+        with contextlib.suppress(NotRunning):
+            await self.clear()
         await self._close_fill()
         await self._jobs.ended()  # they have files open in what is to be removed
         shared = self._journal.facts(Record.PREPARED.value).get("shared", "")
@@ -381,6 +375,7 @@ class Target:
             self._hold.close()
         (self._journal.directory / LOCK).unlink(missing_ok=True)
         forget(self._journal.directory)
+        (self._journal.directory / namespace.WORD).unlink(missing_ok=True)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
         return images.remove_place(self._images)

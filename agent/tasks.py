@@ -6,11 +6,13 @@ Stops, continues and kills them, and proves their death (DESIGN: the commit, rul
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import dataclasses
 import os
 import select
 import signal
+import time
 from collections.abc import Iterable
 from typing import Optional
 
@@ -28,6 +30,10 @@ def adopt_orphans() -> None:
     """
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+class NotRunning(Exception):
+    """Past the point of no return the tree does not run here; its images are kept."""
 
 
 class TreeChanged(Exception):
@@ -65,6 +71,14 @@ class Tasks:
                 self._pinned[task.pid] = Pinned(task.pid, task.start_time, descriptor)
             elif not running:
                 raise TreeChanged(f"process {task.pid} ended")
+
+    def pin_descendants(self, besides: int) -> None:
+        """Pin whatever descends from us, the session `besides` apart (see `adopt_orphans`)."""
+        for pid in process.tree_pids(os.getpid())[1:]:
+            with contextlib.suppress(process.NoSuchProcess, TreeChanged):  # gone by itself
+                task = process.task_facts(pid)
+                if task.sid != besides:
+                    self.pin([task])
 
     def forget_dead(self) -> None:
         """Drop those that ended by themselves before the freeze."""
@@ -116,17 +130,19 @@ class Tasks:
             except ChildProcessError:
                 continue  # not our child: its parent does it
 
-    async def cleared(self) -> bool:
-        """Kill what a dead criu left blocked: it never ran. True when nothing is left of it."""
+    async def cleared(self) -> None:
+        """Kill what a dead criu left blocked: it never ran. Raises NotRunning when something is left of it."""
         self.signal(signal.SIGKILL)
-        try:
-            await asyncio.wait_for(self.dead(), 10)
-        except asyncio.TimeoutError:
-            return False
+        end = time.monotonic() + 10
+        while not all(_ended(task.descriptor) for task in self._pinned.values()):
+            # the first process of a namespace is not dead before all the others are reaped
+            self.reap()
+            if time.monotonic() > end:
+                raise NotRunning("tasks of the tree are still here, blocked")
+            await asyncio.sleep(0.001)
         self.reap()
         # a PID is free slightly after its task is gone (CRIU.md)
         await asyncio.sleep(0.1)
-        return True
 
     @property
     def living(self) -> set[int]:

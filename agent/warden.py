@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from agent import process
+from agent import namespace, process
 from agent.images import ImageError
 from agent.pagemap import TooTorn
 from agent.pager import Pager
@@ -85,6 +85,7 @@ class Pair:
 
     def __init__(self, images: Path, journal: Path) -> None:
         self.images = images
+        self._journal = journal
         self.stopped = journal / STOPPED
         self.unfilled = journal / UNFILLED
         self.unfilled.touch(mode=0o600)
@@ -103,7 +104,8 @@ class Pair:
         """Stop every task that runs, while one of the two is being replaced. Before RESUMED none does."""
         if not self.record.filling:
             return
-        pids = {pid for root in self.record.tasks for pid in _tree(root) if _state(pid) in ("R", "S", "D")}
+        tasks = namespace.outside(self._journal, self.record.tasks)  # criu names them as its own namespace does
+        pids = {pid for task in tasks for pid in _tree(task) if _state(pid) in ("R", "S", "D")}
         # what a predecessor stopped, and died before it could continue it
         pids |= self._stopped()
         self.stopped.write_text("".join(f"{pid}\n" for pid in pids))

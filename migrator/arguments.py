@@ -178,6 +178,23 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         help="with --copy-files: also those that differ on the target; what was there is put back if the move fails",
     )
     parser.add_argument(
+        "-n",
+        "--namespaces",
+        dest="namespaces",
+        action="store_const",
+        const="always",
+        default="never",
+        help="restore into a PID namespace of its own on the target: for PIDs that are taken there",
+    )
+    # found as it stands before a word is parted at its =: with an optional value -n would swallow the PID behind it
+    parser.add_argument(
+        "--namespaces=auto",
+        dest="namespaces",
+        action="store_const",
+        const="auto",
+        help="the same, if preflight finds that a PID is taken there",
+    )
+    parser.add_argument(
         "--verify",
         choices=("size", "hash"),
         default="size",

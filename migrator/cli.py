@@ -107,6 +107,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
             criu_options=tuple(options.criu_option),
             overwrite_files=options.overwrite_files,
+            namespaces=options.namespaces,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,

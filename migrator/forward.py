@@ -9,7 +9,7 @@ from migrator import errors
 from migrator.hosts import Ends
 from migrator.peer import PeerFault, PeerLost
 from migrator.phases import Observer, Phase
-from migrator.words import seconds_text
+from migrator.words import pid_text, seconds_text
 
 _LOST = (PeerFault, PeerLost, errors.MigrateError)
 
@@ -23,6 +23,8 @@ class Forward:
         self._observer = observer
         self.pid = 0
         """The tree's PID on the target, once it runs."""
+        self.inside_pid = 0
+        """Its PID in the namespace of its own that it has there, if it has one."""
         self.downtime = 0.0
         """Seconds from the freeze's asking to the word that it runs."""
         self.filled = protocol.Filled(0, 0.0, 0, 0.0)
@@ -35,17 +37,18 @@ class Forward:
     def _recover(self) -> str:
         return f"migrate recover {self._id}"
 
-    async def run(self, killed: protocol.Killed, *, frozen_at: float, instant: bool) -> None:
-        """RESUME, FILL and CLEAN. `frozen_at` is time.monotonic() before the freeze was asked for.
+    async def run(self, killed: protocol.Killed, *, frozen_at: float, instant: bool, inside_pid: int = 0) -> None:
+        """RESUME, FILL and CLEAN. `frozen_at` is time.monotonic() before the freeze was asked for, `inside_pid` is the
+        tree's PID in its namespace there, 0 where it gets none.
 
         Raises NotResumed, InDoubt.
         """
         await self._observer.phase(Phase.RESUME)
-        self.pid = await self._resume(killed)
+        self.pid, self.inside_pid = await self._resume(killed), inside_pid
         self.downtime = time.monotonic() - frozen_at
         if instant:  # with much memory it is a while until the report
-            runs = f"it runs on {self._ends.target.host} as pid {self.pid}, down {seconds_text(self.downtime)}"
-            self._observer.note(runs)
+            where = f"{self._ends.target.host} as {pid_text(self.pid, inside_pid)}"
+            self._observer.note(f"it runs on {where}, down {seconds_text(self.downtime)}")
             await self._observer.phase(Phase.FILL)
         await self._fill()
         await self._observer.phase(Phase.CLEAN)

@@ -104,10 +104,18 @@ ROWS = (
     Kind(
         "pid-taken", "a PID, thread ID, process group or session of the tree is taken on the target",
         "is {what} {name} (pid {pid})",
-        "a tree keeps its PIDs: end that process, or restart it so that it gets another one",
+        "use -n: it keeps its PIDs in a PID namespace of its own there; or end that process",
         "Programs remember their PIDs and those of their children, so the tree gets the same numbers on the target, "
         "and criu fails where one is in use. Hosts that give out PIDs from the same range meet often: a large "
-        "kernel.pid_max on both makes that rare.",
+        "kernel.pid_max on both makes that rare. With -n the tree gets a PID namespace of its own, in which every "
+        "number is free; --namespaces=auto does that only where it has to be.",
+    ),
+    Kind(
+        "no-namespaces", "the target's kernel gives out no PID namespaces",
+        "has no PID namespaces, or user.max_pid_namespaces is 0 there",
+        "there: `sysctl user.max_pid_namespaces=1000`, or leave -n",
+        "With -n, and when it already lives in one, a tree is restored into a PID namespace of its own, which takes a "
+        "kernel with CONFIG_PID_NS and root's right to make one more.",
     ),
     Kind(
         "pid-range", "a PID of the tree is too high for the target",

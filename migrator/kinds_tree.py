@@ -74,7 +74,8 @@ ROWS = (
         "A mount, PID, network or user namespace of its own is a view of the host that would have to be made anew on "
         "the target, with its mounts, addresses and devices; migrate does not. Also some systemd options give a "
         "service one (PrivateTmp=, ProtectSystem= and their like). The time namespace that a restored tree is in does "
-        "not count.",
+        "not count, nor does the PID namespace that -n has given it: move the tree below its `migrate-init`, not that "
+        "process itself.",
     ),
     Kind(
         "unit", "it is the main process of a systemd unit",

@@ -60,7 +60,7 @@ class Migration:
         self._freeze_seconds = 0.0
         self._restore_seconds = 0.0
         self._page_size = 4096
-        self._instant = False
+        self._instant = self._namespaces = False
         self._plan: plan.Plan
         self._here: Awaitable[protocol.HostFacts]
         self._found: Awaitable[protocol.TreeFacts]
@@ -138,7 +138,7 @@ class Migration:
     async def _preflight(self) -> None:
         await self._observer.phase(Phase.PREFLIGHT)
         self._plan, obstacles = await self._survey()
-        self._instant = self._plan.instant
+        self._instant, self._namespaces = self._plan.instant, self._plan.namespaces
         for note in self._plan.notes:
             self._observer.note(note)
         stops = sum(obstacle.stops for obstacle in obstacles)
@@ -188,15 +188,15 @@ class Migration:
 
     async def _prepare(self, undo: contextlib.AsyncExitStack) -> None:
         """Both hosts ready, streams open and warm, the first page server standing."""
-        tree, chosen = self._plan.tree, self._plan
-        root = tree.tasks[0]
+        chosen = self._plan
+        root, numbers = chosen.tree.tasks[0], chosen.numbers
         target = str(self._order.target)
         begin = protocol.Begin(self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place)
         here = socket.gethostname()
-        ids = tuple(sorted({number for task in tree.tasks for number in (task.pid, *task.tids)}))
+        ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
         prepare = protocol.Prepare(
             self.id,
-            root.pid,
+            numbers[0].pid,
             here,
             chosen.memory,
             chosen.on_disk,
@@ -204,6 +204,7 @@ class Migration:
             ids,
             chosen.instant,
             chosen.place.directory if chosen.place.shared else "",
+            chosen.namespaces,
         )
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
@@ -296,7 +297,8 @@ class Migration:
     async def _forward(self, killed: protocol.Killed) -> Report:
         """Behind the point of no return."""
         forward = self._ahead
-        await forward.run(killed, frozen_at=self._frozen_at, instant=self._plan.instant)
+        inside = self._plan.numbers[0].pid if self._plan.namespaces else 0
+        await forward.run(killed, frozen_at=self._frozen_at, instant=self._plan.instant, inside_pid=inside)
         self._downtime = forward.downtime
         report = self._report("memory-lost" if forward.memory_lost else "migrated")
         self._observer.report(report)
@@ -312,6 +314,8 @@ class Migration:
             outcome=outcome,
             pid=self._order.pid,
             target_pid=self._ahead.pid,
+            inside_pid=self._ahead.inside_pid,
+            namespaces=self._namespaces,
             source=socket.gethostname(),
             target=str(self._order.target),
             rounds=tuple(self._rounds.done),

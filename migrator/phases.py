@@ -62,6 +62,8 @@ class Report:
     files_bytes: int = 0  # of the content of files that came along, in the freeze too
     files_frozen_bytes: int = 0
     files_seconds: float = 0.0  # from the hold of the tree to the files in their places, beside all else that goes then
+    namespaces: bool = False  # it has a PID namespace of its own there, or would have had
+    inside_pid: int = 0  # its PID in that namespace, once it runs there
 
 
 class Observer(Protocol):

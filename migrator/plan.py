@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Place, TargetCheck, TaskFacts, TreeFacts
+from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
 from migrator import fileplan, surroundings
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
@@ -63,6 +63,8 @@ class Wishes:
     """What is handed on to criu as it is."""
     overwrite_files: bool = False
     """With `copy_files`: also those that differ on the target."""
+    namespaces: str = "never"
+    """A PID namespace of its own on the target: never, auto (where an ID is taken there) or always."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +81,26 @@ class Plan:
     instant: bool = False  # the tree runs before its memory is there
     compress: str = "none"  # auto, zstd, none: how bulk streams go over the wire
     place: Place = _STREAMED  # where rounds are kept on the source, if they are
+    namespaces: bool = False  # it gets a PID namespace of its own
+
+    @property
+    def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
+        """Every task with the IDs that it will be restored with, the root first."""
+        return numbers(self.tree)
 
 
 NO_WISHES = Wishes()
 
 
+def numbers(tree: TreeFacts) -> tuple[Numbers | TaskFacts, ...]:
+    """Every task's IDs as criu dumps and restores them: those of the namespace that the tree lives in."""
+    return tree.inside or tree.tasks
+
+
 def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     """What the target must be asked: every file of the tree, and every id that must be free there."""
-    ids = {number for task in tree.tasks for number in (task.pid, *task.tids, task.pgid, task.sid)}
-    root = tree.tasks[0]
+    ids = {number for task in numbers(tree) for number in (task.pid, *task.tids, task.pgid, task.sid)}
+    root = numbers(tree)[0]
     # a root that leads neither its session nor its group gets those of the criu that restores it (criu/pstree.c)
     outer = {number for number in (root.sid, root.pgid) if number != root.pid}
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
@@ -113,9 +126,15 @@ def make_plan(
         obstacles.append(make("no-throttle", here, "--on-no-converge throttle", why=tree.no_throttle))
     copies: tuple[Incoming, ...] = ()
     memory, on_disk = _image_room(tree), False
+    taken: list[Obstacle] = []
+    namespaces = bool(tree.inside) or wishes.namespaces == "always"
     if not any(one.kind in UNTOUCHABLE for one in tree.peculiarities):
         obstacles += _of_tree(here, source, there, target, tree)
-        obstacles += _of_ids(there, tree, check)
+        taken = list(_of_ids(there, tree, check))
+        namespaces = namespaces or (wishes.namespaces == "auto" and bool(taken))
+        if namespaces and not target.conditions.pid_namespaces:
+            obstacles.append(make("no-namespaces", there, f"kernel {target.kernel}"))
+        obstacles += [] if namespaces else taken
         in_files, copies = fileplan.judge(
             here, there, tree, check.files, copy_files=wishes.copy_files, overwrite=wishes.overwrite_files
         )
@@ -128,6 +147,7 @@ def make_plan(
         obstacles += in_room
     notes = [one.note for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk)
+    notes += _why_namespace(there, tree, taken) if namespaces else ()
     eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
     if eagerly:
         notes.append(eagerly)
@@ -137,7 +157,7 @@ def make_plan(
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
     plan = Plan(
         tree, source.dirty_tracking, _options(tree, wishes), copies, on_disk, memory, tuple(notes), instant, compress,
-        _place(source, memory, wishes),
+        _place(source, memory, wishes), namespaces,
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 
@@ -208,7 +228,7 @@ def _of_tree(here: str, source: HostFacts, there: str, target: HostFacts, tree: 
     for name, host in ((here, source), (there, target)):
         if "pidfd" in kinds and host.criu_version and _version(host.criu_version) < _PIDFD_CRIU:
             yield make("pidfd", name, f"criu {host.criu_version}", needed=_dotted(_PIDFD_CRIU))
-    highest = max(max(task.pid, *task.tids, 0) for task in tree.tasks)
+    highest = max(max(task.pid, *task.tids, 0) for task in numbers(tree))
     if highest >= target.pid_max:
         yield make("pid-range", there, f"pid {highest}", last=target.pid_max - 1, wanted=source.pid_max)
 
@@ -219,6 +239,13 @@ def _of_ids(there: str, tree: TreeFacts, check: TargetCheck) -> Iterator[Obstacl
         for number, what in sorted(_holds(task).items()):
             if number in wanted:
                 yield make("pid-taken", there, f"pid {number}", what=what, name=task.name, pid=task.pid)
+
+
+def _why_namespace(there: str, tree: TreeFacts, taken: list[Obstacle]) -> Iterator[str]:
+    if tree.inside:
+        yield f"it lives in a PID namespace of its own (pid {tree.inside[0].pid} there), and gets one on {there} too"
+    elif taken:
+        yield f"{there}: {taken[0].object} {taken[0].problem}: it gets a PID namespace of its own there"
 
 
 def _holds(task: TaskFacts) -> dict[int, str]:

@@ -60,10 +60,16 @@ def round_label(number: int, final: bool) -> str:
     return "freeze" if final else f"pre-copy {number}"
 
 
+def pid_text(pid: int, inside: int) -> str:
+    """A PID on the target, and that in the namespace that the process has there; `inside` is 0 where it has none."""
+    return f"pid {pid} ({inside} in a PID namespace of its own)" if inside else f"pid {pid}"
+
+
 def summary(report: Report) -> str:
     """The last line of a migration that arrived or was rehearsed; nothing for others, since the error says it all."""
     if report.outcome == "migrated":
-        what, pause = f"running on {escape(report.target)} as pid {report.target_pid}", "down"
+        where = f"{escape(report.target)} as {pid_text(report.target_pid, report.inside_pid)}"
+        what, pause = f"running on {where}", "down"
     elif report.outcome == "rehearsed":
         what, pause = f"pid {report.pid} can move to {escape(report.target)}, and runs on here", "paused"
     else:

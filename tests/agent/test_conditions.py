@@ -37,6 +37,7 @@ def test_this_host_says_something() -> None:
 def test_a_host_that_says_nothing(host: Path) -> None:
     found = conditions.of_host()
     assert (found.lsms, found.nr_open, found.threads, found.thp, found.huge_pages) == ((), 0, 0, "", ())
+    assert not found.pid_namespaces
 
 
 def test_what_a_host_says(host: Path) -> None:
@@ -48,6 +49,7 @@ def test_what_a_host_says(host: Path) -> None:
         "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages": "7\n",
         "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages": "9\n",
         "proc/sys/kernel/seccomp/actions_avail": "kill\n",
+        "proc/self/ns/pid": "", "proc/sys/user/max_pid_namespaces": "7\n",
         "sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages": "0\n",
     })  # fmt: skip
     found = conditions.of_host()
@@ -55,7 +57,9 @@ def test_what_a_host_says(host: Path) -> None:
     assert (found.nr_open, found.threads_max, found.threads, found.overcommit) == (1048576, 15000, 345, 2)
     assert found.thp == "madvise"
     assert set(found.huge_pages) == {HugePages(2 << 20, 7, 9), HugePages(1 << 30, 0)}
-    assert (found.seccomp, found.time_namespaces) == (True, False)
+    assert (found.seccomp, found.time_namespaces, found.pid_namespaces) == (True, False, True)
+    write(host, {"proc/sys/user/max_pid_namespaces": "0\n"})
+    assert not conditions.of_host().pid_namespaces
 
 
 @pytest.mark.parametrize(("types", "version"), [

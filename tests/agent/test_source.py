@@ -157,7 +157,7 @@ async def test_a_rollback_leaves_stopped_tasks_stopped(source: Peer, pair: Pair)
     os.kill(child, signal.SIGSTOP)
     eventually(lambda: state_of(child) == "T", "the child stops")
     await held(source, victim)
-    assert (pair.source.state / ID / "stopped").read_text() == f"{root} {process.start_time(root)}\n"
+    assert (pair.source.state / ID / "stopped").read_text() == f"{root} {process.start_time(root)} {root}\n"
     await source.abort(protocol.Abort("test"))
     assert state_of(child) == "T"
     os.kill(child, signal.SIGCONT)

@@ -89,8 +89,9 @@ class Started:
         return pid
 
     def end(self) -> None:
-        """Kill the sessions that were started, on both hosts."""
+        """Kill the sessions that were started, on both hosts; those in a namespace have other numbers, and an init."""
         for host in self._hosts:
+            host.run("pkill -KILL -x migrate-init", check=False)
             for pid in self._pids:
                 host.run(f"pkill -KILL -s {pid}; kill -CONT {pid} 2>/dev/null", check=False)
                 # a large one takes a while to die, and is a zombie until it is reaped
@@ -141,6 +142,16 @@ def migrate(alpha: LabHost) -> Any:
         return Run(on.run("migrate " + " ".join(words), check=False, seconds=seconds))
 
     return run
+
+
+@pytest.fixture
+def both_ways(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
+    """`migrate` on beta too: the lab has it on alpha only."""
+    alpha, beta = lab
+    where = "opt/migrate $(readlink -f $(command -v migrate)) $(command -v migrate)"
+    alpha.run(f"tar -C / -c {where} 2>/dev/null | ssh beta tar -C / -x")
+    yield
+    beta.run("rm -rf /opt/migrate $(command -v migrate)")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,16 +36,6 @@ class Job(threading.Thread):
 
     def run(self) -> None:
         self.result = self._act()
-
-
-@pytest.fixture
-def both_ways(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
-    """`migrate` on beta too: the lab has it on alpha only."""
-    alpha, beta = lab
-    where = "opt/migrate $(readlink -f $(command -v migrate)) $(command -v migrate)"
-    alpha.run(f"tar -C / -c {where} 2>/dev/null | ssh beta tar -C / -x")
-    yield
-    beta.run("rm -rf /opt/migrate $(command -v migrate)")
 
 
 @pytest.mark.backends("netns")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from migrator import catalogue, cli
+from migrator import catalogue, cli, errors
 from migrator.arguments import parse
 from migrator.phases import Phase
 from tests.migrator import fake_engine
@@ -149,6 +149,21 @@ def test_the_order_is_what_was_asked() -> None:
     assert (order.sudo, order.criu) == (True, "/opt/criu")
     assert "db2" in str(order.target)
     assert "2222" in str(order.target)
+
+
+@pytest.mark.parametrize(("words", "wish"), [
+    ("-n 4711 db2", "always"), ("--namespaces 4711 db2", "always"), ("4711 db2 --namespaces=auto", "auto"),
+    ("--namespaces=auto 4711 db2", "auto"), ("check -n 4711 db2", "always"), ("rehearse -n 4711 db2", "always"),
+    ("4711 db2", "never"),
+])  # fmt: skip
+def test_the_wish_for_a_namespace_swallows_no_pid(words: str, wish: str) -> None:
+    order = cli._order(parse(words.split()))
+    assert (order.pid, order.wishes.namespaces) == (4711, wish)
+
+
+def test_no_other_wish_for_a_namespace_is_understood() -> None:
+    with pytest.raises(errors.UsageError):
+        parse(["--namespaces=never", "4711", "db2"])
 
 
 def test_defaults() -> None:

@@ -14,9 +14,11 @@ from agent.protocol import (
     Account,
     Address,
     Check,
+    Conditions,
     FileFacts,
     HostFacts,
     Incoming,
+    Numbers,
     Peculiarity,
     Place,
     TargetCheck,
@@ -178,6 +180,10 @@ PROVOKED: dict[str, tuple[World, str, str]] = {
     "pid": (PLAIN.with_(taken=(task(200),)), "pid-taken", "beta"),
     "tid": (PLAIN.with_(taken=(task(7, tids=(7, 101)),)), "pid-taken", "beta"),
     "group": (PLAIN.with_(taken=(task(7, pgid=100),)), "pid-taken", "beta"),
+    "no namespaces": (
+        PLAIN.on_target(conditions=Conditions(pid_namespaces=False)).with_(wishes=Wishes(namespaces="always")),
+        "no-namespaces", "beta",
+    ),
     "memory": (PLAIN.with_(memory=300 * MIB), "no-room", "beta"),
     "disk": (PLAIN.with_(memory=500 * MIB, disk=100 * MIB), "no-room", "beta"),
     "zombie": (
@@ -527,6 +533,36 @@ def test_all_numbers_of_the_tree_must_be_free() -> None:
     tasks = (task(100, tids=(100, 101)), task(200, sid=150, pgid=160))
     asked = questions(dataclasses.replace(TREE, tasks=tasks))
     assert asked.ids == (100, 101, 150, 160, 200)
+
+
+@pytest.mark.parametrize(("wish", "taken", "made", "stops"), [
+    ("never", (), False, 0), ("auto", (), False, 0), ("always", (), True, 0),
+    ("never", (task(200),), False, 1), ("auto", (task(200),), True, 0), ("always", (task(200),), True, 0),
+    ("auto", (task(7, tids=(7, 101)),), True, 0), ("auto", (task(7, sid=100),), True, 0),
+    ("auto", (task(7),), False, 0),
+])  # fmt: skip
+def test_a_namespace_is_made_where_it_was_asked_for_and_auto_where_an_id_is_taken(
+    wish: str, taken: tuple[TaskFacts, ...], made: bool, stops: int
+) -> None:
+    world = PLAIN.with_(wishes=Wishes(namespaces=wish), taken=taken)
+    plan, _ = world.plan()
+    assert plan.namespaces is made
+    assert [id_ for id_, _ in world.obstacles()] == ["pid-taken"] * stops
+    assert len([note for note in plan.notes if "namespace" in note]) == (1 if made and taken else 0)
+
+
+def test_a_tree_that_lives_in_a_namespace_is_asked_for_by_its_numbers_there_and_gets_one_again() -> None:
+    inside = (Numbers(20, 20, 0, (20, 21)), Numbers(22, 20, 0, (22,)), Numbers(23, 23, 0, (23,)))
+    world = PLAIN.with_(tree=dataclasses.replace(TREE, inside=inside), taken=(task(22),))
+    assert questions(world.tree).ids == (20, 21, 22, 23)
+    plan, _ = world.plan()
+    assert (plan.namespaces, plan.numbers) == (True, inside)
+    assert world.obstacles() == []
+    assert any("pid 20 there" in note for note in plan.notes)
+    assert world.on_target(pid_max=24).obstacles() == []
+    assert world.on_target(pid_max=23).obstacles() == [("pid-range", "beta")]
+    without = world.on_target(conditions=Conditions(pid_namespaces=False))
+    assert without.obstacles() == [("no-namespaces", "beta")]
 
 
 def test_the_number_of_a_dead_process_must_be_free_too() -> None:

@@ -141,6 +141,10 @@ def test_the_last_line() -> None:
     assert words.summary(report) == (
         "running on db2 as pid 4711: down 0.12 s, total 3.4 s, 1.06 GiB in 361 MiB on the wire\n"
     )
+    inside = dataclasses.replace(report, target_pid=812, inside_pid=4711, namespaces=True)
+    assert words.summary(inside).startswith(
+        "running on db2 as pid 812 (4711 in a PID namespace of its own): down 0.12 s"
+    )
     assert words.summary(dataclasses.replace(report, outcome="rehearsed")) == (
         "pid 4711 can move to db2, and runs on here: paused 0.12 s, total 3.4 s, 1.06 GiB in 361 MiB on the wire\n"
     )

@@ -57,6 +57,20 @@ def kill_source_criu() -> None:
     subprocess.run(["pkill", "-KILL", "-x", "criu"], check=True)
 
 
+def kill_target_criu() -> None:
+    on_target("pkill -KILL -x criu")
+
+
+def kill_target_maker() -> None:
+    """The process that has made a namespace on the target, and waits for criu there."""
+    on_target("pkill -KILL -f '[p]yz namespace '")
+
+
+def kill_source_nsenter() -> None:
+    """What criu has entered a namespace with on the source, and is waited for by."""
+    subprocess.run(["pkill", "-KILL", "-x", "nsenter"], check=True)
+
+
 def kill_target_agent() -> None:
     # [s]erve: the shell that runs this has the pattern in its own arguments
     on_target("pkill -KILL -f 'agent-.*[s]erve'")
@@ -97,8 +111,9 @@ def kill_restoring_criu() -> None:
 
     A restore can be over in a few milliseconds, so the waiting is the shell's alone: it starts no process for a look.
     """
-    find = "p=$(pgrep -f '[c]riu restore'); echo ready"
-    wait = f"until [ -d /proc/{sys.argv[-2]} ]; do [ -d /proc/$p ] || exit; done"
+    # the newest: what has made a namespace for it waits for it. There the root is seen in the namespace's own /proc
+    find = "p=$(pgrep -n -f '[c]riu restore'); i=$(pgrep -x migrate-init); echo ready"
+    wait = f"until [ -d ${{i:+/proc/$i/root}}/proc/{sys.argv[-2]} ]; do [ -d /proc/$p ] || exit; done"
     process = subprocess.Popen(["ssh", "-n", "beta", f"{find}; {wait}; kill -KILL $p"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -197,9 +212,9 @@ def migrate_again() -> None:
 
 
 ACTS = {act.__name__.replace("_", "-"): act for act in (
-    kill_source_agent, kill_source_criu, kill_target_agent, cut_link, interrupt, interrupt_twice, fill_images,
-    kill_child, kill_everything, kill_pagers, kill_pair, kill_restoring_criu, kill_self, kill_tree, kill_wardens,
-    list_ports, migrate_again, open_late, take_pid,
+    kill_source_agent, kill_source_criu, kill_source_nsenter, kill_target_agent, cut_link, interrupt, interrupt_twice,
+    fill_images, kill_child, kill_everything, kill_pagers, kill_pair, kill_restoring_criu, kill_self, kill_target_criu,
+    kill_target_maker, kill_tree, kill_wardens, list_ports, migrate_again, open_late, take_pid,
 )}  # fmt: skip
 
 
