@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from agent.disk import to_disk
 from agent.protocol import Image, Moved
 
 _NOT_SENT = ("pages-", "pagemap-", "stats-")
@@ -50,24 +51,16 @@ def size(directory: Path) -> int:
     return sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file() and not entry.is_symlink())
 
 
-def listed(directory: Path, *, to_disk: bool) -> tuple[Image, ...]:
-    """All that criu wrote of a round. `to_disk`: on return another host that sees the directory finds it there."""
+def listed(directory: Path, *, durable: bool) -> tuple[Image, ...]:
+    """All that criu wrote of a round. `durable`: on return another host that sees the directory finds it there."""
     found = []
     for path in sorted(directory.glob("*.img")):
-        if to_disk:
-            _to_disk(path)
+        if durable:
+            to_disk(path)
         found.append(Image(path.name, path.stat().st_size))
-    if to_disk:
-        _to_disk(directory)
+    if durable:
+        to_disk(directory)
     return tuple(found)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify(directory: Path, expected: Iterable[Image]) -> None:

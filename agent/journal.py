@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+from agent.disk import to_disk
+
 STATE_DIRECTORY = Path("/var/lib/migrate")
 KEPT = 50
 """So many finished migrations keep their journal and logs."""
@@ -90,14 +92,6 @@ def _reserve(descriptor: int) -> None:
             raise OSError(number, os.strerror(number), f"/proc/self/fd/{descriptor}")
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def check_name(migration: str) -> str:
     """A migration's id is one path component of letters, digits and dashes; anything else raises JournalError."""
     if not migration or len(migration) > 64 or not all(c.isascii() and (c.isalnum() or c == "-") for c in migration):
@@ -135,8 +129,8 @@ class Journal:
         journal = cls(directory, descriptor, [])
         first = Record.BEGIN if role == "source" else Record.PREPARED
         journal._append({"record": first.value, "time": time.time(), "role": role, "id": migration, **details})
-        _sync_directory(directory)
-        _sync_directory(state)
+        to_disk(directory)
+        to_disk(state)
         return journal
 
     @classmethod

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
+from agent.disk import to_disk
+
 PREFIX = ".migrate-"
 
 
@@ -129,7 +131,7 @@ class Ledger:
 
     def keep(self) -> tuple[str, ...]:
         """The migration succeeded: put what came on disk, remove what was saved. What could not be done, in words."""
-        left = [_to_disk(path, entry.identity) for path, entry in self._entries.items()]
+        left = [_settled(path, entry.identity) for path, entry in self._entries.items()]
         self._temporary |= {entry.saved for entry in self._entries.values() if entry.saved}
         self._entries.clear()
         return tuple(filter(None, left)) + self._remove_temporary()
@@ -140,17 +142,13 @@ class Ledger:
         return tuple(filter(None, left))
 
 
-def _to_disk(path: str, identity: tuple[int, int]) -> str:
+def _settled(path: str, identity: tuple[int, int]) -> str:
     """Content and name; what did not get there, in words. What the tree has replaced since is its own business."""
     try:
         if _identity(path) != identity or not stat.S_ISREG(os.lstat(path).st_mode):
             return ""
         for name in (path, os.path.dirname(path)):
-            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            to_disk(name)
     except FileNotFoundError:
         return ""
     except OSError as error:

@@ -167,7 +167,7 @@ class Source:
             return ()
         shared = self._begin.place.shared
         run = asyncio.get_running_loop().run_in_executor
-        return await run(None, lambda: images.listed(directory, to_disk=shared))
+        return await run(None, lambda: images.listed(directory, durable=shared))
 
     async def _end_of(self, running: criu.Running) -> None:
         """Wait for criu. Raises CriuError, or Ended where that is why."""

@@ -271,7 +271,7 @@ def test_a_round_is_what_was_listed_of_it(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes(size))
     (tmp_path / "stats-dump").write_bytes(b"x")
     (tmp_path / "parent").symlink_to("../1")
-    listed = images.listed(tmp_path, to_disk=True)
+    listed = images.listed(tmp_path, durable=True)
     assert [(image.name, image.size) for image in listed] == [
         ("core-7.img", 3), ("inventory.img", 0), ("pages-1.img", 4096),
     ]  # fmt: skip
