@@ -9,6 +9,8 @@ import pytest
 from tests.live.conftest import Started
 from tests.live.lab_host import LabHost
 
+pytestmark = pytest.mark.long_on("vm")
+
 
 def test_options_arrive_at_the_end_that_they_are_for(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any

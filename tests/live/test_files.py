@@ -114,6 +114,7 @@ def test_a_large_file_that_is_rewritten_has_no_torn_block(
     assert report["files_bytes"] >= blocks * 65536
 
 
+@pytest.mark.long_on("vm")
 def test_a_mapped_file_that_is_stored_to(
     alpha: LabHost, beta: LabHost, files: None, started: Started, migrate: Any
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_mapped_file_that_is_stored_to(
     assert there >= here > 100
 
 
+@pytest.mark.long_on("vm")
 def test_everything_that_a_file_has(alpha: LabHost, beta: LabHost, filer: Any, migrate: Any) -> None:
     # an access control list: owner rw, user 33 rw, group r, mask rw, others none
     acl = "02000000 0100 0600 ffffffff 0200 0600 21000000 0400 0400 ffffffff 1000 0600 ffffffff 2000 0000 ffffffff"
@@ -157,6 +159,7 @@ def test_everything_that_a_file_has(alpha: LabHost, beta: LabHost, filer: Any, m
 # --- what is there already -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long_on("vm")
 def test_a_file_that_differs(alpha: LabHost, beta: LabHost, filer: Any, migrate: Any) -> None:
     """Refused; replaced when it is told; and a file that is only read as well."""
     for host, text in ((alpha, "the process has this"), (beta, "another")):
@@ -192,6 +195,7 @@ def test_undone_in_each_phase(
     undone(run, alpha, beta, pid, before, codes=range(30, 131))
 
 
+@pytest.mark.long_on("vm")
 def test_put_back_when_the_restore_fails(
     alpha: LabHost, beta: LabHost, filer: Any, sabotage: Any, backend: str
 ) -> None:
@@ -203,6 +207,7 @@ def test_put_back_when_the_restore_fails(
     undone(run, alpha, beta, pid, before, codes=range(33, 34))
 
 
+@pytest.mark.long_on("vm")
 def test_a_rehearsal_leaves_everything_as_it_was(alpha: LabHost, beta: LabHost, filer: Any, migrate: Any) -> None:
     alpha.run(f"printf new >{FILES}/there; printf new >{FILES}/fresh")
     beta.run(f"printf 'what was there' >{FILES}/there")
@@ -212,6 +217,7 @@ def test_a_rehearsal_leaves_everything_as_it_was(alpha: LabHost, beta: LabHost, 
     undone(run, alpha, beta, pid, before, codes=range(1))
 
 
+@pytest.mark.long_on("vm")
 def test_a_program_is_never_replaced(
     alpha: LabHost, beta: LabHost, files: None, started: Started, migrate: Any
 ) -> None:
@@ -227,6 +233,7 @@ def test_a_program_is_never_replaced(
     assert {"library-build"} == {one["id"] for one in run.of("obstacle") if f"{FILES}/libodd.so" == one["object"]}
 
 
+@pytest.mark.long_on("vm")
 @pytest.mark.parametrize("host", ["alpha", "beta"])
 def test_without_rsync(alpha: LabHost, beta: LabHost, filer: Any, migrate: Any, host: str) -> None:
     pid = filer("log", f"{FILES}/log")
@@ -259,6 +266,7 @@ def opener(files: None, started: Started, alpha: LabHost, beta: LabHost) -> int:
     return pid
 
 
+@pytest.mark.long_on("vm")
 @pytest.mark.parametrize("phase", ["pre-copy", "freeze"])
 def test_a_file_that_is_opened_late_comes_along(
     alpha: LabHost, beta: LabHost, opener: int, sabotage: Any, phase: str
@@ -268,6 +276,7 @@ def test_a_file_that_is_opened_late_comes_along(
     assert beta.read(f"{FILES}/late") == "late"
 
 
+@pytest.mark.long_on("vm")
 @pytest.mark.parametrize("phase", ["pre-copy", "freeze"])
 def test_a_file_that_is_opened_late_and_may_not_come_along(
     alpha: LabHost, beta: LabHost, opener: int, sabotage: Any, phase: str

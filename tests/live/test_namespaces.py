@@ -112,6 +112,7 @@ def test_a_taken_pid_is_no_obstacle(alpha: LabHost, beta: LabHost, taken: int, m
     assert run.report["resume"] == "instant"
 
 
+@pytest.mark.long_on("vm")
 def test_auto(alpha: LabHost, beta: LabHost, taken: int, migrate: Any) -> None:
     run = migrate("--namespaces=auto", "--copy-files", str(taken), "beta")
     assert any("taken by" in event["text"] for event in run.of("note")), run.explain()
@@ -131,6 +132,7 @@ def test_eager(beta: LabHost, taken: int, migrate: Any) -> None:
     works(beta, moved(migrate("-n", "--resume", "eager", "--copy-files", str(taken), "beta"), beta, taken))
 
 
+@pytest.mark.long_on("vm")
 def test_back_without_the_option_and_on_with_it(
     both_ways: None, alpha: LabHost, beta: LabHost, tree: int, migrate: Any
 ) -> None:
