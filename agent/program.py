@@ -1,4 +1,4 @@
-"""This very agent as another program: pager, maker of a namespace, rsync's shell, a terminal's holder. It starts nothing."""
+"""This very agent as another program: pager, maker of a namespace, rsync's shell, a terminal's holder."""
 
 from __future__ import annotations
 

@@ -258,6 +258,22 @@ def test_detached_it_never_waits_for_a_reader(screen: Any, alpha: LabHost, beta:
     beta.run(f"kill -KILL {talker} {shells}")
 
 
+def test_and_back(screen: Any, both_ways: None, alpha: LabHost, beta: LabHost) -> None:
+    """From the terminal of the first session to one on its old host."""
+    _, pid = shell(screen, alpha)
+    there = screen(alpha, f"migrate --attach {pid} beta")
+    running(there, pid)
+    there.type("X=5; echo on $(hostname)\r")
+    there.expect("on beta")
+    back = screen(beta, f"migrate --attach {pid} alpha")
+    back.expect(rf"running on alpha as pid {pid}: down .*\n")
+    there.expect("its terminal has ended")
+    back.type("echo $((X + 1)) on $(hostname)\r")
+    back.expect("6 on alpha")
+    assert alpha.alive(pid)
+    assert not beta.alive(pid)
+
+
 def test_a_restore_that_fails_leaves_it_where_it_was(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     old, pid = shell(screen, alpha)
     old.type("X=7\r")
