@@ -1,4 +1,4 @@
-"""`python3 agent.pyz serve|relay`: how the agent is started on either host."""
+"""`python3 agent.pyz serve|relay|pager|holder|terminal`: how the agent and its helpers are started on either host."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def main() -> int:
 
         return namespace.main(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
 
+    if sys.argv[1:2] == ["holder"] and len(sys.argv) > 5:
+        from agent import holder
+
+        return holder.main(*sys.argv[2:])
+
+    if sys.argv[1:2] == ["terminal"] and len(sys.argv) == 3:
+        from agent import viewer
+
+        return viewer.main(sys.argv[2])
+
     import argparse
     import asyncio
     from pathlib import Path
@@ -50,6 +60,8 @@ def main() -> int:
     commands.add_parser("pager", help="IMAGES JOURNAL: fill a restored tree's memory")
     commands.add_parser("shell", help="DESCRIPTOR HOST COMMAND...: rsync's remote shell, on a connected socket")
     commands.add_parser("namespace", help="JOURNAL ROOT LAST COMMAND...: run criu in a PID namespace of its own")
+    commands.add_parser("holder", help="SOCKET attach|detach PTYS COMMAND...: hold a restored tree's terminal")
+    commands.add_parser("terminal", help="SOCKET: show a terminal that is held")
     arguments = parser.parse_args()
     if arguments.command != "serve":
         parser.error(f"{arguments.command} takes arguments of its own")

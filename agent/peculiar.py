@@ -16,7 +16,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     network-file     path on a network file system; its type
     file-lock        path of a locked file; kind and mode of the locks
     device           device that criu knows nothing of; its kind and numbers
-    terminal         tty whose other end is not in the tree
+    terminal         tty whose other end is not in the tree; what it is, and who is attached to it
     pty              number of a pseudo-terminal whose master is in the tree
     hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
@@ -56,8 +56,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import apart, conditions, connections, inside, systemv, traits, watches
-from agent.descriptors import Holdings, Opened, is_memory, is_pty_slave, name_of, namespace, status_field
+from agent import apart, conditions, connections, inside, systemv, terminals, traits, watches
+from agent.descriptors import Holdings, Opened, is_memory, name_of, names_of, namespace, status_field
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -65,9 +65,8 @@ SYSTEMD = Path("/run/systemd/system")
 """There when systemd is the init of this host (sd_booted(3))."""
 
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
-_MEMORY_MAJOR, _TTY_MAJOR, _AUXILIARY_MAJOR, _MISC_MAJOR = 1, 4, 5, 10
+_MEMORY_MAJOR, _AUXILIARY_MAJOR, _MISC_MAJOR = 1, 5, 10
 _TUN_MINOR, _AUTOFS_MINOR = 200, 235
-_MINORS_OF_CONSOLES = range(1, 64)
 # criu/files.c, dump_one_file
 _ANONYMOUS_KNOWN = {
     "[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]",
@@ -237,19 +236,13 @@ def _of_devices(holdings: Holdings) -> Iterator[Peculiarity]:
     masters = {one.pty: one.pid for one in holdings.opened if one.pty is not None}
     for number, pid in masters.items():
         yield Peculiarity("pty", pid, str(number))
+    for terminal in terminals.outside(holdings):
+        yield Peculiarity("terminal", terminal.pids[0], terminal.path, f"{terminal.words} of {names_of(terminal.pids)}")
     seen = [(one.pid, one.link, one.status) for one in holdings.opened]
     for pid, link, status in seen + [(one.pid, one.link, one.status) for one in holdings.mapped]:
         major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
-        if is_pty_slave(status):
-            if minor + (major - 136) * 256 not in masters:
-                yield Peculiarity("terminal", pid, link.split(" ")[0], "a terminal whose other end is not in the tree")
-        elif stat.S_ISCHR(status.st_mode):
-            if (major, minor) == (_AUXILIARY_MAJOR, 0):
-                if not masters:
-                    yield Peculiarity("terminal", pid, link, "its controlling terminal")
-            elif (major == _TTY_MAJOR and minor in _MINORS_OF_CONSOLES) or (major, minor) == (_AUXILIARY_MAJOR, 1):
-                yield Peculiarity("terminal", pid, link, "a console")
-            elif not _device_known(major, minor):
+        if stat.S_ISCHR(status.st_mode):
+            if not terminals.is_terminal(status) and not _device_known(major, minor):
                 yield Peculiarity("device", pid, link, f"character device {major}:{minor}")
         elif stat.S_ISBLK(status.st_mode):
             yield Peculiarity("device", pid, link, f"block device {major}:{minor}")

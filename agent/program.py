@@ -1,4 +1,4 @@
-"""This very agent as another program: pager, maker of a namespace, rsync's remote shell. It starts nothing."""
+"""This very agent as another program: pager, maker of a namespace, rsync's shell, a terminal's holder."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def command(*words: str) -> list[str]:
     # the package is a folder, or an archive that was sent here
     place = str(Path(agent.__file__).parent.parent)
     return [sys.executable, "-IS", "-Xutf8", "-c", _START, place, *words]
+
+
+def for_people(*words: str) -> list[str]:
+    """The same as somebody may type it."""
+    place = Path(agent.__file__).parent.parent
+    return [sys.executable, "-IS", "-Xutf8", str(place), *words] if place.is_file() else command(*words)

@@ -12,6 +12,11 @@ head of nine bytes (`!cII`: kind, the size that it stands for, the length of the
     0  zeros     so many zero bytes; no body
     .  the end   without it the stream was cut off
 
+The terminal of a tree is a stream to another socket (`Prepared.terminal`), of the process that holds it: what the tree
+writes comes as it is, and frames go there, each with a head of five bytes (`!cHH`):
+
+    T  typed     the length of the bytes that follow, and 0
+    W  window    rows and columns
 
 **Banner.** The first line each way is plain text, for `cat` and for tired people:
 
@@ -48,6 +53,13 @@ STREAM_HEADER = "STREAM"
 FRAME_HEAD = "!cII"
 FRAME_LARGEST = 1 << 20
 """Bytes that a frame of a packed stream stands for at most."""
+TERMINAL_STREAM = "terminal"
+"""Name of the stream to a tree's terminal."""
+TERMINAL_HEAD = "!cHH"
+TERMINAL_TYPED, TERMINAL_WINDOW = b"T", b"W"
+TERMINAL_DESCRIPTORS = range(3, 10)
+"""Where criu finds the terminal that it gives to a tree, on the target: one for each of its keys, since criu closes a
+descriptor that it has taken over (criu/files.c, inherit_fd_move_to_fdstore)."""
 STREAM_DAMAGED = "the stream is damaged"
 """In the line that a relay writes to its stderr when what came is no packed stream."""
 
@@ -232,6 +244,14 @@ class Address:
 
 
 @dataclasses.dataclass(frozen=True)
+class Terminal:
+    """A terminal of the tree whose other end is not in it."""
+
+    path: str  # /dev/pts/3, /dev/tty1
+    keys: tuple[str, ...]  # by which criu knows it as an external one: tty[RDEV:DEV], in hexadecimal
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeFacts:
     """The process tree as it was found, root first, parents before children."""
 
@@ -245,6 +265,7 @@ class TreeFacts:
     accounts: tuple[Account, ...] = ()
     limits: tuple[Limit, ...] = ()  # the highest that one of its tasks has
     inside: tuple[Numbers, ...] = ()  # one per task, where it lives in a PID namespace that an earlier migration made
+    terminals: tuple[Terminal, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +383,8 @@ class Prepare:
     instant: bool = False  # restore with lazy pages: the tree runs before its memory is there
     shared: str = ""  # the directory below which the source has made one for the images, and this host sees it
     namespaces: bool = False  # restore into a PID namespace of its own: nothing has to stay free
+    terminal: str = ""  # the tree gets a new one: "attach", which hangs up at its stream's end; "detach", which stays
+    ptys: tuple[int, ...] = ()  # numbers of pseudo-terminals that it must not have, since the tree brings them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,6 +392,7 @@ class Prepared:
     socket: str  # where bulk streams connect
     images: str  # directory of the image directories
     log: str  # where criu's logs lie
+    terminal: str = ""  # where the tree's terminal is reached; "" where it gets none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -578,6 +602,7 @@ class Resume:
 class Resumed:
     pid: int
     seconds: float
+    terminal: str = ""  # the command that shows the tree's terminal on this host; "" where it has no new one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from agent.placing import Placing
 from agent.settings import Settings
 from agent.streams import Jobs, Taken
 from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
+from agent.terminal import Terminal
 from agent.warden import LOCK
 
 LEASE = 600.0
@@ -53,6 +54,7 @@ class Target:
         self._restore: Optional[criu.Running] = None
         self._streams = Taken()
         self.files = Placing(journal, settings.rsync, self._streams, self._jobs, self._still_accepting)
+        self._terminal = Terminal.of(settings, journal)
         self._fill: Optional[Fill] = None
 
     @classmethod
@@ -62,9 +64,9 @@ class Target:
         journal = Journal.create(
             settings.state, request.migration, "target",
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-            shared=request.shared, options=dataclasses.asdict(request.options),
+            shared=request.shared, terminal=request.terminal, ptys=request.ptys,
             namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
-            agent=[os.getpid(), process.start_time(os.getpid())],
+            options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
         try:
@@ -93,8 +95,8 @@ class Target:
     @property
     def prepared(self) -> protocol.Prepared:
         """Where this migration's things are."""
-        migration = self._journal.migration
-        return protocol.Prepared(str(self._settings.socket(migration)), str(self._images), str(self._journal.directory))
+        socket, log = str(self._settings.socket(self._journal.migration)), str(self._journal.directory)
+        return protocol.Prepared(socket, str(self._images), log, self._terminal.path)
 
     async def _warm(self, *, lazy: bool = False) -> tuple[criu.Running, Hold]:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
@@ -107,7 +109,7 @@ class Target:
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
         adopt_orphans()
-        wrapper = scope.own("migrated-" + self._journal.migration)
+        wrapper = self._terminal.around(scope.own("migrated-" + self._journal.migration))
         if self._namespace:
             wrapper += namespace.maker(directory, *self._namespace)
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
@@ -169,10 +171,10 @@ class Target:
         self._journal.note("round", number=request.round)
         if self._restore is None or self._hold is None:
             raise JournalError("there is no restore that waits")
-        running, hold = self._restore, self._hold
-        started = time.monotonic()
+        running, hold, started = self._restore, self._hold, time.monotonic()
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
+        self._terminal.fit(directory)
         criu.go(running, directory)
         if not await hold.reached_before(running.process.wait()):
             await running.ended()
@@ -180,7 +182,7 @@ class Target:
         seconds = time.monotonic() - started
         try:
             lost = self._pin(directory, running)
-        except (process.NoSuchProcess, TreeChanged) as error:
+        except (OSError, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
         return protocol.Restored(seconds, self._root, lost)
 
@@ -193,6 +195,7 @@ class Target:
         self._tasks.close()
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])
         lost = traits.bring_back(round_, pids[1:])
+        self._terminal.foreground(round_, pids[0], pids[1:])
         self._journal.write(Record.HELD, tasks=self._tasks.identities, root=pids[0])
         if first := namespace.init_of(self._journal.directory):
             self._tasks.pin([process.task_facts(first[0])])  # it ends with them
@@ -218,12 +221,13 @@ class Target:
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")
             await self.restore_again()
-        return protocol.Resumed(self.resumed(), time.monotonic() - started)
+        return protocol.Resumed(self.resumed(), time.monotonic() - started, self._terminal.shown_by)
 
     def resumed(self) -> int:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
+        self._terminal.runs(pid, self._tell)
         if self._fill is not None:
             self._fill.resumed()
         return pid
@@ -271,22 +275,25 @@ class Target:
 
     async def restore_again(self) -> None:
         """Restore from the kept images and let it run: RESUMING is on disk, no task exists. Raises NotRunning."""
-        number = int(self._journal.facts("round")["number"])
+        directory = images.round_directory(self._images, int(self._journal.facts("round")["number"]))
         if self._hold is not None:
             self._hold.close()
         await self._close_fill()
         forget(self._journal.directory)
         running, hold = await self._warm()
-        # RESUMING is on disk already: this hook may succeed at once
-        hold.go()
-        criu.go(running, images.round_directory(self._images, number))
+        criu.go(running, directory)
+        # RESUMING is on disk already: this hook succeeds at once
+        if await hold.reached_before(running.process.wait()):
+            with contextlib.suppress(OSError):  # its holder has gone, and then its terminal
+                self._terminal.foreground(directory, self._root, sorted(images.task_states(directory)))
+            hold.go()
         try:
             await running.ended()
         except criu.CriuError as error:
             if not criu.passed_hold(running.log):
                 await self.clear()
             raise NotRunning(f"restoring once more failed: {error.message}") from error
-        traits.bring_back(images.round_directory(self._images, number), self._pids())
+        traits.bring_back(directory, self._pids())
 
     def _restored_pid(self) -> int:
         return namespace.restored(self._journal.directory, self._images / "pid") or self._root

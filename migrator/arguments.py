@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from agent.protocol import VERSION
-from migrator import bandwidth, catalogue, criu_options, errors, precopy
+from migrator import bandwidth, catalogue, criu_options, errors, precopy, terminals
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
@@ -50,6 +50,8 @@ def _fit_together(options: argparse.Namespace) -> None:
     for name in ("rsh", "images_dir"):
         if getattr(options, name) and options.transport != "rsync":
             raise errors.UsageError(f"--{name.replace('_', '-')} is for --transport rsync")
+    if options.terminal == terminals.ATTACH and options.json:
+        raise errors.UsageError("--attach shows a terminal, --json events: --detach goes with it")
     if options.shared and (options.images_dir or options.rsh):
         raise errors.UsageError("with --shared nothing is sent: leave --images-dir and --rsh")
 
@@ -246,6 +248,22 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
         "what would break the commit; may be given again",
+    )
+    terminal = parser.add_mutually_exclusive_group()
+    terminal.add_argument(
+        "--attach",
+        dest="terminal",
+        action="store_const",
+        const=terminals.ATTACH,
+        default="",
+        help="the process's terminal becomes this one, over the SSH session; at the session's end it gets SIGHUP",
+    )
+    terminal.add_argument(
+        "--detach",
+        dest="terminal",
+        action="store_const",
+        const=terminals.DETACH,
+        help="its terminal becomes one that is held on the target; the command that shows it is printed",
     )
     _add_agents(parser)
     _add_output(parser)

@@ -44,9 +44,10 @@ class Target:
         host = f"[{self.host}]" if ":" in self.host and self.port else self.host
         return (f"{self.user}@" if self.user else "") + host + (f":{self.port}" if self.port else "")
 
-    def ssh_command(self) -> str:
-        """How an admin reaches it by hand."""
-        return "ssh " + (f"-p {self.port} " if self.port else "") + (f"{self.user}@" if self.user else "") + self.host
+    def ssh_command(self, terminal: bool = False) -> str:
+        """How an admin reaches it by hand, where asked for with a terminal there."""
+        words = ["ssh", *(["-t"] if terminal else []), *(["-p", str(self.port)] if self.port else [])]
+        return " ".join([*words, (f"{self.user}@" if self.user else "") + self.host])
 
 
 def parse_target(text: str) -> Target:

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -37,6 +39,7 @@ from migrator.phases import Report
 
 if TYPE_CHECKING:
     from migrator import hosts
+    from migrator.channel import Channel
 
 T = TypeVar("T")
 
@@ -108,6 +111,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             criu_options=tuple(options.criu_option),
             overwrite_files=options.overwrite_files,
             namespaces=options.namespaces,
+            terminal=options.terminal,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
@@ -157,12 +161,25 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
 
 
 async def _migrate(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import migration
+    from migrator import attach, migration, terminals
 
-    report = await migration.migrate(_order(options), show)
+    order = _order(options)
+    if options.terminal == terminals.ATTACH and options.command == "migrate":
+        if not attach.possible():
+            raise errors.UsageError("--attach: standard input and output are no terminal", hint="--detach needs none")
+        order = dataclasses.replace(order, show=functools.partial(_show, show))
+    report = await migration.migrate(order, show)
     if show.reported is None:
         show.report(report)
     return errors.EXIT_LEFTOVERS if report.leftovers else errors.EXIT_MIGRATED
+
+
+async def _show(show: Progress, channel: Channel) -> None:
+    """The session after an --attach: our terminal is the tree's meanwhile, and the report stands above it."""
+    from migrator import attach
+
+    await asyncio.to_thread(show.hand_over)
+    show.warn(await attach.session(channel))
 
 
 async def _check(options: argparse.Namespace, show: Progress) -> int:

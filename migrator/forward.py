@@ -30,6 +30,8 @@ class Forward:
         self.filled = protocol.Filled(0, 0.0, 0, 0.0)
         self.memory_lost = False
         """Both that filled it were killed: the tree is stopped there."""
+        self.terminal = ""
+        """The command that shows the tree's new terminal on the target."""
         self.leftovers: list[str] = []
         """HOST: what could not be removed."""
 
@@ -57,7 +59,9 @@ class Forward:
 
     async def _resume(self, killed: protocol.Killed) -> int:
         try:
-            return (await self._ends.target.resume(protocol.Resume(killed.tasks))).pid
+            resumed = await self._ends.target.resume(protocol.Resume(killed.tasks))
+            self.terminal = resumed.terminal
+            return resumed.pid
         except PeerFault as fault:
             log = f"{fault.fault.log} on {fault.host}" if fault.fault.log else ""
             message = f"{fault.host}: {fault.fault.message}"

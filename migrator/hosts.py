@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from agent.protocol import STREAM_DAMAGED
+from agent.protocol import STREAM_DAMAGED, TERMINAL_STREAM
 from migrator import bundle, channel, errors, plan, precopy
 from migrator.bandwidth import Bucket, Metered
 from migrator.local import LocalLink
@@ -41,6 +41,8 @@ class Order:
     """The remote shell of rsync, where that carries the rounds; "": ssh."""
     rehearsal: bool = False
     """Up to the tree that is held on the target, and back: nothing is moved."""
+    show: Callable[[channel.Channel], Awaitable[None]] | None = None
+    """Who shows its new terminal, once it runs there."""
 
 
 class Links(Protocol):
@@ -179,6 +181,10 @@ class Ends:
         stream = Stream(name, source, target, way)
         self._streams.append(stream)
         return stream
+
+    async def terminal(self, socket: str) -> channel.Channel:
+        """The terminal that is held at a socket of the target, for the caller to close. Raises LinkLost."""
+        return await self._target_link.open_stream(socket, TERMINAL_STREAM)
 
     def damage(self) -> str:
         """What a relay had against the stream that it was sent, in one line; "" as long as all is well."""

@@ -99,10 +99,32 @@ ROWS = (
     ),
     Kind(
         "terminal", "it is attached to a terminal that is not part of it",
-        "{detail}",
-        "start it without a terminal (`setsid PROGRAM </dev/null >LOG 2>&1`), or move the whole tmux or screen",
-        "The other end of a terminal is held by sshd, a terminal window or the console, which stay here. Where the "
-        "whole tmux or screen server moves, both ends do.",
+        "{detail}: its other end stays here",
+        "--attach: it goes on in the terminal that migrate runs in; --detach: in one that is held on the target",
+        "The other end of a terminal is held by sshd, a terminal window or the console, which stay here. With "
+        "`--attach` the process gets the terminal of `migrate` itself, over the SSH session, and you go on typing; "
+        "when that session ends it gets SIGHUP. With `--detach` it gets one that stays on the target, and the command "
+        "that shows it is printed. Where the whole tmux or screen server moves, both ends do, and neither is needed.",
+    ),
+    Kind(
+        "terminals", "it is attached to more than one terminal",
+        "{detail}, beside {other}: --attach and --detach give a tree one terminal",
+        "close the other one, or move the processes of each by themselves",
+        "A tree that was given several terminals, as a debugger with its program in a second window, would have them "
+        "all become one.",
+    ),
+    Kind(
+        "terminal-namespace", "its terminal is to be another one, and it gets a PID namespace of its own",
+        "can't be handed into a PID namespace of its own",
+        "leave -n; where the tree lives in one already, start it anew outside of it",
+        "With --attach and --detach a process of the target leads the tree's session, and a session does not reach "
+        "into another PID namespace.",
+    ),
+    Kind(
+        "no-terminal", "it has no terminal, and --attach or --detach was asked for",
+        "it is attached to no terminal whose other end is outside of it", "leave --attach and --detach",
+        "Both are for processes that somebody types to. A process without a terminal needs neither; one that has only "
+        "been started in a terminal, with its input and output redirected, is moved as a shell's job.",
     ),
     Kind(
         "sysv-shm", "it uses System V shared memory",

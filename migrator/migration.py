@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable
 
 from agent import protocol
-from migrator import errors, history, plan, precopy
+from migrator import errors, history, plan, precopy, terminals
 from migrator.along import Along
 from migrator.bandwidth import Bucket
 from migrator.carrier import Carrier, Directories, Streamed
@@ -61,6 +61,7 @@ class Migration:
         self._restore_seconds = 0.0
         self._page_size = 4096
         self._instant = self._namespaces = False
+        self._terminal = ""
         self._plan: plan.Plan
         self._here: Awaitable[protocol.HostFacts]
         self._found: Awaitable[protocol.TreeFacts]
@@ -96,6 +97,7 @@ class Migration:
             else:
                 # from here on there is no way back, and nothing may interrupt
                 report = await uninterrupted(self._forward(killed), self._observer.note)
+                await self._show_terminal()
         except PeerFault as fault:
             damage = self._ends.damage()  # the cause, where a page server only saw its stream end
             error = errors.CopyError(damage) if damage else error_of(fault)
@@ -116,6 +118,23 @@ class Migration:
         if self._ahead.memory_lost:
             raise errors.MemoryLost.on(self._ends.target.host, self._ahead.pid)
         return report
+
+    async def _show_terminal(self) -> None:
+        """The session in the tree's new terminal, where one was ordered. What fails here fails nothing."""
+        if self._order.show is None or self._ahead.memory_lost:
+            return
+        try:
+            channel = await self._ends.terminal(self._terminal)
+        except (OSError, errors.MigrateError) as error:
+            self._observer.note(f"its terminal is not reached: {error}; {self._way_back}")
+            return
+        await self._order.show(channel)
+
+    @property
+    def _way_back(self) -> str:
+        """The command that shows its terminal from here; "" where it has no new one."""
+        shown = ("sudo " if self._order.sudo else "") + self._ahead.terminal
+        return f"{self._order.target.ssh_command(terminal=True)} {shown}" if self._ahead.terminal else ""
 
     def _over(self, error: errors.MigrateError) -> errors.MigrateError:
         """Report a migration that failed, and give the error back."""
@@ -205,6 +224,8 @@ class Migration:
             chosen.instant,
             chosen.place.directory if chosen.place.shared else "",
             chosen.namespaces,
+            chosen.terminal,
+            terminals.own(chosen.tree),
         )
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
@@ -214,6 +235,7 @@ class Migration:
             prepared = await self._ends.target.prepare(prepare)
         else:
             source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
+        self._terminal = prepared.terminal
         self._carrier.begin(source, prepared)
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
@@ -335,6 +357,7 @@ class Migration:
             files_bytes=self._along.bytes,
             files_frozen_bytes=self._along.frozen_bytes,
             files_seconds=self._along.frozen_seconds,
+            terminal="" if self._order.show else self._way_back,
         )
 
 

@@ -45,7 +45,7 @@ class Printer:
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._streams: dict[bool, TextIO | None] = {True: out, False: err}
-        self._queue: queue.SimpleQueue[tuple[bool, str] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[bool, str] | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._drain, name="printer", daemon=True)
         self._thread.start()
         self.encoding = out.encoding or "ascii"
@@ -61,13 +61,22 @@ class Printer:
         """Text for stderr."""
         self._queue.put((False, text))
 
+    def settle(self) -> None:
+        """Wait until all is written that was given so far."""
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait()
+
     def close(self) -> None:
-        """Wait until all is written."""
+        """Wait until all is written, and take no more."""
         self._queue.put(None)
         self._thread.join()
 
     def _drain(self) -> None:
         while (item := self._queue.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
             to_out, text = item
             stream = self._streams[to_out]
             if stream is None:
@@ -103,6 +112,7 @@ class Progress:
         self._start = clock()
         self._phase: Phase | None = None
         self._report: Report | None = None
+        self._shown = False
         self.committed = False
         """Whether the point of no return has been passed."""
 
@@ -180,13 +190,22 @@ class Progress:
         """The traceback of a bug, on stderr; what it means for the process is said by `failed`."""
         self._printer.error("".join(traceback.format_exception(bug)))
 
+    def hand_over(self) -> None:
+        """The terminal is about to be somebody else's: show the report now, and wait until everything is written."""
+        self._show_report()
+        self._printer.settle()
+
     def finish(self) -> None:
         """Show the report, if there is one, and wait until everything is written."""
-        if self._report is not None:
+        self._show_report()
+        self._printer.close()
+
+    def _show_report(self) -> None:
+        if self._report is not None and not self._shown:
+            self._shown = True
             self._printer.write(words.summary(self._report))
             for item in self._report.leftovers:
                 self.warn(f"left behind: {item}")
-        self._printer.close()
 
     def _columns(self) -> int:
         return 0

@@ -64,6 +64,7 @@ class Report:
     files_seconds: float = 0.0  # from the hold of the tree to the files in their places, beside all else that goes then
     namespaces: bool = False  # it has a PID namespace of its own there, or would have had
     inside_pid: int = 0  # its PID in that namespace, once it runs there
+    terminal: str = ""  # the command that shows its terminal, where that is held on the target
 
 
 class Observer(Protocol):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
-from migrator import fileplan, surroundings
+from migrator import fileplan, surroundings, terminals
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
@@ -65,6 +65,8 @@ class Wishes:
     """With `copy_files`: also those that differ on the target."""
     namespaces: str = "never"
     """A PID namespace of its own on the target: never, auto (where an ID is taken there) or always."""
+    terminal: str = ""
+    """What its terminal becomes: attach, ours; detach, one that is held on the target."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Plan:
     compress: str = "none"  # auto, zstd, none: how bulk streams go over the wire
     place: Place = _STREAMED  # where rounds are kept on the source, if they are
     namespaces: bool = False  # it gets a PID namespace of its own
+    terminal: str = ""  # attach, detach: the tree gets a new one on the target
 
     @property
     def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
@@ -143,6 +146,7 @@ def make_plan(
             problem, remedy = "is not installed, and it is to copy files", "install it, e.g. `apt install rsync`"
             obstacles += [make("rsync-missing", name, "rsync", problem=problem, remedy=remedy) for name in lacking]
         obstacles += surroundings.judge(here, source, there, target, tree, check)
+        obstacles += terminals.obstacles(here, there, tree, wishes.terminal, namespaces)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check)
         obstacles += in_room
     notes = [one.note for one in obstacles if not one.stops]
@@ -157,7 +161,7 @@ def make_plan(
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
     plan = Plan(
         tree, source.dirty_tracking, _options(tree, wishes), copies, on_disk, memory, tuple(notes), instant, compress,
-        _place(source, memory, wishes), namespaces,
+        _place(source, memory, wishes), namespaces, wishes.terminal,
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 
@@ -299,7 +303,7 @@ def _room(there: str, tree: TreeFacts, images: int, check: TargetCheck) -> tuple
 def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
     kinds = {one.kind for one in tree.peculiarities}
     ghosts = _ghosts(tree)
-    return CriuOptions(
+    options = CriuOptions(
         shell_job="shell-job" in kinds,
         # criu's limit guards against surprises; this one still does, but a temporary file may double meanwhile
         ghost_limit=2 * max(ghosts) + 16 * _MIB if ghosts else 0,
@@ -308,6 +312,7 @@ def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
         for_dump=tuple(one.argument for one in wishes.criu_options if one.end != "restore"),
         for_restore=tuple(one.argument for one in wishes.criu_options if one.end != "dump"),
     )
+    return terminals.options(tree, wishes.terminal, options)
 
 
 def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts) -> str:

@@ -114,6 +114,11 @@ class Lines(Progress):
         self._end_phase("failed")
         super().failed(error)
 
+    def hand_over(self) -> None:
+        """End the last phase first."""
+        self._end_phase()
+        super().hand_over()
+
     def finish(self) -> None:
         """End the last phase."""
         self._end_phase()
