@@ -16,6 +16,9 @@ import pytest
 from tests.live.conftest import Started
 from tests.live.lab_host import LabHost, until
 
+pytestmark = pytest.mark.long_on("vm")
+
+
 LINES = """
 import sys
 print("pid", __import__("os").getpid(), flush=True)
