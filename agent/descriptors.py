@@ -248,7 +248,7 @@ def facts(
         path=path, kind=kind, size=status.st_size, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid,
         gid=status.st_gid, mtime_ns=status.st_mtime_ns, rdev=status.st_rdev, uses=used, deleted=deleted,
         link_count=status.st_nlink, build_id=elf.build_id(path) if wants_id else "",
-        mount=(names or {}).get(status.st_dev, ""),
+        mount=(names or {}).get(status.st_dev, ""), allocated=min(status.st_size, status.st_blocks * 512),
     )  # fmt: skip
 
 

@@ -45,7 +45,19 @@ def _look(asked: FileFacts, bound: set[str], names: dict[int, str], *, digests: 
     build_id = elf.build_id(asked.path) if asked.build_id and found.kind == "regular" else ""
     alike = (found.kind, found.size) == (asked.kind, asked.size) and found.mtime_ns != asked.mtime_ns
     content = digest(asked.path) if digests and found.kind == "regular" and alike and "write" not in uses else ""
-    return FileFacts(**{**vars(found), "uses": tuple(sorted(uses)), "build_id": build_id, "digest": content})
+    known = {"uses": tuple(sorted(uses)), "build_id": build_id, "digest": content, "room": _room(asked)}
+    return FileFacts(**{**vars(found), **known})
+
+
+def _room(asked: FileFacts) -> int:
+    """Bytes that root may still write beside the files of a directory; -1 for anything else."""
+    if "parent" not in asked.uses:
+        return -1
+    try:
+        found = os.statvfs(asked.path)
+    except OSError:
+        return -1
+    return found.f_bfree * found.f_frsize
 
 
 def digest(path: str) -> str:

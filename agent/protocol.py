@@ -204,6 +204,8 @@ class FileFacts:
     build_id: str = ""  # of ELF objects
     mount: str = ""  # type and source of its file system, as `nfs4 server:/export`; "" where that can't be told
     digest: str = ""  # sha256 of its content, where it was asked for
+    allocated: int = 0  # bytes that it takes on its disk: fewer than `size` where it has holes
+    room: int = -1  # bytes free on its file system, of a directory that was asked about as `parent`
 
 
 @dataclasses.dataclass(frozen=True)

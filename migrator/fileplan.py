@@ -11,7 +11,7 @@ import dataclasses
 import os
 import posixpath
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.protocol import FileFacts, Incoming, Peculiarity, TreeFacts
@@ -136,10 +136,30 @@ def judge(
         judged.look(file, answer)
     judged.obstacles += judged.frequent()
     leased = {one.object for one in tree.peculiarities if one.kind == "file-lock" and "LEASE" in one.detail}
+    judged.obstacles += _without_room(there, judged.copies, asked, answers)
     for path in leased.intersection(judged.copies):
         # opening it breaks the lease, and the signal that tells the holder kills one that does not expect it
         judged.obstacles.append(make("file-leased", here, path))
     return judged.obstacles, tuple(file for path, file in judged.copies.items() if path not in leased)
+
+
+def _without_room(
+    there: str, copies: Mapping[str, Incoming], asked: Sequence[FileFacts], answers: Sequence[FileFacts]
+) -> Iterator[Obstacle]:
+    """File systems of the target that do not hold what is to come along to them."""
+    parents = {answer.path: answer for answer in answers if "parent" in answer.uses and answer.room >= 0}
+    needed: dict[str, int] = {}
+    places: dict[str, FileFacts] = {}
+    for file in asked:
+        parent = parents.get(posixpath.dirname(file.path))
+        if file.path in copies and parent is not None:
+            name = parent.mount or parent.path
+            needed[name] = needed.get(name, 0) + file.allocated
+            places.setdefault(name, parent)
+    for name, size in needed.items():
+        if size > places[name].room:
+            free = bytes_text(places[name].room)
+            yield make("files-room", there, places[name].path, free=free, mount=name, needed=bytes_text(size))
 
 
 class _Files:

@@ -97,6 +97,13 @@ ROWS = (
         "aside until the process runs, and put back if it does not come to that.",
     ),
     Kind(
+        "files-room", "no room on the target for the files that are to come along",
+        "{free} free on {mount}; the files that are to come along there take {needed}",
+        "make room there, or copy what does not change beforehand",
+        "With --copy-files each file is written beside its place before it takes it, also where another one is "
+        "replaced. A file that grows while it is being moved takes more than what is counted here.",
+    ),
+    Kind(
         "file-leased", "a file that is to come along has a lease",
         "has a lease, which reading it would break", "let the program give it up",
         "Opening a file for which a process holds a lease (fcntl(2), F_SETLEASE) sends that process a signal, which "

@@ -142,6 +142,11 @@ CASES = {
         "file-differs", opened("a"), DATA, f"echo 1 >{PLACE}/data", "beta", "data", options="--copy-files",
         remedy=f"rm {PLACE}/data",
     ),
+    "no room for a file that comes along": Case(
+        "files-room", f"{opened('a')}\nheld.write('x' * (2 << 20)); held.flush()", "",
+        f"mount -t tmpfs -o mode=777,size=1m obst {PLACE}", "beta", PLACE, options="--copy-files",
+        remedy=f"umount {PLACE}", after=f"umount {PLACE} 2>/dev/null; true",
+    ),
     "a directory that is missing": Case(
         "file-missing", f"os.mkdir('{PLACE}/d'); os.chmod('{PLACE}/d', 0o750); os.chdir('{PLACE}/d')", where="beta",
         object=f"{PLACE}/d", criu=RESTORE, remedy="run",

@@ -346,6 +346,27 @@ def test_disk_or_memory_is_what_matters_of_a_file_system(here: str, there: str, 
     assert [one.id for one in obstacles] == ["file-system"] * said
 
 
+@pytest.mark.parametrize(("room", "stops"), [(1499, ["files-room"]), (1500, []), (-1, [])])
+def test_files_that_come_along_take_room_on_their_file_system(room: int, stops: list[str]) -> None:
+    sparse = file("/var/log/other/sparse", "open", "write", size=1 << 40, allocated=1000)
+    log = dataclasses.replace(LOG, allocated=500)
+    parents = [
+        file(path, "parent", kind="directory", mount="ext4 /dev/sda1", room=room)
+        for path in ("/var/log", "/var/log/other")
+    ]
+    world = PLAIN.holding(log, sparse).with_(missing=(log.path, sparse.path), there=tuple(parents))
+    for wishes, wanted in ((Wishes(copy_files=True), stops), (Wishes(), [])):
+        found = [one for one in world.with_(wishes=wishes).plan()[1] if one.id == "files-room"]
+        assert [one.id for one in found] == wanted
+        for one in found:
+            assert (one.host, one.object, one.stops) == ("beta", "/var/log", True)
+            assert one.problem.endswith("the files that are to come along there take 1.5 KiB")
+    apart = [parents[0], dataclasses.replace(parents[1], mount="xfs /dev/sdb1")]
+    assert "files-room" not in [
+        one.id for one in world.with_(there=tuple(apart), wishes=Wishes(copy_files=True)).plan()[1]
+    ]
+
+
 def test_criu_of_another_major_version_is_said() -> None:
     _, obstacles = PLAIN.on_source(criu_version="3.19").on_target(criu_version="4.1").plan()
     assert [(one.id, one.stops) for one in obstacles] == [("criu-newer", False)]
