@@ -73,7 +73,7 @@ sed -i "s/generation [0-9]*/generation $HOP$HOP/" nginx.conf
 kill -HUP $PID
 for i in $(seq 600); do
     new=$(pgrep -P $PID | sort | tr '\\n' ' ')
-    [ $(echo $new | wc -w) = 2 ] && [ "$(page name)" = "generation $HOP$HOP" ] && break
+    [ $(echo $new | wc -w) = 2 ] && [ "$new" != "$old" ] && [ "$(page name)" = "generation $HOP$HOP" ] && break
     sleep 0.1
 done
 [ "$(page name)" = "generation $HOP$HOP" ] || echo "after the reload: $(page name)"
