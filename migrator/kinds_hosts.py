@@ -59,9 +59,11 @@ ROWS = (
     Kind(
         "criu-stream", "criu 4.2 on one host, an older one on the other",
         "criu {version} on {here} speaks another page server's protocol",
-        "install the same version on both hosts, or give --transport rsync",
+        "install the same version on both hosts",
         "With 4.2 criu changed what it says to a page server (32 bytes a command, where there were 24): neither "
-        "version understands the other. Image directories are read across versions: --transport rsync carries those.",
+        "version understands the other. It also writes the number of pages into another field of its images, which "
+        "older ones do not know: they would take all memory for empty. 4.2 reads the images of older ones, so from an "
+        "older source --transport rsync or --shared is let pass.",
     ),
     Kind(
         "architecture", "another CPU architecture",

@@ -25,7 +25,8 @@ OLDEST_CRIU = (3, 17)
 _SOCKETS_CRIU, _SOCKETS_KERNEL = (4, 2), (6, 16)
 _PIDFD_CRIU = (4, 1)
 _STREAM_CRIU = (4, 2)
-"""From here on a page server is spoken to in another way (criu/page-xfer.c, struct page_server_iov)."""
+"""From here on a page server is spoken to in another way (criu/page-xfer.c, struct page_server_iov), and a pagemap has
+its number of pages in a field that older ones do not know (images/pagemap.proto; the old one is 0 then)."""
 
 _MIB = 1 << 20
 _GROWTH = 8
@@ -208,9 +209,14 @@ def _of_pair(here: str, source: HostFacts, there: str, target: HostFacts, wishes
     older = _version(target.criu_version) < _version(source.criu_version)
     if source.criu_version and target.criu_version and older:
         yield make("criu-older", there, f"criu {target.criu_version}", here=here, version=source.criu_version)
-    both = source.criu_version and target.criu_version and not (wishes.rsync or wishes.shared)
-    if both and (_version(source.criu_version) < _STREAM_CRIU) != (_version(target.criu_version) < _STREAM_CRIU):
-        yield make("criu-stream", there, f"criu {target.criu_version}", here=here, version=source.criu_version)
+    if source.criu_version and target.criu_version:
+        old, old_there = (_version(host.criu_version) < _STREAM_CRIU for host in (source, target))
+        if old != old_there and (old_there or not (wishes.rsync or wishes.shared)):
+            problem = f"does not read the images of criu {source.criu_version} on {here}" if old_there else ""
+            yield make(
+                "criu-stream", there, f"criu {target.criu_version}", problem=problem, here=here,
+                version=source.criu_version,
+            )  # fmt: skip
     if source.criu_version and not source.dirty_tracking:
         yield make("no-dirty-tracking", here, f"kernel {source.kernel}", stops=wishes.require_precopy)
 
