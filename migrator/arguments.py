@@ -9,22 +9,31 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agent.protocol import VERSION
 from migrator import bandwidth, catalogue, criu_options, errors, precopy, terminals
 
+if TYPE_CHECKING:
+    from migrator import manual
+
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
 MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-EPILOG = """\
-exit status: 0 migrated; 3 migrated, leftovers named; 2 usage; 10-19 no connection, 20-29 obstacles, 30-49 failed and
-undone, 128+N stopped by signal N: the process runs on the source; 70, 71: `migrate recover ID`; 1 a bug.
-"""
+EPILOG = "exit status: 0, 3: moved; 1, 70-72: `migrate recover`; any other: not moved"
+SHELLS = ("bash", "zsh", "fish")
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours: one line, exit 2."""
+    """An argument parser whose errors are ours: one line, exit 2; and whose help is one screen."""
+
+    def format_help(self) -> str:
+        """What --help shows."""
+        from migrator import manual  # late: reading the parsers is for those who ask
+
+        known = commands()
+        name = self.prog.removeprefix("migrate").strip() or manual.MAIN
+        return manual.screen(known[name], known if name == manual.MAIN else {})
 
     def error(self, message: str) -> NoReturn:
         raise errors.UsageError(f"{message} (see {self.prog} --help)")
@@ -33,12 +42,22 @@ class _Parser(argparse.ArgumentParser):
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options, with `command` set. Raises errors.UsageError; exits 0 by itself for --help and --version."""
     first = argv[0] if argv else ""
+    if first == "help" and len(argv) == 2 and argv[1] not in ("-h", "--help"):
+        argv = [first, "--", argv[1]]  # an option may be asked about
     if first in _SUBCOMMANDS:
         options = _SUBCOMMANDS[first]().parse_args(argv[1:], argparse.Namespace(command=first))
     else:
         options = _migrate_parser().parse_args(argv, argparse.Namespace(command="migrate"))
     _fit_together(options)
     return options
+
+
+def commands() -> dict[str, manual.Command]:
+    """Every command with what it understands; the first one is `migrate` itself."""
+    from migrator import manual
+
+    parsers = {manual.MAIN: _migrate_parser, **_SUBCOMMANDS}
+    return {name: manual.read(name, make()) for name, make in parsers.items()}
 
 
 def _fit_together(options: argparse.Namespace) -> None:
@@ -59,14 +78,8 @@ def _fit_together(options: argparse.Namespace) -> None:
 def _migrate_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="migrate",
-        usage="migrate [OPTION…] PID [USER@]HOST[:PORT]\n"
-        "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
-        "       migrate rehearse [OPTION…] PID [USER@]HOST[:PORT]\n"
-        "       migrate explain [--json] [CHECK]\n"
-        "       migrate recover [OPTION…] [ID]",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"migrate {VERSION}")
     _add_order(parser)
@@ -113,7 +126,7 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
 def _check_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="migrate check",
-        description="Say everything that stands in the way of moving a process tree; change nothing.",
+        description="Say everything that stands in the way of a move; change nothing.",
     )
     _add_order(parser)
     limits = precopy.Limits()
@@ -158,11 +171,32 @@ def _recover_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _help_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate help", description="Say more: of a topic, an option, a command, a check or an exit code."
+    )
+    parser.add_argument("topic", metavar="TOPIC", nargs="?", default="", help="what about (default: what there is)")
+    parser.set_defaults(quiet=False, verbose=False, json=False)
+    return parser
+
+
+def _completion_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate completion",
+        description='Print the completion for a shell. For this session: eval "$(migrate completion bash)".',
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
+    parser.set_defaults(quiet=False, verbose=False, json=False)
+    return parser
+
+
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
-    "explain": _explain_parser,
     "recover": _recover_parser,
+    "explain": _explain_parser,
+    "completion": _completion_parser,
+    "help": _help_parser,
 }
 
 

@@ -11,6 +11,8 @@ The first word is a PID, or one of the subcommands:
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate explain [CHECK]                 what an obstacle means
     migrate recover [ID]                    settle a migration that was cut off
+    migrate completion SHELL                the completion for a shell
+    migrate help [TOPIC]                    more about a topic, an option, a command or an exit code
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
 undo has to end. From COMMIT on a signal is noted and the migration goes on to its end. Ctrl-Z is refused: a stopped
@@ -33,7 +35,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
 from migrator import catalogue, errors, precopy, progress, words
-from migrator.arguments import parse
+from migrator.arguments import commands, parse
 from migrator.output import Progress
 from migrator.phases import Report
 
@@ -47,11 +49,10 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED = {
     "migrate": ("undoing, the process stays on the source", errors.Interrupted.where),
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
-    "check": ("stopping", "nothing was changed"),
-    "explain": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
 }
-"""What a signal brings about, and how things are afterwards, by command."""
+"""What a signal brings about, and how things are afterwards, by command; of all others _STOPPED."""
+_STOPPED = ("stopping", "nothing was changed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,11 +144,8 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "recover": _recover}[
-        options.command
-    ]
     try:
-        return await _guard(work(options, show), show, options.command)
+        return await _guard(_COMMANDS[options.command](options, show), show, options.command)
     except errors.MigrateError as error:
         if isinstance(error, (errors.PreflightError, errors.OpenedMeanwhile)) and error.obstacles:
             show.obstacles(error.obstacles, asked=False)
@@ -201,6 +199,20 @@ async def _explain(options: argparse.Namespace, show: Progress) -> int:
     return errors.EXIT_MIGRATED
 
 
+async def _help(options: argparse.Namespace, show: Progress) -> int:
+    from migrator import manual
+
+    show.answer(manual.answer(options.topic, commands()))
+    return errors.EXIT_MIGRATED
+
+
+async def _completion(options: argparse.Namespace, show: Progress) -> int:
+    from migrator import completion
+
+    show.answer(completion.script(options.shell, commands()))
+    return errors.EXIT_MIGRATED
+
+
 async def _recover(options: argparse.Namespace, show: Progress) -> int:
     from migrator import recovery
 
@@ -214,12 +226,23 @@ async def _recover(options: argparse.Namespace, show: Progress) -> int:
     return errors.EXIT_MIGRATED
 
 
+_COMMANDS = {
+    "migrate": _migrate,
+    "rehearse": _migrate,
+    "check": _check,
+    "explain": _explain,
+    "recover": _recover,
+    "completion": _completion,
+    "help": _help,
+}
+
+
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:
     """Await the work; the first signal before COMMIT cancels it. Raises errors.Interrupted once all is undone."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     caught: list[signal.Signals] = []
-    promise, where = _INTERRUPTED[command]
+    promise, where = _INTERRUPTED.get(command, _STOPPED)
 
     def stop(number: signal.Signals) -> None:
         if task.done():

@@ -178,6 +178,10 @@ class Progress:
         else:
             self._printer.write(words.kinds_list(kinds))
 
+    def answer(self, text: str) -> None:
+        """What was asked for, on stdout, as it is."""
+        self._printer.write(text)
+
     def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
         """The result of `migrate recover`: what was done, and where the process is now."""
         self._printer.write(f"{words.escape(text)}\n")

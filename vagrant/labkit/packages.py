@@ -21,7 +21,7 @@ from labkit.run import LabError, as_root, run, say, step
 FOR_TREES = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client"}
 FOR_NETNS = {"ip": "iproute2", "nsenter": "util-linux", "losetup": "mount"}
 # What the fast tests would otherwise skip: `vagrant validate`, login shells that a target may
-# have, cpio.
+# have, cpio, and what reads a man page.
 FOR_TESTS = {
     "vagrant": "vagrant vagrant-libvirt",
     "zsh": "zsh",
@@ -29,6 +29,8 @@ FOR_TESTS = {
     "tcsh": "tcsh",
     "busybox": "busybox",
     "cpio": "cpio",
+    "groff": "groff-base",
+    "lexgrog": "man-db",
 }
 SSHD_VARIABLE = "MIGRATE_TEST_SSHD"
 """Tells the fast tests which sshd to start."""

@@ -46,7 +46,7 @@ def developer_requirements() -> list[str]:
 
 def source_digest() -> str:
     """Changes whenever the project's wheel would."""
-    files = [cache.REPOSITORY / "pyproject.toml"]
+    files = [cache.REPOSITORY / "pyproject.toml", cache.REPOSITORY / "hatch_build.py"]
     for package in ("agent", "migrator"):
         files += sorted(path for path in (cache.REPOSITORY / package).rglob("*") if path.is_file())
     files = [path for path in files if "__pycache__" not in path.parts]
