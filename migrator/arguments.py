@@ -6,50 +6,43 @@ Owns every option, its default and its help. Refuses to do anything: `cli` does,
 from __future__ import annotations
 
 import argparse
-import math
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from agent.protocol import VERSION
-from migrator import bandwidth, catalogue, criu_options, errors, precopy, terminals
+from migrator import config, errors, option_types, precopy, terminals
+from migrator.parsing import HOST, Parser, add_opposites, given
 
 if TYPE_CHECKING:
     from migrator import manual
 
-LARGEST_PID = 4194304
-"""PID_MAX_LIMIT of a 64-bit kernel."""
-MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 EPILOG = "exit status: 0, 3: moved; 1, 70-72: `migrate recover`; any other: not moved"
 SHELLS = ("bash", "zsh", "fish")
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours: one line, exit 2; and whose help is one screen."""
-
-    def format_help(self) -> str:
-        """What --help shows."""
-        from migrator import manual  # late: reading the parsers is for those who ask
-
-        known = commands()
-        name = self.prog.removeprefix("migrate").strip() or manual.MAIN
-        return manual.screen(known[name], known if name == manual.MAIN else {})
-
-    def error(self, message: str) -> NoReturn:
-        raise errors.UsageError(f"{message} (see {self.prog} --help)")
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The options, with `command` set. Raises errors.UsageError; exits 0 by itself for --help and --version."""
+    """The options, with `command` set. Raises errors.UsageError; exits 0 by itself for --help and --version.
+
+    What the command line does not say, the configuration may (`config`).
+    """
     first = argv[0] if argv else ""
     if first == "help" and len(argv) == 2 and argv[1] not in ("-h", "--help"):
         argv = [first, "--", argv[1]]  # an option may be asked about
-    if first in _SUBCOMMANDS:
-        options = _SUBCOMMANDS[first]().parse_args(argv[1:], argparse.Namespace(command=first))
-    else:
-        options = _migrate_parser().parse_args(argv, argparse.Namespace(command="migrate"))
-    _fit_together(options)
+    known = first in _SUBCOMMANDS
+    parser, words = (_SUBCOMMANDS[first](), argv[1:]) if known else (_migrate_parser(), argv)
+    add_opposites(parser, config.COMMAND_LINE_ONLY)
+    options = parser.parse_args(words, argparse.Namespace(command=first if known else "migrate"))
+    said = set(vars(options))
+    if not getattr(options, "no_config", True):
+        said = given(parser, words)
+        config.fill_in(options, said, _migrate_parser())
+    _fit_together(options, said)
     return options
+
+
+def in_force(host: str) -> tuple[dict[str, bool], dict[str, config.Setting]]:
+    """Configuration files and whether each is there; all settings for this target ("": for any). Raises UsageError."""
+    return config.in_force(host, _migrate_parser())
 
 
 def commands() -> dict[str, manual.Command]:
@@ -60,10 +53,17 @@ def commands() -> dict[str, manual.Command]:
     return {name: manual.read(name, make()) for name, make in parsers.items()}
 
 
-def _fit_together(options: argparse.Namespace) -> None:
-    """Raises UsageError for options that say nothing together."""
+def _fit_together(options: argparse.Namespace, said: set[str]) -> None:
+    """Raises UsageError for options that say nothing together; what is configured gives way to what is `said`."""
     if not hasattr(options, "transport"):
         return
+    if options.shared and "shared" not in said and said & {"transport", "rsh", "images_dir"}:
+        options.shared = ""
+    for name in ("rsh", "images_dir"):
+        if name not in said and (options.transport != "rsync" or options.shared):
+            setattr(options, name, "")
+    if "overwrite_files" not in said:
+        options.overwrite_files = options.overwrite_files and options.copy_files
     if options.overwrite_files and not options.copy_files:
         raise errors.UsageError("--overwrite-files is for --copy-files")
     for name in ("rsh", "images_dir"):
@@ -76,7 +76,7 @@ def _fit_together(options: argparse.Namespace) -> None:
 
 
 def _migrate_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="migrate",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
@@ -88,7 +88,7 @@ def _migrate_parser() -> argparse.ArgumentParser:
 
 
 def _rehearse_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="migrate rehearse",
         description="Go through a migration up to the tree held on the target, then undo it: the process is paused for "
         "that long, and no more. Says how long it was, how much travelled, and what only a real dump and restore find.",
@@ -103,28 +103,28 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-downtime",
         metavar="SECONDS",
-        type=_seconds,
+        type=option_types.seconds,
         default=precopy.Limits.max_downtime,
         help="freeze when the predicted downtime is at most this (default: %(default)s)",
     )
     parser.add_argument(
         "--max-rounds",
         metavar="N",
-        type=_count,
+        type=option_types.count,
         default=precopy.Limits.max_rounds,
         help="pre-copy rounds at most; 0 moves everything in the freeze (default: %(default)s)",
     )
     parser.add_argument(
         "--bandwidth",
         metavar="RATE",
-        type=_rate,
+        type=option_types.rate,
         default=0.0,
         help="bytes a second on the wire at most, until the freeze: 20M, 1.5G (1024s), 20MB (1000s), as rsync has them",
     )
 
 
 def _check_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="migrate check",
         description="Say everything that stands in the way of a move; change nothing.",
     )
@@ -139,30 +139,32 @@ def _check_parser() -> argparse.ArgumentParser:
 
 
 def _explain_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="migrate explain", description="Say what an obstacle means, why it stands in the way, and what to do."
     )
-    parser.add_argument("id", metavar="CHECK", type=_kind, nargs="?", help="its id (default: list all of them)")
+    parser.add_argument(
+        "id", metavar="CHECK", type=option_types.kind, nargs="?", help="its id (default: list all of them)"
+    )
     parser.add_argument("--json", action="store_true", help="one event a line")
     parser.set_defaults(quiet=False, verbose=False)
     return parser
 
 
 def _recover_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="migrate recover",
         description="Settle a migration that was cut off, by the journals of both hosts. Run it on the source.",
     )
     parser.add_argument(
         "id",
         metavar="ID",
-        type=_migration_id,
+        type=option_types.migration_id,
         nargs="?",
         help="the migration, as its error message named it (default: the newest one that is not finished)",
     )
     parser.add_argument(
         "--target",
-        metavar="[USER@]HOST[:PORT]",
+        metavar=HOST,
         default="",
         help="how to reach the target now, where that is not what the journal says",
     )
@@ -171,8 +173,18 @@ def _recover_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _config_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="migrate config", description="Show the settings in force, and where each comes from; changes nothing."
+    )
+    parser.add_argument("host", metavar=HOST, nargs="?", default="", help="for this target (default: for any)")
+    parser.add_argument("--json", action="store_true", help="one event a line")
+    parser.set_defaults(quiet=False, verbose=False)
+    return parser
+
+
 def _help_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="migrate help", description="Say more: of a topic, an option, a command, a check or an exit code."
     )
     parser.add_argument("topic", metavar="TOPIC", nargs="?", default="", help="what about (default: what there is)")
@@ -181,7 +193,7 @@ def _help_parser() -> argparse.ArgumentParser:
 
 
 def _completion_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="migrate completion",
         description='Print the completion for a shell. For this session: eval "$(migrate completion bash)".',
     )
@@ -195,14 +207,15 @@ _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "rehearse": _rehearse_parser,
     "recover": _recover_parser,
     "explain": _explain_parser,
+    "config": _config_parser,
     "completion": _completion_parser,
     "help": _help_parser,
 }
 
 
 def _add_order(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pid", metavar="PID", type=_pid, help="root of the process tree on this host")
-    parser.add_argument("host", metavar="[USER@]HOST[:PORT]", help="where to; ~/.ssh/config applies")
+    parser.add_argument("pid", metavar="PID", type=option_types.pid, help="root of the process tree on this host")
+    parser.add_argument("host", metavar=HOST, help="where to; ~/.ssh/config applies")
     parser.add_argument(
         "--copy-files",
         action="store_true",
@@ -263,21 +276,21 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images-dir",
         metavar="PATH",
-        type=_directory,
+        type=option_types.directory,
         default="",
         help="with --transport rsync: where the image directories lie here",
     )
     parser.add_argument(
         "--shared",
         metavar="PATH",
-        type=_directory,
+        type=option_types.directory,
         default="",
         help="a directory that both hosts see, as on NFS: the images are written there, and nothing is sent",
     )
     parser.add_argument(
         "--criu-option",
         metavar="OPT",
-        type=_criu_option,
+        type=option_types.criu_option,
         action="append",
         default=[],
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
@@ -319,59 +332,6 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--quiet", action="store_true", help="only the last line, and errors")
     how.add_argument("--json", action="store_true", help="one event a line; the last one is the report")
     parser.add_argument("-v", "--verbose", action="store_true", help="show every criu command, and measurements")
-
-
-def _pid(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and len(word) < 20 and 0 < int(word) <= LARGEST_PID):
-        raise argparse.ArgumentTypeError(f"{word!r} is no process id")
-    return int(word)
-
-
-def _count(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and len(word) < 7):
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of rounds")
-    return int(word)
-
-
-def _seconds(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{word!r} is no time in seconds")
-    return value
-
-
-def _rate(word: str) -> float:
-    try:
-        return bandwidth.parse_rate(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _directory(word: str) -> str:
-    if word and not word.startswith("/"):
-        raise argparse.ArgumentTypeError(f"{word!r} is no absolute path")
-    return word.rstrip("/") or word[:1]
-
-
-def _kind(word: str) -> str:
-    if word not in catalogue.KINDS:
-        near = ", ".join(catalogue.nearest(word))
-        hint = f": is it {near}?" if near else ": `migrate explain` lists them"
-        raise argparse.ArgumentTypeError(f"{word!r} is no check{hint}")
-    return word
-
-
-def _criu_option(word: str) -> criu_options.CriuOption:
-    try:
-        return criu_options.parse(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _migration_id(word: str) -> str:
-    if not MIGRATION_ID.fullmatch(word):
-        raise argparse.ArgumentTypeError(f"{word!r} is no migration's id")
-    return word
+    parser.add_argument(
+        "--no-config", action="store_true", help="go without /etc/migrate.toml and ~/.config/migrate.toml"
+    )

@@ -11,6 +11,7 @@ The first word is a PID, or one of the subcommands:
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate explain [CHECK]                 what an obstacle means
     migrate recover [ID]                    settle a migration that was cut off
+    migrate config [USER@]HOST[:PORT]       the settings in force, and where they come from
     migrate completion SHELL                the completion for a shell
     migrate help [TOPIC]                    more about a topic, an option, a command or an exit code
 
@@ -35,7 +36,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
 from migrator import catalogue, errors, precopy, progress, words
-from migrator.arguments import commands, parse
+from migrator.arguments import commands, in_force, parse
 from migrator.output import Progress
 from migrator.phases import Report
 
@@ -206,6 +207,12 @@ async def _help(options: argparse.Namespace, show: Progress) -> int:
     return errors.EXIT_MIGRATED
 
 
+async def _config(options: argparse.Namespace, show: Progress) -> int:
+    files, settings = in_force(options.host)
+    show.configured(files, settings)
+    return errors.EXIT_MIGRATED
+
+
 async def _completion(options: argparse.Namespace, show: Progress) -> int:
     from migrator import completion
 
@@ -232,6 +239,7 @@ _COMMANDS = {
     "check": _check,
     "explain": _explain,
     "recover": _recover,
+    "config": _config,
     "completion": _completion,
     "help": _help,
 }

@@ -11,11 +11,10 @@ does not read on, must not hold up a frozen process.
 | `--quiet` | the last line                                       | the same                     |
 | `--json`  | events, one a line                                  | the same, without obstacles  |
 
-Events: phase, note, detail (with -v), round, obstacle, checked, kind, recovered, error, report. Each is one object a
-line; `event` names it and `at` is the seconds since the start. The last event of a migration is `report` (without
-`at`); an
-`error`, if there is one, comes right before it. File names are text with `surrogateescape`: a byte that is no UTF-8 is
-the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
+Events: phase, note, detail (with -v), round, obstacle, checked, kind, setting, recovered, error, report. Each is one
+object a line; `event` names it and `at` is the seconds since the start. The last event of a migration is `report`
+(without `at`); an `error`, if there is one, comes right before it. File names are text with `surrogateescape`: a byte
+that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
 """
 
 from __future__ import annotations
@@ -28,13 +27,14 @@ import select
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from migrator import words
 from migrator.phases import Phase, Report, Round
 
 if TYPE_CHECKING:
+    from migrator.config import Setting
     from migrator.errors import MigrateError
     from migrator.kinds import Kind
     from migrator.obstacle import Obstacle
@@ -182,6 +182,10 @@ class Progress:
         """What was asked for, on stdout, as it is."""
         self._printer.write(text)
 
+    def configured(self, files: Mapping[str, bool], settings: Mapping[str, Setting]) -> None:
+        """The result of `migrate config`: lines that may stand in a configuration file, each with where it is from."""
+        self._printer.write(words.configuration(files, settings))
+
     def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
         """The result of `migrate recover`: what was done, and where the process is now."""
         self._printer.write(f"{words.escape(text)}\n")
@@ -270,6 +274,11 @@ class Events(Progress):
             self.note(note)
         self.obstacles(obstacles, asked=True)
         self._event("checked", pid=pid, target=target, stops=sum(obstacle.stops for obstacle in obstacles))
+
+    def configured(self, files: Mapping[str, bool], settings: Mapping[str, Setting]) -> None:
+        """`{"event":"setting","at":…,"key":…,"value":…,"where":…}` for each; `where` is "built-in" or FILE:LINE."""
+        for key, setting in settings.items():
+            self._event("setting", key=key, value=setting.raw, where=setting.where)
 
     def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
         """`{"event":"recovered","at":…,"id":…,"course":…,"host":…,"pid":…,"text":…}`; pid 0: it runs on no host yet."""

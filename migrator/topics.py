@@ -83,7 +83,7 @@ OPTIONS = {
     ),
     "output": Topic(
         "what is said, and where",
-        ("--quiet", "--json", "--verbose", "--version"),
+        ("--quiet", "--json", "--verbose", "--no-config", "--version"),
         (
             "Bars on a terminal, a line for each finished step in a pipe. Errors and warnings go to standard error. "
             "With --json standard output has one JSON object a line; the last one is the report.",
@@ -149,6 +149,20 @@ PROSE = {
             "again. Run it on the source. The journals lie in /var/lib/migrate/ID/journal on both hosts, criu's logs "
             "beside them; images, while there are any, in /run/migrate/ID.",
             "Never end a criu with a signal while it dumps: it can take the process with it.",
+        ),
+    ),
+    "configuration": Topic(
+        "defaults of your own",
+        (),
+        (
+            "/etc/migrate.toml, then ~/.config/migrate.toml, say what counts where the command line says nothing. A "
+            "key is an option of migrate without its dashes; user is whom to log in as. What is true there is taken "
+            "back by --no-NAME.",
+            '  compress = "zstd"\n\n  [target."*.example.org"]\n  user = "ops"\n  sudo = true\n  bandwidth = "50M"',
+            "A target is meant by its name as it is written on the command line, by a pattern (* ? []), or by user@ "
+            "and either; what fits more closely counts more. The user's file is that of the user whom migrate runs as: "
+            "under sudo root's, never the caller's. A file that others may write to is refused. `migrate config HOST` "
+            "shows what is in force, and where each setting comes from.",
         ),
     ),
     "signals": Topic(

@@ -5,16 +5,18 @@ Owns the wording and its escaping: facts in, text out. Refuses to know where it 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from migrator.errors import MigrateError, UsageError
 from migrator.phases import Report
 
 if TYPE_CHECKING:
+    from migrator.config import Setting
     from migrator.kinds import Kind
     from migrator.obstacle import Obstacle
 
@@ -141,6 +143,19 @@ def kinds_list(kinds: Iterable[Kind]) -> str:
     known = list(kinds)
     width = max(len(kind.id) for kind in known)
     return "".join(f"{kind.id:<{width}}  {'stops' if kind.stops else 'warns'}  {kind.title}\n" for kind in known)
+
+
+def configuration(files: Mapping[str, bool], settings: Mapping[str, Setting]) -> str:
+    """Settings as they may stand in a file, each with where it is from; above them the files that were looked for.
+
+    What JSON writes is TOML too, for all that a setting can be.
+    """
+    lines = {key: escape(f"{key} = {json.dumps(setting.raw, ensure_ascii=False)}") for key, setting in settings.items()}
+    width = min(max(map(len, lines.values())), WIDEST_CELL)
+    return "".join(
+        [f"# {escape(path)}{'' if there else ': not there'}\n" for path, there in files.items()]
+        + [f"{lines[key]:<{width}}  # {escape(setting.where)}\n" for key, setting in settings.items()]
+    )
 
 
 def _folded(text: str, columns: int, indent: str = "    ") -> str:

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from migrator import config
 from tests.fake_hosts import Pair
 from tests.fork_server import ForkServer
 
@@ -22,6 +23,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr[-1]}"  # type: ignore
     return report
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine's admin has set is no matter of the tests."""
+    monkeypatch.setattr(config, "files", lambda: ())
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from agent import protocol
-from migrator import cli, errors, hosts, migration, plan, recovery
+from migrator import cli, config, errors, hosts, migration, plan, recovery
 from migrator.obstacle import Obstacle
 from migrator.phases import Observer, Phase, Report, Round
 
@@ -164,6 +164,7 @@ def install(scenario: str) -> None:
     migration.migrate = engine.migrate
     migration.check = engine.check
     recovery.recover = engine.recover
+    config.files = lambda: tuple(os.environ.get("FAKE_ENGINE_CONFIG", "").split())
 
 
 if __name__ == "__main__":
