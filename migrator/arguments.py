@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.protocol import VERSION
 from migrator import config, errors, option_types, precopy, terminals
@@ -64,15 +64,22 @@ def _fit_together(options: argparse.Namespace, said: set[str]) -> None:
             setattr(options, name, "")
     if "overwrite_files" not in said:
         options.overwrite_files = options.overwrite_files and options.copy_files
-    if options.overwrite_files and not options.copy_files:
-        raise errors.UsageError("--overwrite-files is for --copy-files")
-    for name in ("rsh", "images_dir"):
-        if getattr(options, name) and options.transport != "rsync":
-            raise errors.UsageError(f"--{name.replace('_', '-')} is for --transport rsync")
     if options.terminal == terminals.ATTACH and options.json:
         raise errors.UsageError("--attach shows a terminal, --json events: --detach goes with it")
+    if wrong := contradiction(options):
+        raise errors.UsageError(wrong)
+
+
+def contradiction(options: Any) -> str:
+    """What is wrong with these options together (of the command line, or `api.Options`), in words; "" if nothing is."""
+    if options.overwrite_files and not options.copy_files:
+        return "--overwrite-files is for --copy-files"
+    for name in ("rsh", "images_dir"):
+        if getattr(options, name) and options.transport != "rsync":
+            return f"--{name.replace('_', '-')} is for --transport rsync"
     if options.shared and (options.images_dir or options.rsh):
-        raise errors.UsageError("with --shared nothing is sent: leave --images-dir and --rsh")
+        return "with --shared nothing is sent: leave --images-dir and --rsh"
+    return ""
 
 
 def _migrate_parser() -> argparse.ArgumentParser:

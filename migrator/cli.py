@@ -35,13 +35,13 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
-from migrator import catalogue, errors, precopy, progress, words
+from migrator import catalogue, errors, progress, terminals, words
 from migrator.arguments import commands, in_force, parse
 from migrator.output import Progress
 from migrator.phases import Report
 
 if TYPE_CHECKING:
-    from migrator import hosts
+    from migrator import api
     from migrator.channel import Channel
 
 T = TypeVar("T")
@@ -91,37 +91,13 @@ def _main(argv: list[str], status: list[int]) -> int:
     return status[0]
 
 
-def _order(options: argparse.Namespace) -> hosts.Order:
-    """What the engine is asked for. Raises errors.UsageError for a host that makes no sense."""
-    if options.transport == "rsync" and not options.shared and os.geteuid() != 0:
-        raise errors.UsageError("--transport rsync: only root may read the images here, so run migrate as root")
-    from migrator import channel, hosts, plan  # late: bad input is told at once
+def _ordered(options: argparse.Namespace) -> api.Options:
+    """The options of the command line in the words of the API, whose names they have."""
+    from migrator import api  # late: bad input is told at once
 
-    return hosts.Order(
-        pid=options.pid,
-        target=channel.parse_target(options.host),
-        wishes=plan.Wishes(
-            options.copy_files,
-            options.require_precopy,
-            options.resume == "instant",
-            options.compress,
-            rsync=options.transport == "rsync",
-            images_directory=options.images_dir,
-            shared=options.shared,
-            hash_files=options.verify == "hash",
-            throttle=options.on_no_converge == precopy.OnNoConverge.THROTTLE,
-            criu_options=tuple(options.criu_option),
-            overwrite_files=options.overwrite_files,
-            namespaces=options.namespaces,
-            terminal=options.terminal,
-        ),
-        limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
-        sudo=options.sudo,
-        criu=options.criu,
-        bandwidth=options.bandwidth,
-        rsh=options.rsh,
-        rehearsal=options.command == "rehearse",
-    )
+    names = (field.name for field in dataclasses.fields(api.Options))
+    values: dict[str, Any] = {name: getattr(options, name) for name in names}
+    return api.Options(**values | {"criu_option": tuple(options.criu_option)})
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -160,14 +136,17 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
 
 
 async def _migrate(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import attach, migration, terminals
+    from migrator import api, attach
 
-    order = _order(options)
-    if options.terminal == terminals.ATTACH and options.command == "migrate":
-        if not attach.possible():
+    if options.command == "rehearse":
+        report = await api.rehearse(options.pid, options.host, _ordered(options), on_event=show.happened)
+    else:
+        shown = functools.partial(_show, show) if options.terminal == terminals.ATTACH else None
+        if shown and not attach.possible():
             raise errors.UsageError("--attach: standard input and output are no terminal", hint="--detach needs none")
-        order = dataclasses.replace(order, show=functools.partial(_show, show))
-    report = await migration.migrate(order, show)
+        report = await api.migrate(
+            options.pid, options.host, _ordered(options), on_event=show.happened, on_terminal=shown
+        )
     if show.reported is None:
         show.report(report)
     return errors.EXIT_LEFTOVERS if report.leftovers else errors.EXIT_MIGRATED
@@ -182,11 +161,11 @@ async def _show(show: Progress, channel: Channel) -> None:
 
 
 async def _check(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import migration
+    from migrator import api
 
-    chosen, obstacles = await migration.check(_order(options), show)
-    show.checked(options.pid, options.host, obstacles, chosen.notes)
-    stops = sum(obstacle.stops for obstacle in obstacles)
+    found = await api.check(options.pid, options.host, _ordered(options), on_event=show.happened)
+    show.checked(options.pid, options.host, found.obstacles, found.notes)
+    stops = sum(obstacle.stops for obstacle in found.obstacles)
     if stops:
         raise errors.PreflightError(
             f"pid {options.pid} cannot be moved to {options.host}: {words.count(stops, 'obstacle')}"

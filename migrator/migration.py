@@ -80,6 +80,7 @@ class Migration:
 
     async def run(self) -> Report:
         """Move the tree, or rehearse it. Raises MigrateError; on that and on CancelledError all is undone already."""
+        self._observer.started(self.id)
         try:
             async with contextlib.AsyncExitStack() as undo:
                 await self._connect()

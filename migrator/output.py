@@ -11,10 +11,10 @@ does not read on, must not hold up a frozen process.
 | `--quiet` | the last line                                       | the same                     |
 | `--json`  | events, one a line                                  | the same, without obstacles  |
 
-Events: phase, note, detail (with -v), round, obstacle, checked, kind, setting, recovered, error, report. Each is one
-object a line; `event` names it and `at` is the seconds since the start. The last event of a migration is `report`
-(without `at`); an `error`, if there is one, comes right before it. File names are text with `surrogateescape`: a byte
-that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
+Events: started, phase, note, detail (with -v), round, obstacle, checked, kind, setting, recovered, error, report. Each
+is one object a line; `event` names it and `at` is the seconds since the start. The last event of a migration is
+`report` (without `at`); an `error`, if there is one, comes right before it. File names are text with `surrogateescape`:
+a byte that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from migrator import words
+from migrator import events, words
 from migrator.phases import Phase, Report, Round
 
 if TYPE_CHECKING:
@@ -118,8 +118,15 @@ class Progress:
 
     # What the engine says (phases.Observer)
 
+    def started(self, migration: str) -> None:
+        """A migration begins, by this name."""
+
     async def phase(self, phase: Phase) -> None:
         """The migration is about to enter this phase."""
+        self.enter(phase)
+
+    def enter(self, phase: Phase) -> None:
+        """The same, for whoever does not wait."""
         self._phase = phase
         self.committed = self.committed or phase is Phase.COMMIT
 
@@ -141,6 +148,23 @@ class Progress:
     def report(self, report: Report) -> None:
         """It is over; the report is shown by `finish`, after the error if there is one."""
         self._report = report
+
+    def happened(self, event: events.Event) -> None:
+        """Any of these, as a value."""
+        if isinstance(event, events.Transferred):  # by far the most
+            self.transferred(event.bytes)
+        elif isinstance(event, events.PhaseBegun):
+            self.enter(event.phase)
+        elif isinstance(event, events.Noted):
+            (self.detail if event.detail else self.note)(event.text)
+        elif isinstance(event, events.RoundBegun):
+            self.round_started(event.number, event.expected_bytes, event.final)
+        elif isinstance(event, events.RoundDone):
+            self.round_done(event.number, event.result, event.final)
+        elif isinstance(event, events.Started):
+            self.started(event.id)
+        else:
+            self.report(event.report)
 
     # What the command line says
 
@@ -230,9 +254,13 @@ class Quiet(Progress):
 class Events(Progress):
     """`--json`: one event a line on stdout. Errors still get their line on stderr."""
 
-    async def phase(self, phase: Phase) -> None:
+    def started(self, migration: str) -> None:
+        """`{"event":"started","at":…,"id":…}`"""
+        self._event("started", id=migration)
+
+    def enter(self, phase: Phase) -> None:
         """`{"event":"phase","at":…,"phase":…}`"""
-        await super().phase(phase)
+        super().enter(phase)
         self._event("phase", phase=phase.value)
 
     def note(self, text: str) -> None:

@@ -73,6 +73,9 @@ class Observer(Protocol):
     `phase` is awaited before the phase's first act, so that an observer can hold a migration at a known point.
     """
 
+    def started(self, migration: str) -> None:
+        """A migration begins; this is its id, in the journals too. A second attempt has another one."""
+
     async def phase(self, phase: Phase) -> None:
         """The migration is about to enter this phase."""
 
@@ -105,6 +108,10 @@ class Careful:
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
         self.error: Exception | None = None
+
+    def started(self, migration: str) -> None:
+        """As the other one's."""
+        self._try(self._inner.started, migration)
 
     async def phase(self, phase: Phase) -> None:
         """Cancelling gets through."""

@@ -59,10 +59,10 @@ class Lines(Progress):
         self._pending = ""  # the newest note of the phase, held so that "ok" and the time can stand on its line
         self._interval = 0.0  # seconds of the round before: what this one holds was dirtied in them
 
-    async def phase(self, phase: Phase) -> None:
+    def enter(self, phase: Phase) -> None:
         """End the phase before with its line, and begin this one."""
         self._end_phase()
-        await super().phase(phase)
+        super().enter(phase)
         self._phase_start = self._clock()
         self._labelled = False
 
@@ -179,9 +179,9 @@ class Bars(Lines):
         self._round = ("", 0, 0.0)  # label, expected bytes, start
         self._refreshed = 0.0
 
-    async def phase(self, phase: Phase) -> None:
+    def enter(self, phase: Phase) -> None:
         """A live line says what is being done."""
-        await super().phase(phase)
+        super().enter(phase)
         self._show_phase()
 
     def note(self, text: str) -> None:

@@ -89,6 +89,7 @@ class Engine:
         return report
 
     async def _forth(self, order: hosts.Order, observer: Observer) -> None:
+        observer.started("20260704-031500-a1b2c3")
         await self._phase(Phase.CONNECT, observer)
         if self.scenario == "host-key":
             raise errors.HostKeyError("db2: unknown host key", hint="ssh-keyscan db2 >> ~/.ssh/known_hosts")

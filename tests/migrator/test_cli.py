@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from migrator import catalogue, cli, errors
+from migrator import api, catalogue, cli, errors, hosts
 from migrator.arguments import parse
 from migrator.phases import Phase
 from tests.migrator import fake_engine
@@ -137,18 +138,23 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
         assert word in out
 
 
+def order(options: argparse.Namespace) -> hosts.Order:
+    """What the engine is asked for."""
+    return api.order(options.pid, options.host, cli._ordered(options))
+
+
 def test_the_order_is_what_was_asked() -> None:
     words = (
         "4711 root@db2:2222 --copy-files --require-precopy --max-downtime 1.5 --max-rounds 3 --sudo --criu /opt/criu"
     )
-    order = cli._order(parse([*words.split(), "--bandwidth", "20M", "--compress", "zstd"]))
-    assert (order.bandwidth, order.wishes.compress) == (20 << 20, "zstd")
-    assert order.pid == 4711
-    assert (order.wishes.copy_files, order.wishes.require_precopy) == (True, True)
-    assert (order.limits.max_downtime, order.limits.max_rounds) == (1.5, 3)
-    assert (order.sudo, order.criu) == (True, "/opt/criu")
-    assert "db2" in str(order.target)
-    assert "2222" in str(order.target)
+    asked = order(parse([*words.split(), "--bandwidth", "20M", "--compress", "zstd"]))
+    assert (asked.bandwidth, asked.wishes.compress) == (20 << 20, "zstd")
+    assert asked.pid == 4711
+    assert (asked.wishes.copy_files, asked.wishes.require_precopy) == (True, True)
+    assert (asked.limits.max_downtime, asked.limits.max_rounds) == (1.5, 3)
+    assert (asked.sudo, asked.criu) == (True, "/opt/criu")
+    assert "db2" in str(asked.target)
+    assert "2222" in str(asked.target)
 
 
 @pytest.mark.parametrize(("words", "wish"), [
@@ -157,8 +163,8 @@ def test_the_order_is_what_was_asked() -> None:
     ("4711 db2", "never"),
 ])  # fmt: skip
 def test_the_wish_for_a_namespace_swallows_no_pid(words: str, wish: str) -> None:
-    order = cli._order(parse(words.split()))
-    assert (order.pid, order.wishes.namespaces) == (4711, wish)
+    asked = order(parse(words.split()))
+    assert (asked.pid, asked.wishes.namespaces) == (4711, wish)
 
 
 def test_no_other_wish_for_a_namespace_is_understood() -> None:
@@ -167,10 +173,10 @@ def test_no_other_wish_for_a_namespace_is_understood() -> None:
 
 
 def test_defaults() -> None:
-    order = cli._order(parse(["check", "4711", "db2"]))
-    assert (order.limits.max_downtime, order.limits.max_rounds) == (0.3, 8)
-    assert (order.bandwidth, order.wishes.compress) == (0.0, "auto")
-    assert (order.wishes.copy_files, order.wishes.require_precopy, order.sudo, order.criu) == (False, False, False, "")
+    asked = order(parse(["check", "4711", "db2"]))
+    assert (asked.limits.max_downtime, asked.limits.max_rounds) == (0.3, 8)
+    assert (asked.bandwidth, asked.wishes.compress) == (0.0, "auto")
+    assert (asked.wishes.copy_files, asked.wishes.require_precopy, asked.sudo, asked.criu) == (False, False, False, "")
 
 
 def test_an_option_may_stand_before_the_pid() -> None:

@@ -44,6 +44,10 @@ class Watcher:
         self.notes: list[str] = []
         self.rounds: list[Round] = []
         self.reported: Report | None = None
+        self.ids: list[str] = []
+
+    def started(self, migration: str) -> None:
+        self.ids.append(migration)
 
     async def phase(self, phase: Phase) -> None:
         """Written down, then the cue."""
