@@ -89,22 +89,28 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
             return await _kill(journal)
         if verdict is here.RESUME:
             return await _resume(settings, journal, tell)
-        return await (_abort if verdict is here.ABORT else _clean)(settings, journal)
+        if verdict is here.ABORT or journal.has(Record.ABORT):
+            return await _abort(settings, journal, told=verdict is here.CLEAN)
+        return await _clean(settings, journal)
     finally:
         journal.close()
 
 
 def _decide(settings: Settings, journal: Journal, verdict: protocol.Verdict) -> None:
     """Write what makes the verdict this host's decision. Raises JournalError where the journal forbids it."""
-    known = rules.Known(journal.role, journal.records, same_boot(journal), _images(settings, journal).exists())
-    record = rules.to_write(verdict, known)
+    record = rules.to_write(verdict, _known(settings, journal))
     if record is Record.COMMIT:
         journal.write(record, tasks=journal.facts(Record.BEGIN.value)["tasks"])
     elif record is not None:
         journal.write(record, reason="settled")
 
 
-async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
+def _known(settings: Settings, journal: Journal) -> rules.Known:
+    return rules.Known(journal.role, journal.records, same_boot(journal), _images(settings, journal).exists())
+
+
+async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protocol.Settled:
+    """Undo, or finish undoing. `told`: the other host knows, so that nothing is owed any more."""
     if journal.has(Record.DONE):
         return _settled(journal)
     if same_boot(journal):
@@ -125,7 +131,8 @@ async def _abort(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.role == "target":
         left += images.remove_shared(journal.facts(Record.PREPARED.value).get("shared", ""), journal.migration)
         left += Ledger.read(journal.directory / "ledger").undo()
-    journal.write(Record.DONE)
+    if told or not rules.must_tell(_known(settings, journal)):
+        journal.write(Record.DONE)
     return _settled(journal, left)
 
 
