@@ -189,7 +189,7 @@ class Server:
     async def _contact_lost(self) -> None:
         async with self._turn:
             if self._source is not None and not self._source.committed:
-                await self._source.abort("contact lost", told=False)
+                await self._source.abort("contact lost")
             if self._target is not None:
                 await self._target.contact_lost()
         if self._running:

@@ -304,11 +304,11 @@ class Source:
         """Whether there is no way back."""
         return self._journal.has(Record.COMMIT)
 
-    async def abort(self, reason: str, *, told: bool = True) -> protocol.Leftovers:
+    async def abort(self, reason: str) -> protocol.Leftovers:
         """Undo: the tree runs on. Raises JournalError after COMMIT.
 
-        Unless the target will be `told`, a frozen migration stays unfinished in the journal: the target may hold the
-        tree, and waits for our word that `migrate recover` brings it.
+        A frozen migration stays unfinished in the journal until `finish`: the target may hold the tree, and waits for
+        our word, which `migrate recover` brings it if nobody else does.
         """
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
@@ -327,15 +327,26 @@ class Source:
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
         left = await self._unthrottle() + self._clean()
-        if told or not self._journal.has(Record.FROZEN):
-            self._journal.write(Record.DONE)
-        self._journal.close()
+        if not self._journal.has(Record.FROZEN):
+            self._close()
         return protocol.Leftovers(left)
 
+    def _close(self) -> None:
+        self._journal.write(Record.DONE)
+        self._journal.close()
+
     async def finish(self) -> protocol.Leftovers:
-        """After the migration: remove what is left on this host. Raises WrongOrder before KILLED."""
+        """After the migration: remove what is left on this host. After `abort`: the target has been told.
+
+        Raises WrongOrder before KILLED or ABORT.
+        """
+        if self._journal.has(Record.DONE):
+            return protocol.Leftovers()
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
+        if self._journal.has(Record.ABORT):
+            self._close()
+            return protocol.Leftovers()
         if self._criu is not None:
             await self._criu.process.wait()
         await self._tasks.dead()
@@ -343,8 +354,7 @@ class Source:
         left = await self._unthrottle() + self._clean()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
-        self._journal.write(Record.DONE)
-        self._journal.close()
+        self._close()
         return protocol.Leftovers(left)
 
     def _clean(self) -> tuple[str, ...]:

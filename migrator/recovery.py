@@ -180,6 +180,7 @@ async def _with_target(
         settled = await source.settle(protocol.Settle(name, verdict.ABORT))
         if there.role and "DONE" not in there.records:
             await target.settle(protocol.Settle(name, verdict.ABORT))
+        await source.settle(protocol.Settle(name, verdict.CLEAN))  # the target was told: nothing is owed any more
         return Outcome(decision, f"undone: {_on_source(source, settled)}", source.host, settled.pid)
     if decision is Course.FORWARD:
         if not there.role:

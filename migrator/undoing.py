@@ -1,9 +1,12 @@
 """Undoing a migration on both hosts, before COMMIT: the tree runs on here, and nothing stays there.
 
 The source first: its recorded ABORT is what lets the target discard a tree that it holds (DESIGN: the commit, rule 3).
+The source last, too: only when the target was told is its journal done, so that `recover` finds what is still owed.
 """
 
 from __future__ import annotations
+
+import contextlib
 
 from agent import protocol
 from migrator import errors
@@ -61,14 +64,27 @@ class Undoing:
                 left = await self._settle("target")
             except _LOST as error:
                 left = (f"could not be told that it is over: {error} (later: {self._recover})",)
+                self._left(self._ends.target.host, left)
+                return
         self._left(self._ends.target.host, left)
+        if self.source_aborted:
+            await self._told()
 
-    async def _settle(self, end: str) -> tuple[str, ...]:
+    async def _told(self) -> None:
+        """The target knows: DONE on the source. That it can't be written harms nobody: `recover` writes it then."""
+        try:
+            await self._ends.source.finish()
+        except (PeerFault, PeerLost):
+            with contextlib.suppress(*_LOST):
+                await self._ends.replace_source()
+                await self._settle("source", protocol.Verdict.CLEAN)
+
+    async def _settle(self, end: str, verdict: protocol.Verdict = protocol.Verdict.ABORT) -> tuple[str, ...]:
         peer = self._ends.source if end == "source" else self._ends.target
         state = await peer.journal(protocol.ReadJournal(self._id))
         if not state.role:  # it never began
             return ()
-        return (await peer.settle(protocol.Settle(self._id, protocol.Verdict.ABORT))).leftovers
+        return (await peer.settle(protocol.Settle(self._id, verdict))).leftovers
 
     def _left(self, host: str, items: tuple[str, ...]) -> None:
         for item in items:
