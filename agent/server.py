@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Awaitable
 from typing import Callable, Optional
 
-from agent import files, host, images, newcomers, process, protocol, wire
+from agent import files, host, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
@@ -132,6 +132,7 @@ class Server:
 
     async def serve(self) -> None:
         """Banner, then requests until the end of input; then undo what may be undone."""
+        instants.at("connect")
         rest = f"python={platform.python_version()}"
         banner = protocol.Banner(protocol.AGENT_PRODUCT, protocol.PROTOCOL, protocol.VERSION, self._build, rest)
         self._write(banner.line().encode() + b"\n")
@@ -212,6 +213,8 @@ class Server:
         return await host.facts(Criu(self._settings.criu), request)
 
     async def _inspect(self, request: protocol.Inspect) -> protocol.TreeFacts:
+        instants.at("preflight")
+
         def inspect() -> protocol.TreeFacts:
             facts = process.inspect(request.pid)
             return dataclasses.replace(facts, no_throttle=why_not(task.pid for task in facts.tasks))
@@ -228,6 +231,7 @@ class Server:
         return protocol.NewFiles(await run(None, newcomers.found, root, seen))
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
+        instants.at("preflight")
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
 
     async def _digest(self, request: protocol.Digest) -> protocol.Digests:

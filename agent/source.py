@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, freezer, images, process, protocol, traits
+from agent import criu, freezer, images, instants, process, protocol, traits
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
@@ -150,7 +150,9 @@ class Source:
             previous=self._previous(request.round), pre=True,
         )  # fmt: skip
         started = time.monotonic()
-        await self._end_of(await self._spawn(arguments, log, directory, stream))
+        running = await self._spawn(arguments, log, directory, stream)
+        instants.at(f"round {request.round}")
+        await self._end_of(running)
         seconds = time.monotonic() - started
         self._criu = None
         statistics = criu.read_statistics(directory / "stats-dump")
@@ -205,6 +207,7 @@ class Source:
         stream = await self._pages(request.stream)
         directory = self._new_round(request.round)
         self._journal.write(Record.FROZEN)
+        instants.at("freeze")
         log = self._journal.directory / "dump.log"
         hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
         arguments = functools.partial(
@@ -214,6 +217,7 @@ class Source:
         )  # fmt: skip
         started = time.monotonic()
         running = await self._spawn(arguments, log, directory, stream)
+        instants.at("dump")
         lifting = asyncio.ensure_future(self._lift())
         reached = await hold.reached_before(running.process.wait())
         lifting.cancel()
@@ -274,7 +278,9 @@ class Source:
             stream.shutdown(socket.SHUT_WR)
             return moved
 
-        return await self._jobs.run(run)
+        moved = await self._jobs.run(run)
+        instants.at("images sent")
+        return moved
 
     async def commit(self) -> protocol.Killed:
         """The point of no return: COMMIT on disk, criu released, every task killed for good, KILLED on disk.
@@ -283,6 +289,7 @@ class Source:
         that the kernel has taken everything apart, which takes longer the more memory there was, `finish` waits for.
         Raises WrongOrder, CriuError, Ended or TreeChanged, and then there is no COMMIT.
         """
+        instants.at("commit asked")
         if self._hold is None or not self._hold.held or self._criu is None or self.committed:
             raise WrongOrder("there is no held tree to commit")
         if not self._criu.alive:
@@ -292,11 +299,13 @@ class Source:
             raise TreeChanged("a task of the tree was killed while it was held")
         started = time.monotonic()
         self._journal.write(Record.COMMIT, tasks=self._tasks.identities)
+        instants.at("committed")
         self._hold.go()
         self._tasks.signal(signal.SIGKILL)
         await self._tasks.never_run_again()
         freezer.thaw(self._journal.directory)
         self._journal.write(Record.KILLED)
+        instants.at("source killed")
         return protocol.Killed(len(self._tasks), time.monotonic() - started)
 
     @property
@@ -340,6 +349,7 @@ class Source:
 
         Raises WrongOrder before KILLED or ABORT.
         """
+        instants.at("clean")
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
         if not self._journal.may(Record.DONE):

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, memory, namespace, process, protocol, rules, scope, traits
+from agent import criu, images, instants, memory, namespace, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -169,6 +169,7 @@ class Target:
         directory = images.round_directory(self._images, request.round)
         self._still_accepting()
         self._journal.note("round", number=request.round)
+        instants.at("restore")
         if self._restore is None or self._hold is None:
             raise JournalError("there is no restore that waits")
         running, hold, started = self._restore, self._hold, time.monotonic()
@@ -184,6 +185,7 @@ class Target:
             lost = self._pin(directory, running)
         except (OSError, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
+        instants.at("held")
         return protocol.Restored(seconds, self._root, lost)
 
     def _pin(self, round_: Path, running: criu.Running) -> tuple[str, ...]:
@@ -213,15 +215,19 @@ class Target:
         A restore that failed before it detached is done once more from the images, if no task of it exists (rule 5).
         """
         started = time.monotonic()
+        instants.at("resume asked")
         if request.killed_tasks < 1:
             raise JournalError("resume needs the source's proof of death")
         if not self._journal.has(Record.HELD):
             raise WrongOrder("there is no held tree to resume")
         self._journal.write(Record.RESUMING)
+        instants.at("resuming")
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")
             await self.restore_again()
-        return protocol.Resumed(self.resumed(), time.monotonic() - started, self._terminal.shown_by)
+        pid = self.resumed()
+        instants.at("resumed")
+        return protocol.Resumed(pid, time.monotonic() - started, self._terminal.shown_by)
 
     def resumed(self) -> int:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
@@ -350,6 +356,7 @@ class Target:
         """After RESUMED: remove the images and all else that is ours.
 
         A fill that has stood still for `patience` seconds is left over, with all that it needs."""
+        instants.at("clean")
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         if self._fill is not None:
