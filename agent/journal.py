@@ -187,6 +187,11 @@ class Journal:
         return str(self._lines[0]["role"])
 
     @property
+    def lines(self) -> tuple[dict[str, Any], ...]:
+        """Decisions and facts as they stand there, oldest first."""
+        return tuple(self._lines)
+
+    @property
     def records(self) -> tuple[Record, ...]:
         """The decisions so far, oldest first."""
         return tuple(Record(line["record"]) for line in self._lines if line["record"].isupper())
@@ -252,7 +257,7 @@ class Journal:
 def unfinished(state: Path) -> tuple[str, ...]:
     """Ids of the migrations here that have no DONE, newest first."""
     found: list[tuple[float, str]] = []
-    for path in _journals(state):
+    for path in journals(state):
         try:
             journal = Journal.load(state, path.parent.name)
         except (JournalError, ValueError, OSError):
@@ -263,7 +268,8 @@ def unfinished(state: Path) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(found, reverse=True))
 
 
-def _journals(state: Path) -> list[Path]:
+def journals(state: Path) -> list[Path]:
+    """The journal of every migration that was ever here and is not forgotten."""
     try:
         return [entry / "journal" for entry in state.iterdir() if (entry / "journal").is_file()]
     except FileNotFoundError:
@@ -274,7 +280,7 @@ def prune(state: Path, keep: int = KEPT) -> None:
     """Forget the oldest finished migrations beyond `keep`: their journal and logs."""
     finished: list[tuple[float, Path]] = []
     open_ones = set(unfinished(state))
-    for path in _journals(state):
+    for path in journals(state):
         if path.parent.name not in open_ones:
             finished.append((path.stat().st_mtime, path.parent))
     for _, directory in sorted(finished, reverse=True)[keep:]:

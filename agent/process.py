@@ -85,6 +85,14 @@ def start_time(pid: int) -> int:
     return read_stat(pid).start_time
 
 
+def identity(pid: int) -> Optional[list[int]]:
+    """[PID, start time] of a process, as journals keep it; None where there is none of this number."""
+    try:
+        return [pid, start_time(pid)]
+    except NoSuchProcess:
+        return None
+
+
 def boot_id() -> str:
     """Another one after each boot."""
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()

@@ -18,6 +18,7 @@ from typing import Callable, Optional
 
 from agent import files, host, images, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
+from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
@@ -71,6 +72,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (wire.WireError, FaultCode.BAD_REQUEST),
     (TaskLocked, FaultCode.LOCKED),
     (StillFilling, FaultCode.LOCKED),
+    (Claimed, FaultCode.LOCKED),
     (TreeChanged, FaultCode.CHANGED),
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
@@ -95,6 +97,7 @@ class Server:
         self._build = build
         self._source: Optional[Source] = None
         self._target: Optional[Target] = None
+        self._claimed: set[str] = set()  # migrations that nobody else recovers while we live
         self._seen: set[str] = set()  # files of the tree that was inspected, by name
         self._running: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()  # beginning and giving up never overlap: what has half begun can't be given up
@@ -128,6 +131,10 @@ class Server:
             "finish": self._finish,
             "journal": self._journal,
             "settle": self._settle,
+            "migrations": self._migrations,
+            "story": self._story,
+            "interrupt": self._interrupt,
+            "remains": self._remains,
         }
 
     async def serve(self) -> None:
@@ -269,10 +276,37 @@ class Server:
         return await self._to.finish()
 
     async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
-        return read_journal(self._settings, request.migration)
+        state = read_journal(self._settings, request.migration)
+        if request.claim and state.role == request.claim and state.migration not in self._claimed:
+            self._claimed.add(state.migration)
+            await claim(self._settings.state / state.migration)
+            state = read_journal(self._settings, request.migration)  # somebody may have been at it meanwhile
+        return state
 
     async def _settle(self, request: protocol.Settle) -> protocol.Settled:
         return await settle(self._settings, request, say)
+
+    # late imports: only whoever asks for them waits for their loading
+
+    async def _migrations(self, request: protocol.Nothing) -> protocol.Migrations:
+        from agent import story
+
+        return await asyncio.get_running_loop().run_in_executor(None, story.migrations, self._settings)
+
+    async def _story(self, request: protocol.ReadJournal) -> protocol.Story:
+        from agent import story
+
+        return await asyncio.get_running_loop().run_in_executor(None, story.tell, self._settings, request)
+
+    async def _interrupt(self, request: protocol.Interrupt) -> protocol.Interrupted:
+        from agent import story
+
+        return story.interrupt(self._settings, request)
+
+    async def _remains(self, request: protocol.Nothing) -> protocol.Remains:
+        from agent import leftovers
+
+        return await asyncio.get_running_loop().run_in_executor(None, leftovers.find, self._settings)
 
 
 def say(text: str) -> None:

@@ -87,7 +87,8 @@ class Source:
                 peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
                 tasks=[[task.pid, task.start_time] for task in facts],
                 on_disk=self._on_disk, directory=self._begin.place.directory,
-                agent=[os.getpid(), process.start_time(os.getpid())],
+                images=str(self._images), locks=str(self._settings.locks),
+                agent=[os.getpid(), process.start_time(os.getpid())], migrate=process.identity(self._begin.migrate),
             )  # fmt: skip
         except BaseException:
             self._locks.release()

@@ -66,7 +66,10 @@ class Target:
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
             shared=request.shared, terminal=request.terminal, ptys=request.ptys,
             namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
+            images=str(settings.place(request.migration, on_disk=request.on_disk, directory="")),
             options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
+            # sshd says where the session comes from, unless sudo has taken it out of the environment
+            address=os.environ.get("SSH_CONNECTION", "").split(" ")[0],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
         try:

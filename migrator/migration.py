@@ -210,7 +210,9 @@ class Migration:
         chosen = self._plan
         root, numbers = chosen.tree.tasks[0], chosen.numbers
         target = str(self._order.target)
-        begin = protocol.Begin(self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place)
+        begin = protocol.Begin(
+            self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place, os.getpid()
+        )
         here = socket.gethostname()
         ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
         prepare = protocol.Prepare(
