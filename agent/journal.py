@@ -80,6 +80,10 @@ class JournalError(Exception):
     """The journal forbids this act, is not there, or belongs to a living agent."""
 
 
+class IdTaken(JournalError):
+    """This host has had a migration of this id before."""
+
+
 class WrongOrder(Exception):
     """A command that makes no sense at this point of a migration."""
 
@@ -110,13 +114,13 @@ class Journal:
 
     @classmethod
     def create(cls, state: Path, migration: str, role: str, **details: object) -> Journal:
-        """Begin a migration's journal and lock it. Raises JournalError when the id was used before on this host."""
+        """Begin a migration's journal and lock it. Raises IdTaken when the id was used before on this host."""
         directory = state / check_name(migration)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             directory.mkdir(mode=0o700)
         except FileExistsError:
-            raise JournalError(f"migration {migration} was here before: {directory}") from None
+            raise IdTaken(f"migration {migration} was here before: {directory}") from None
         descriptor = os.open(directory / "journal", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -230,9 +234,13 @@ class Journal:
 
     def note(self, name: str, **details: object) -> None:
         """Keep a fact for recovery, as durable as a decision. `name` is in small letters."""
-        self._append({"record": name, **details})
+        self._append({"record": name, "time": time.time(), **details})
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def jot(self, name: str, **details: object) -> None:
+        """Keep a fact that says nothing any more after a reboot, so that nobody has to wait for the disk."""
+        self._append({"record": name, "time": time.time(), **details}, durable=False)
+
+    def _append(self, line: dict[str, Any], *, durable: bool = True) -> None:
         data = json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
         written = os.write(self._descriptor, data)
         if written != len(data):
@@ -240,7 +248,8 @@ class Journal:
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise JournalError(f"the disk is full: {self.path} can't be written")
         try:
-            os.fsync(self._descriptor)
+            if durable:
+                os.fsync(self._descriptor)
         except OSError:
             # not on disk, so not decided: nor may the hook, or another agent, read it in the file
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)

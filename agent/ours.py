@@ -90,6 +90,23 @@ def processes(settings: Settings) -> list[Process]:
     return found
 
 
+def hook_below(pid: int, script: str) -> dict[str, int]:
+    """PID and start time, as journals keep them, of the hook that a criu, started by `pid` or `pid` itself, is in.
+
+    Nearest first: the hook is a child of criu, and what criu has restored can be large. Zeros where there is none.
+    """
+    row = [pid]
+    while row:
+        row = [child for each in row for child in process.children(each)]
+        for child in row:
+            if _words(child)[1:2] == [script]:
+                try:
+                    return {"pid": child, "start": process.start_time(child)}
+                except process.NoSuchProcess:
+                    continue
+    return {"pid": 0, "start": 0}
+
+
 def _words(pid: int) -> list[str]:
     try:
         data = Path(f"/proc/{pid}/cmdline").read_bytes()

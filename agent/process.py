@@ -230,6 +230,11 @@ def _children_listed(pid: int) -> list[int]:
     return sorted(found)
 
 
+def children(pid: int) -> list[int]:
+    """Its children now; none when it is gone."""
+    return _children_listed(pid) if _lists_children(pid) else _Parents().children(pid)
+
+
 class _Parents:
     """All processes by their parent, read once."""
 

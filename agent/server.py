@@ -22,13 +22,14 @@ from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
-from agent.journal import JournalError, WrongOrder
+from agent.journal import IdTaken, JournalError, WrongOrder
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
 from agent.settings import Settings
 from agent.settle import read_journal, settle
 from agent.source import Source, Vetoed
+from agent.standing import refuse_held
 from agent.target import Target
 from agent.tasks import NotRunning, TreeChanged
 from agent.throttle import ThrottleError, why_not
@@ -54,6 +55,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(FaultCode.BROKEN_STREAM, str(error))
     if isinstance(error, NotInstant):
         return Fault(FaultCode.TOO_TORN, str(error), hint="restore all of it before it runs: --resume eager")
+    if isinstance(error, TaskLocked):
+        return Fault(FaultCode.LOCKED, str(error), hint=error.hint)
     for kind, code in _FAULTS:
         if isinstance(error, kind):
             return Fault(code, str(error))
@@ -70,7 +73,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (BadRequest, FaultCode.BAD_REQUEST),
     (WrongOrder, FaultCode.BAD_REQUEST),
     (wire.WireError, FaultCode.BAD_REQUEST),
-    (TaskLocked, FaultCode.LOCKED),
+    (IdTaken, FaultCode.LOCKED),
     (StillFilling, FaultCode.LOCKED),
     (Claimed, FaultCode.LOCKED),
     (TreeChanged, FaultCode.CHANGED),
@@ -223,6 +226,9 @@ class Server:
             facts = process.inspect(request.pid)
             return dataclasses.replace(facts, no_throttle=why_not(task.pid for task in facts.tasks))
 
+        if request.pid > 1:  # a tree of which a task is held can't even be looked at: it is said whose it is
+            tasks = process.tasks_of(request.pid)
+            refuse_held(self._settings, ((task.pid, task.start_time) for task in tasks))
         # before it is looked at: what is not there yet can't be measured, nor room be made for it
         await whole(self._settings.state, request.pid, say)
         facts = await asyncio.get_running_loop().run_in_executor(None, inspect)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
 from agent import ours, process
 from agent.journal import Journal, JournalError, Record, journals
+from agent.lock import TaskLocked
 from agent.settings import Settings
 
 
@@ -71,7 +73,10 @@ class Standing:
 
 
 def of(settings: Settings, migration: str, descriptors: Optional[ours.Descriptors] = None) -> Standing:
-    """Where one stands. Raises JournalError when this host has no journal of it, ValueError when that is damaged."""
+    """Where one stands. Without `descriptors` nobody is taken to be attended.
+
+    Raises JournalError when this host has no journal of it, ValueError when that is damaged.
+    """
     journal = Journal.load(settings.state, migration)
     try:
         lines, records = journal.lines, journal.records
@@ -79,14 +84,13 @@ def of(settings: Settings, migration: str, descriptors: Optional[ours.Descriptor
         named = [line["agent"] for line in lines if "agent" in line] if same_boot else []
         agents = tuple({(pid, start): None for pid, start in named if pid != os.getpid()})
         agents = tuple(one for one in agents if process.alive(*one))
-        known = descriptors or (ours.Descriptors() if agents else None)
-        attended = known is not None and any(known.attended(pid) for pid, _ in agents)
+        attended = descriptors is not None and any(descriptors.attended(pid) for pid, _ in agents)
         return Standing(journal.migration, journal.role, records, lines, journal.directory, same_boot, agents, attended)
     finally:
         journal.close()
 
 
-def every(settings: Settings, descriptors: ours.Descriptors) -> list[Standing]:
+def every(settings: Settings, descriptors: Optional[ours.Descriptors] = None) -> list[Standing]:
     """All of them, newest first; a journal that cannot be read is passed over."""
     found = []
     for path in journals(settings.state):
@@ -95,3 +99,20 @@ def every(settings: Settings, descriptors: ours.Descriptors) -> list[Standing]:
         except (JournalError, ValueError, LookupError, OSError):
             continue
     return sorted(found, key=lambda one: float(one.first.get("time", 0.0)), reverse=True)
+
+
+def refuse_held(settings: Settings, tasks: Iterable[tuple[int, int]]) -> None:
+    """Raise TaskLocked when one of these tasks, (PID, start time), is in another migration's hands, living or dead.
+
+    A lock dies with its holder; but a tree that was frozen may be held on another host, and after a reboot of this one
+    that host might let it run. And what is held here as a target is no process yet that could be moved on.
+    """
+    wanted = set(tasks)
+    for one in every(settings):
+        if one.over or not one.same_boot or not wanted.intersection(one.tasks):
+            continue
+        if one.records[-1] in (Record.FROZEN, Record.HELD, Record.RESUMING) or (one.role == "source" and one.agents):
+            pid = min(wanted.intersection(one.tasks))[0]
+            raise TaskLocked(
+                pid, one.migration, "" if one.agents else f"settle it first: migrate recover {one.migration}"
+            )

@@ -34,7 +34,7 @@ def tell(settings: Settings, request: protocol.ReadJournal) -> protocol.Story:
     """One migration at length; with a state without a role where this host knows nothing of it."""
     state = read_journal(settings, request.migration)
     try:
-        one = of(settings, state.migration)
+        one = of(settings, state.migration, ours.Descriptors())
     except (JournalError, ValueError):
         return protocol.Story(state)
     place = one.place(settings)
@@ -62,8 +62,18 @@ def _line(line: dict[str, object]) -> protocol.Line:
 
 
 def _held(one: Standing) -> bool:
-    """Frozen, or restored and not let go: as the journal has it, on a host that has not rebooted since."""
-    return one.same_boot and one.records[-1] in (Record.FROZEN, Record.HELD)
+    """Frozen, or restored and not let go: as the journal has it, as long as something of it is there."""
+    if not one.same_boot or one.records[-1] not in (Record.FROZEN, Record.HELD):
+        return False
+    tasks = [task for task in one.tasks if process.alive(*task)]
+    return bool(tasks) and (one.role == "target" or bool(one.living("criu")) or any(map(_stands, tasks)))
+
+
+def _stands(task: tuple[int, int]) -> bool:
+    try:
+        return process.read_stat(task[0]).state in "Tt"
+    except process.NoSuchProcess:
+        return False
 
 
 def _living(settings: Settings, one: Standing) -> list[protocol.Living]:

@@ -232,11 +232,15 @@ class Migration:
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
         undo.push_async_callback(uninterrupted, self._undoing.source, self._observer.note)
+        beginning = self._undoing.beginning
         if chosen.place.shared:  # the target looks for what the source has made
-            source = await self._ends.source.begin(begin)
-            prepared = await self._ends.target.prepare(prepare)
+            source = await beginning("source", self._ends.source.begin(begin))
+            prepared = await beginning("target", self._ends.target.prepare(prepare))
         else:
-            source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
+            source, prepared = await both(
+                beginning("source", self._ends.source.begin(begin)),
+                beginning("target", self._ends.target.prepare(prepare)),
+            )
         self._terminal = prepared.terminal
         self._carrier.begin(source, prepared)
         if chosen.compress == "none" != self._order.wishes.compress:

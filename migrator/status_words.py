@@ -138,7 +138,7 @@ def _facts(line: protocol.Line) -> str:
     return " ".join(f"{name}={escape(str(value))}" for name, value in rest.items() if name in _SHOWN)
 
 
-_SHOWN = ("pid", "reason", "number", "agent", "root", "path")
+_SHOWN = ("what", "pid", "reason", "number", "root")
 
 
 def _by_kind(living: Iterable[protocol.Living]) -> list[tuple[str, list[protocol.Living]]]:
