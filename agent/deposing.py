@@ -1,9 +1,10 @@
 """Taking a migration over from the agent that had it, dead or alive, so that one agent at a time decides.
 
-Who takes over holds a lock on the migration's directory meanwhile: it looks for the former agents, stops them, reads
-the journal, decides, and is named in the journal as the next owner before anybody else may look. Without that, of two
-who come at the same time the second would decide by what stood there before the first did. The lock is let go when the
-owner has changed, not when its work is done: an owner that hangs can be deposed in its turn.
+Who takes over holds a lock on the migration's journal meanwhile (another one than its owner's, and than `claim`'s): it
+looks for the former agents, stops them, reads the journal, decides, and is named in the journal as the next owner
+before anybody else may look. Without that, of two who come at the same time the second would decide by what stood there
+before the first did. The lock is let go when the owner has changed, not when its work is done: an owner that hangs can
+be deposed in its turn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import functools
 import os
 import signal
+import struct
 from collections.abc import AsyncIterator
 from typing import Callable
 
@@ -57,18 +59,23 @@ async def depose(journal: Journal, decide: Callable[[], None]) -> None:
 @contextlib.asynccontextmanager
 async def _turn(journal: Journal) -> AsyncIterator[None]:
     """The lock. Raises JournalError when somebody else is taking over, and does not get done with it."""
-    descriptor = os.open(journal.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(journal.path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        await until(functools.partial(_locked, descriptor, fcntl.LOCK_EX), "somebody else is taking it over")
+        await until(functools.partial(_locked, descriptor), "somebody else is taking it over")
         yield
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, kind: int) -> bool:
+_WHOLE = struct.pack("@hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+"""struct flock of fcntl(2), with off_t of 64 bits as Python has it: all of the file, for writing."""
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock: one of ranges of the open file (F_OFD_SETLK), which the owner's, of flock(2), does not meet."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE)
+    except (BlockingIOError, PermissionError):
         return False
     return True
 
@@ -76,10 +83,10 @@ def _locked(descriptor: int, kind: int) -> bool:
 def at_work(journal: Journal) -> bool:
     """Whether a living agent owns this migration, or is taking it over. One that stands still is not at work: who was
     to take over from it has died over that."""
-    descriptor = os.open(journal.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(journal.path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        # to look at the lock of the owner means to take it for a moment: in nobody's way who takes over
-        if not _locked(descriptor, fcntl.LOCK_SH):
+        (kind,) = struct.unpack_from("@h", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _WHOLE))
+        if kind != fcntl.F_UNLCK:
             return True
         return journal.owned_elsewhere and not _left_stopped(journal)
     finally:

@@ -46,6 +46,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             tasks_alive=len(_living(journal)) if this_boot else 0,
             images=_images(settings, journal).exists(),
             memory_lost=bool(journal.facts(MEMORY_LOST)),
+            address=first.get("address", ""),
         )
     finally:
         journal.close()

@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, freezer, images, instants, process, protocol, traits
+from agent import criu, freezer, images, instants, ours, process, protocol, traits
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
 from agent.sending import Sending
 from agent.settings import Settings
+from agent.standing import refuse_held
 from agent.streams import Jobs, Taken
 from agent.tasks import Tasks, TreeChanged
 from agent.throttle import Throttle
@@ -52,7 +53,7 @@ class Source:
         self._images = settings.place(begin.migration, on_disk=self._on_disk, directory=begin.place.directory)
         self._tasks = Tasks()
         self._home = Home(0)
-        self._locks = TaskLocks(settings.locks)
+        self._locks = TaskLocks(settings.locks, begin.migration)
         self._hold: Optional[Hold] = None
         self._criu: Optional[criu.Running] = None
         self._stopped: tuple[int, ...] = ()
@@ -80,6 +81,7 @@ class Source:
         self._locks.take(task.pid for task in facts)
         self._home = Home.of(self._begin.pid)
         try:
+            refuse_held(self._settings, ((task.pid, task.start_time) for task in facts))
             self._tasks.pin(facts, running=True)
             prune(self._settings.state)
             self._journal = Journal.create(
@@ -87,7 +89,8 @@ class Source:
                 peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
                 tasks=[[task.pid, task.start_time] for task in facts],
                 on_disk=self._on_disk, directory=self._begin.place.directory,
-                agent=[os.getpid(), process.start_time(os.getpid())],
+                images=str(self._images), locks=str(self._settings.locks),
+                agent=[os.getpid(), process.start_time(os.getpid())], migrate=process.identity(self._begin.migrate),
             )  # fmt: skip
         except BaseException:
             self._locks.release()
@@ -123,7 +126,7 @@ class Source:
                 )
             self._tell(f"$ {running.command}")
             self._criu = running
-            self._journal.note("criu", **running.identity)
+            self._journal.note("criu", what=log.stem, **running.identity)
         return running
 
     def _new_round(self, number: int) -> Path:
@@ -229,7 +232,9 @@ class Source:
         seconds = time.monotonic() - started
         if self._home.init:
             running.follow()
-            self._journal.note("criu", **running.identity)
+            self._journal.note("criu", what=log.stem, **running.identity)
+        hook = ours.hook_below(running.identity["pid"], str(hold.script))
+        self._journal.jot("hook", **hook)
         try:
             tasks = tuple(process.task_facts(pid) for pid in process.tree_pids(self._begin.pid))
         except process.NoSuchProcess as error:

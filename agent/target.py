@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, instants, memory, namespace, process, protocol, rules, scope, traits
+from agent import criu, images, instants, memory, namespace, ours, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -66,7 +66,10 @@ class Target:
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
             shared=request.shared, terminal=request.terminal, ptys=request.ptys,
             namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
+            images=str(settings.place(request.migration, on_disk=request.on_disk, directory="")),
             options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
+            # sshd says where the session comes from, unless sudo has taken it out of the environment
+            address=os.environ.get("SSH_CONNECTION", "").split(" ")[0],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
         try:
@@ -114,7 +117,7 @@ class Target:
             wrapper += namespace.maker(directory, *self._namespace)
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
-        self._journal.note("criu", **running.identity)
+        self._journal.note("criu", what="restore", **running.identity)
         if self._namespace:
             await namespace.made(directory, running)
         return running, hold
@@ -127,7 +130,7 @@ class Target:
             self._still_accepting()
             running = await self._arriving.serve(request.round, stream.fileno())
             self._tell(f"$ {running.command}")
-            self._journal.note("criu", **running.identity)
+            self._journal.note("criu", what="page-server", **running.identity)
         return protocol.Nothing()
 
     def _still_accepting(self) -> None:
@@ -198,6 +201,8 @@ class Target:
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])
         lost = traits.bring_back(round_, pids[1:])
         self._terminal.foreground(round_, pids[0], pids[1:])
+        hook = ours.hook_below(running.process.pid, str(self._journal.directory / "hold"))
+        self._journal.jot("hook", **hook)
         self._journal.write(Record.HELD, tasks=self._tasks.identities, root=pids[0])
         if first := namespace.init_of(self._journal.directory):
             self._tasks.pin([process.task_facts(first[0])])  # it ends with them

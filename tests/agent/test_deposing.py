@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import subprocess
 import threading
@@ -80,8 +79,8 @@ def test_who_waits_for_another_for_ever_says_so(
 ) -> None:
     held(tmp_path, agent)
     monkeypatch.setattr(deposing, "PATIENCE", 0.05)
-    other = os.open(tmp_path / ID, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
+    other = os.open(tmp_path / ID / "journal", os.O_RDWR)
+    assert deposing._locked(other)
     kept = Journal.load(tmp_path, ID)
     assert deposing.at_work(kept), "who takes over is at work"
     with pytest.raises(JournalError, match="somebody else is taking it over"):
