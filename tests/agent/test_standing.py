@@ -58,7 +58,7 @@ def test_a_tree_that_a_dead_migration_has_in_its_hands(settings: Settings, role:
 
 def test_a_tree_that_is_being_moved(settings: Settings) -> None:
     """Also before it is frozen, and before anything is locked: it is said whose it is."""
-    begun(settings, "source", agent=OURS)
+    begun(settings, "source", agent=(os.getppid(), process.start_time(os.getppid())))
     with pytest.raises(TaskLocked) as caught:
         refuse_held(settings, [OURS])
     assert "migrate abort m" in caught.value.hint
