@@ -60,6 +60,8 @@ TERMINAL_TYPED, TERMINAL_WINDOW = b"T", b"W"
 TERMINAL_DESCRIPTORS = range(3, 10)
 """Where criu finds the terminal that it gives to a tree, on the target: one for each of its keys, since criu closes a
 descriptor that it has taken over (criu/files.c, inherit_fd_move_to_fdstore)."""
+LEASE = 600.0
+"""Seconds that a held tree waits on the target when nobody speaks to its agent any more, where nobody has said."""
 STREAM_DAMAGED = "the stream is damaged"
 """In the line that a relay writes to its stderr when what came is no packed stream."""
 
@@ -388,6 +390,7 @@ class Prepare:
     namespaces: bool = False  # restore into a PID namespace of its own: nothing has to stay free
     terminal: str = ""  # the tree gets a new one: "attach", which hangs up at its stream's end; "detach", which stays
     ptys: tuple[int, ...] = ()  # numbers of pseudo-terminals that it must not have, since the tree brings them
+    lease: float = LEASE  # seconds that a held tree waits after contact is lost; then it goes, and its images stay
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,7 +90,7 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
             return await _kill(journal)
         if verdict is here.RESUME:
             return await _resume(settings, journal, tell)
-        if verdict is here.ABORT or journal.has(Record.ABORT):
+        if verdict is here.ABORT or (verdict is here.CLEAN and journal.has(Record.ABORT)):
             return await _abort(settings, journal, told=verdict is here.CLEAN)
         return await _clean(settings, journal)
     finally:

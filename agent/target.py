@@ -29,9 +29,6 @@ from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
 from agent.terminal import Terminal
 from agent.warden import LOCK
 
-LEASE = 600.0
-"""Seconds that a held tree waits after contact is lost; then it goes, and its images stay for `migrate recover`."""
-
 
 class Target:
     """One migration to this host."""
@@ -64,7 +61,7 @@ class Target:
         journal = Journal.create(
             settings.state, request.migration, "target",
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-            shared=request.shared, terminal=request.terminal, ptys=request.ptys,
+            shared=request.shared, lease=request.lease, terminal=request.terminal, ptys=request.ptys,
             namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
             images=str(settings.place(request.migration, on_disk=request.on_disk, directory="")),
             options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
@@ -310,12 +307,12 @@ class Target:
         return namespace.restored(self._journal.directory, self._images / "pid") or self._root
 
     async def contact_lost(self) -> None:
-        """End of input. Before HELD: undo. From HELD on: at the end of a lease the held tree goes, the images stay."""
+        """End of input. Before HELD: undo. After it the held tree goes at the end of the lease, and the images stay."""
         alone = rules.alone(self._journal.last)
         if alone is rules.Alone.DISCARD:
             await self.abort("contact lost", source_aborted=False)
         elif alone is rules.Alone.WAIT:
-            await asyncio.sleep(LEASE)
+            await asyncio.sleep(self._journal.facts(Record.PREPARED.value)["lease"])
             # a `resume` that came with the end of input is decided meanwhile, and then it is no held tree any more
             still_held = self._journal.last is Record.HELD
             if still_held and self._hold is not None and self._restore is not None:

@@ -122,6 +122,7 @@ def _order(options: argparse.Namespace) -> hosts.Order:
         criu=options.criu,
         bandwidth=options.bandwidth,
         rsh=options.rsh,
+        lease=options.lease,
         rehearsal=options.command == "rehearse",
     )
 

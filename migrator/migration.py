@@ -228,6 +228,7 @@ class Migration:
             chosen.namespaces,
             chosen.terminal,
             terminals.own(chosen.tree),
+            self._order.lease,
         )
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
