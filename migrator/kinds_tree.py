@@ -114,13 +114,6 @@ ROWS = (
         "all become one.",
     ),
     Kind(
-        "terminal-namespace", "its terminal is to be another one, and it gets a PID namespace of its own",
-        "can't be handed into a PID namespace of its own",
-        "leave -n; where the tree lives in one already, start it anew outside of it",
-        "With --attach and --detach a process of the target leads the tree's session, and a session does not reach "
-        "into another PID namespace.",
-    ),
-    Kind(
         "no-terminal", "it has no terminal, and --attach or --detach was asked for",
         "it is attached to no terminal whose other end is outside of it", "leave --attach and --detach",
         "Both are for processes that somebody types to. A process without a terminal needs neither; one that has only "
