@@ -56,8 +56,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import apart, conditions, connections, inside, systemv, terminals, traits, watches
-from agent.descriptors import Holdings, Opened, is_memory, name_of, names_of, namespace, status_field
+from agent import apart, carried, conditions, connections, inside, systemv, terminals, traits, watches
+from agent.descriptors import Holdings, Opened, is_memory, name_of, names_of, namespace, same_namespace, status_field
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -97,6 +97,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
 def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
     root = tasks[0]
     home = inside.home_of(root.pid)
+    alone = carried.of_tree(task.pid for task in tasks)
     if root.sid != root.pid:
         yield Peculiarity("shell-job", root.pid, str(root.sid), name_of(root.sid))
     for task in tasks:
@@ -109,7 +110,7 @@ def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
         if task.uid != os.getuid() and not _has_capability(_CAP_SYS_RESOURCE):
             yield Peculiarity("capability", task.pid, "CAP_SYS_RESOURCE", f"{task.name} of uid {task.uid}")
         for kind in _NAMESPACES:
-            if inside.own_namespace(task.pid, kind, home):
+            if kind not in alone and inside.own_namespace(task.pid, kind, home):
                 yield Peculiarity("namespace", task.pid, kind, task.name)
         # criu restores every tree into a time namespace of its own, so that its clocks go on; from there it can move
         # again, as long as all of it is in one
@@ -214,7 +215,8 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
             yield Peculiarity("network-file", mapping.pid, mapping.link, mounts[mapping.status.st_dev])
         if is_memory(mapping.link, mapping.status):
             if mapping.link.startswith("/SYSV"):
-                yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
+                if same_namespace(mapping.pid, "ipc"):  # else it belongs to a namespace, which is judged as a whole
+                    yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
             elif mapping.status.st_blksize > 1 << 20:  # hugetlbfs tells its page size here, tmpfs a small one
                 sizes = f"{mapping.status.st_size} {mapping.status.st_blksize}"
                 yield Peculiarity("hugetlb", mapping.pid, mapping.link.split(" ")[0], sizes)

@@ -16,7 +16,8 @@ from tests.live.conftest import Started
 from tests.live.lab_host import LabHost, until
 from tests.live.screen import child, running, shell
 
-pytestmark = pytest.mark.long_on("vm")
+slow = pytest.mark.long_on("vm")
+"""Emulated, a minute or more; two of these are always tried there, with its own kernel and criu."""
 
 
 LINES = """
@@ -69,6 +70,7 @@ def test_a_shell_and_its_jobs(screen: Any, alpha: LabHost, beta: LabHost) -> Non
     assert not alpha.alive(pid)
 
 
+@slow
 def test_top_below_a_shell(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     """No session's leader; it draws on the new terminal, and hears a single key."""
     old, shells = shell(screen, alpha)
@@ -89,6 +91,7 @@ def test_top_below_a_shell(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     assert not beta.alive(pid)
 
 
+@slow
 def test_a_stopped_job_goes_on(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     """From the very terminal that it was stopped in, as one moves it at the end of a day."""
     old, _ = shell(screen, alpha)
@@ -111,6 +114,7 @@ def test_a_stopped_job_goes_on(screen: Any, alpha: LabHost, beta: LabHost) -> No
     old.expect(r" icanon .* echo ")
 
 
+@slow
 def test_what_is_typed_meanwhile_arrives(screen: Any, alpha: LabHost) -> None:
     old, shells = shell(screen, alpha)
     old.type(f"exec python3 -u -c {shlex.quote(LINES)}\r")
@@ -123,6 +127,7 @@ def test_what_is_typed_meanwhile_arrives(screen: Any, alpha: LabHost) -> None:
     now.expect("heard LATE")
 
 
+@slow
 @pytest.mark.parametrize("end", ["window", "kill"])
 def test_the_sessions_end_hangs_up(screen: Any, alpha: LabHost, beta: LabHost, end: str) -> None:
     """The window is closed, or `migrate` itself is killed."""
@@ -163,6 +168,7 @@ def test_detached_it_stays(screen: Any, alpha: LabHost, beta: LabHost, migrate: 
     until(lambda: not beta.alive(pid), "it does not end")
 
 
+@slow
 def test_detached_it_never_waits_for_a_reader(screen: Any, alpha: LabHost, beta: LabHost, migrate: Any) -> None:
     old, shells = shell(screen, alpha)
     old.type("yes long lines of text & sleep 100000\r")
@@ -179,6 +185,7 @@ def test_detached_it_never_waits_for_a_reader(screen: Any, alpha: LabHost, beta:
     beta.run(f"kill -KILL {talker} {shells}")
 
 
+@slow
 def test_and_back(screen: Any, both_ways: None, alpha: LabHost, beta: LabHost) -> None:
     """From the terminal of the first session to one on its old host."""
     _, pid = shell(screen, alpha)
@@ -195,6 +202,7 @@ def test_and_back(screen: Any, both_ways: None, alpha: LabHost, beta: LabHost) -
     assert not beta.alive(pid)
 
 
+@slow
 def test_a_restore_that_fails_leaves_it_where_it_was(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     old, pid = shell(screen, alpha)
     old.type("X=7\r")
@@ -207,6 +215,7 @@ def test_a_restore_that_fails_leaves_it_where_it_was(screen: Any, alpha: LabHost
     assert not beta.alive(pid)
 
 
+@slow
 def test_a_rehearsal_leaves_it_where_it_was(screen: Any, alpha: LabHost, beta: LabHost, migrate: Any) -> None:
     old, pid = shell(screen, alpha)
     run = migrate("rehearse", "--attach", str(pid), "beta")
@@ -217,6 +226,7 @@ def test_a_rehearsal_leaves_it_where_it_was(screen: Any, alpha: LabHost, beta: L
     old.expect("still on alpha")
 
 
+@slow
 def test_without_either_it_is_an_obstacle_that_names_both(screen: Any, alpha: LabHost, migrate: Any) -> None:
     _, pid = shell(screen, alpha)
     run = migrate("check", str(pid), "beta")
@@ -227,6 +237,7 @@ def test_without_either_it_is_an_obstacle_that_names_both(screen: Any, alpha: La
     assert migrate("check", "--detach", str(pid), "beta").status == 0
 
 
+@slow
 def test_without_a_terminal(nothing_behind: None, alpha: LabHost, started: Started, migrate: Any) -> None:
     """Neither `migrate` without one of its own, nor a process that has none."""
     pid = started.launch("sleep", "100000")

@@ -274,3 +274,23 @@ def lease() -> _Found:
     _fcntl.fcntl(held, _fcntl.F_SETLEASE, _fcntl.F_RDLCK)
     while True:
         yield {"lease": (_fcntl.fcntl(held, _fcntl.F_GETLEASE), _fcntl.F_RDLCK)}
+
+
+def asynchronous_io() -> _Found:
+    """io_setup(2), nothing under way: a read by it."""
+    context = _ctypes.c_ulong()
+    if _libc.syscall(206, 8, _ctypes.byref(context)):
+        raise OSError(_ctypes.get_errno(), "io_setup")
+    file = _os.memfd_create("read")
+    _os.write(file, b"asynchronous")
+    while True:
+        buffer, events = _ctypes.create_string_buffer(12), _ctypes.create_string_buffer(32)
+        request = _struct.pack("<QIiHhIQQqQII", 7, 0, 0, 0, 0, file, _ctypes.addressof(buffer), 12, 0, 0, 0, 0)
+        control = _ctypes.create_string_buffer(request)
+        pointer = _ctypes.c_void_p(_ctypes.addressof(control))
+        submitted = _libc.syscall(209, context, 1, _ctypes.byref(pointer))
+        done = _libc.syscall(208, context, 1, 1, events, _struct.pack("<qq", 60, 0)) if submitted == 1 else 0
+        yield {
+            "done": ((submitted, done, _struct.unpack("<QQqq", events.raw)[2]), (1, 1, 12)),
+            "content": (buffer.raw, b"asynchronous"),
+        }
