@@ -40,6 +40,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
     unix-path        path that a socket is bound to
+    unix-moved       where the file of a socket lies that was bound to another path; that path
     unix-name        name that is no path, which a socket is bound to; "stream", "dgram" or "seqpacket"
     unix-waiting     socket at which a connection of the tree waits to be accepted, with data
     packet-pipe      pipe that keeps packets apart

@@ -14,6 +14,7 @@ class Screen:
 
     def __init__(self, host: LabHost, command: str) -> None:
         self._channel = host.start(command, pty=True)
+        self._slow = host.slow
         self.text = ""
         self._seen = 0
 
@@ -23,7 +24,7 @@ class Screen:
 
     def expect(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Wait until this comes, after what was expected before."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * self._slow
         while True:
             found = re.compile(pattern).search(self.text, self._seen)
             if found:
@@ -44,7 +45,7 @@ class Screen:
     @property
     def status(self) -> int:
         """Wait for its program's end: the exit status. What it still says is taken, or it would wait for us."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * self._slow
         while not self._channel.exit_status_ready():
             self._take()
             assert time.monotonic() < deadline, f"it does not end after {self.text[-2000:]!r}"

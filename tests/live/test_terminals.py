@@ -17,7 +17,7 @@ from tests.live.lab_host import LabHost, until
 from tests.live.screen import child, running, shell
 
 slow = pytest.mark.long_on("vm")
-"""Emulated, a minute or more; two of these are always tried there, with its own kernel and criu."""
+"""Emulated, a minute or more; one is always tried there, with its own kernel and criu."""
 
 
 LINES = """
@@ -147,6 +147,7 @@ def test_the_sessions_end_hangs_up(screen: Any, alpha: LabHost, beta: LabHost, e
     assert beta.run("cat /run/hung-up; rm /run/hung-up").out == "hup\n"
 
 
+@slow
 def test_detached_it_stays(screen: Any, alpha: LabHost, beta: LabHost, migrate: Any) -> None:
     """`migrate` has gone, and takes no terminal for it; the way back in works, again and again."""
     _, pid = shell(screen, alpha)

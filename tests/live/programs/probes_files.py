@@ -189,6 +189,23 @@ def unix_sockets() -> _Found:
             datagrams[0].send(word)
 
 
+def renamed_socket() -> _Found:
+    """Bound to one path, and found at another; one beside it whose file is gone, as one may be carried."""
+    server, other = (_socket.socket(_socket.AF_UNIX) for _ in range(2))
+    server.bind(f"{_PLACE}/first")
+    server.listen()
+    _os.rename(f"{_PLACE}/first", f"{_PLACE}/then")
+    other.bind(f"{_PLACE}/gone")
+    other.listen()
+    _os.unlink(f"{_PLACE}/gone")
+    while True:
+        with _socket.socket(_socket.AF_UNIX) as client:
+            client.connect(f"{_PLACE}/then")
+            accepted, _ = server.accept()
+            accepted.close()
+        yield {}
+
+
 def descriptor_under_way() -> _Found:
     """A descriptor in the queue of a socket (SCM_RIGHTS)."""
     left, right = _socket.socketpair()
