@@ -18,7 +18,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     device           device that criu knows nothing of; its kind and numbers
     terminal         tty whose other end is not in the tree; what it is, and who is attached to it
     pty              number of a pseudo-terminal whose master is in the tree
-    hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
+    hugetlb          name and inode of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
     sysv-ipc         number of a System V semaphore set, message queue or segment that nobody has attached; which
     io-uring, pidfd  such a descriptor
@@ -56,9 +56,20 @@ import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Union
 
 from agent import apart, carried, conditions, connections, inside, systemv, terminals, traits, watches
-from agent.descriptors import Holdings, Opened, is_memory, name_of, names_of, namespace, same_namespace, status_field
+from agent.descriptors import (
+    Holdings,
+    Mapped,
+    Opened,
+    is_memory,
+    name_of,
+    names_of,
+    namespace,
+    same_namespace,
+    status_field,
+)
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -207,6 +218,8 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
         yield Peculiarity(became, pid, path, str(status.st_size if stat.S_ISREG(status.st_mode) else 0))
     mounts = network_mounts(mountinfo())
     for one in holdings.opened:
+        if is_memory(one.link, one.status):
+            yield from _in_huge_pages(one)
         if one.locks:
             yield Peculiarity("file-lock", one.pid, one.link, ", ".join(one.locks))
         if one.status.st_dev in mounts and one.link.startswith("/"):
@@ -218,9 +231,16 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
             if mapping.link.startswith("/SYSV"):
                 if same_namespace(mapping.pid, "ipc"):  # else it belongs to a namespace, which is judged as a whole
                     yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
-            elif mapping.status.st_blksize > 1 << 20:  # hugetlbfs tells its page size here, tmpfs a small one
-                sizes = f"{mapping.status.st_size} {mapping.status.st_blksize}"
-                yield Peculiarity("hugetlb", mapping.pid, mapping.link.split(" ")[0], sizes)
+            else:
+                yield from _in_huge_pages(mapping)
+
+
+def _in_huge_pages(one: Union[Opened, Mapped]) -> Iterator[Peculiarity]:
+    """Memory that is mapped or held open, if it is of hugetlbfs: that tells its page size, tmpfs a small one."""
+    if one.status.st_blksize > 1 << 20:
+        sizes = f"{one.status.st_size} {one.status.st_blksize}"
+        # all that is mapped without a name has the same one
+        yield Peculiarity("hugetlb", one.pid, f"{one.link.split(' ')[0]} {one.status.st_ino}", sizes)
 
 
 def network_mounts(text: str) -> dict[int, str]:

@@ -308,6 +308,21 @@ time.sleep(600)
     assert found["chroot"].object == str(tmp_path / "root")
 
 
+def test_memory_in_huge_pages_that_is_open_and_not_mapped(tmp_path: Path) -> None:
+    """Each is counted, whatever its name; no page of it needs to be there yet."""
+    source = """
+held = [os.memfd_create("huge", os.MFD_HUGETLB) for _ in range(2)] + [os.memfd_create("small")]
+for one in held:
+    os.ftruncate(one, 4 << 20)
+ready()
+"""
+    with child(source, tmp_path) as pid:
+        found = [one for one in process.inspect(pid).peculiarities if one.kind == "hugetlb"]
+    assert [one.object.split()[0] for one in found] == ["/memfd:huge"] * 2
+    assert len({one.object for one in found}) == 2
+    assert {int(one.detail.split()[0]) for one in found} == {4 << 20}
+
+
 CARRIED = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
