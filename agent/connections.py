@@ -98,7 +98,10 @@ def of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
             yield Peculiarity("unix-name", one.pid, known[inode].name, _TYPES.get(known[inode].type, ""))
         # what was accepted on a bound socket carries its name too; the path is that of the one without a peer
         elif known[inode].name.startswith("/") and not peer:
-            yield Peculiarity("unix-path", one.pid, known[inode].name)
+            if now := ports.moved_to(one.pid, one.fd, known[inode].name):
+                yield Peculiarity("unix-moved", one.pid, now, known[inode].name)
+            else:
+                yield Peculiarity("unix-path", one.pid, known[inode].name)
 
 
 def of_pipes(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:

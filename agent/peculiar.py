@@ -18,7 +18,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     device           device that criu knows nothing of; its kind and numbers
     terminal         tty whose other end is not in the tree; what it is, and who is attached to it
     pty              number of a pseudo-terminal whose master is in the tree
-    hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
+    hugetlb          name and inode of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
     sysv-ipc         number of a System V semaphore set, message queue or segment that nobody has attached; which
     io-uring, pidfd  such a descriptor
@@ -40,6 +40,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
     unix-path        path that a socket is bound to
+    unix-moved       where the file of a socket lies that was bound to another path; that path
     unix-name        name that is no path, which a socket is bound to; "stream", "dgram" or "seqpacket"
     unix-waiting     socket at which a connection of the tree waits to be accepted, with data
     packet-pipe      pipe that keeps packets apart
@@ -55,9 +56,20 @@ import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Union
 
-from agent import apart, conditions, connections, inside, systemv, terminals, traits, watches
-from agent.descriptors import Holdings, Opened, is_memory, name_of, names_of, namespace, status_field
+from agent import apart, carried, conditions, connections, inside, systemv, terminals, traits, watches
+from agent.descriptors import (
+    Holdings,
+    Mapped,
+    Opened,
+    is_memory,
+    name_of,
+    names_of,
+    namespace,
+    same_namespace,
+    status_field,
+)
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -97,6 +109,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
 def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
     root = tasks[0]
     home = inside.home_of(root.pid)
+    alone = carried.of_tree(task.pid for task in tasks)
     if root.sid != root.pid:
         yield Peculiarity("shell-job", root.pid, str(root.sid), name_of(root.sid))
     for task in tasks:
@@ -109,7 +122,7 @@ def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
         if task.uid != os.getuid() and not _has_capability(_CAP_SYS_RESOURCE):
             yield Peculiarity("capability", task.pid, "CAP_SYS_RESOURCE", f"{task.name} of uid {task.uid}")
         for kind in _NAMESPACES:
-            if inside.own_namespace(task.pid, kind, home):
+            if kind not in alone and inside.own_namespace(task.pid, kind, home):
                 yield Peculiarity("namespace", task.pid, kind, task.name)
         # criu restores every tree into a time namespace of its own, so that its clocks go on; from there it can move
         # again, as long as all of it is in one
@@ -205,6 +218,8 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
         yield Peculiarity(became, pid, path, str(status.st_size if stat.S_ISREG(status.st_mode) else 0))
     mounts = network_mounts(mountinfo())
     for one in holdings.opened:
+        if is_memory(one.link, one.status):
+            yield from _in_huge_pages(one)
         if one.locks:
             yield Peculiarity("file-lock", one.pid, one.link, ", ".join(one.locks))
         if one.status.st_dev in mounts and one.link.startswith("/"):
@@ -214,10 +229,18 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
             yield Peculiarity("network-file", mapping.pid, mapping.link, mounts[mapping.status.st_dev])
         if is_memory(mapping.link, mapping.status):
             if mapping.link.startswith("/SYSV"):
-                yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
-            elif mapping.status.st_blksize > 1 << 20:  # hugetlbfs tells its page size here, tmpfs a small one
-                sizes = f"{mapping.status.st_size} {mapping.status.st_blksize}"
-                yield Peculiarity("hugetlb", mapping.pid, mapping.link.split(" ")[0], sizes)
+                if same_namespace(mapping.pid, "ipc"):  # else it belongs to a namespace, which is judged as a whole
+                    yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
+            else:
+                yield from _in_huge_pages(mapping)
+
+
+def _in_huge_pages(one: Union[Opened, Mapped]) -> Iterator[Peculiarity]:
+    """Memory that is mapped or held open, if it is of hugetlbfs: that tells its page size, tmpfs a small one."""
+    if one.status.st_blksize > 1 << 20:
+        sizes = f"{one.status.st_size} {one.status.st_blksize}"
+        # all that is mapped without a name has the same one
+        yield Peculiarity("hugetlb", one.pid, f"{one.link.split(' ')[0]} {one.status.st_ino}", sizes)
 
 
 def network_mounts(text: str) -> dict[int, str]:

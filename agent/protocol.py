@@ -57,6 +57,8 @@ TERMINAL_STREAM = "terminal"
 """Name of the stream to a tree's terminal."""
 TERMINAL_HEAD = "!cHH"
 TERMINAL_TYPED, TERMINAL_WINDOW = b"T", b"W"
+TERMINAL_GRACE = 120.0
+"""Seconds that a tree whose terminal hangs up runs on when nobody shows that, and its agent has gone."""
 TERMINAL_DESCRIPTORS = range(3, 10)
 """Where criu finds the terminal that it gives to a tree, on the target: one for each of its keys, since criu closes a
 descriptor that it has taken over (criu/files.c, inherit_fd_move_to_fdstore)."""
@@ -608,7 +610,6 @@ class Resume:
 class Resumed:
     pid: int
     seconds: float
-    terminal: str = ""  # the command that shows the tree's terminal on this host; "" where it has no new one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -663,6 +664,8 @@ class JournalState:
     criu_alive: bool
     tasks_alive: int
     images: bool  # the images are still here
+    terminal: str = ""  # target: the command that shows the tree's terminal; "" where it has no new one, or none now
+    hangs_up: bool = False  # … and the tree is hung up when nobody shows it for TERMINAL_GRACE
     memory_lost: bool = False  # as in Leftovers
     address: str = ""  # target: where the one that prepared it came from; "" where that isn't known
 

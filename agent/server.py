@@ -286,7 +286,9 @@ class Server:
         return await self._to.finish()
 
     async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
-        state = read_journal(self._settings, request.migration)
+        # a holder that is asked may take a moment to answer
+        run = asyncio.get_running_loop().run_in_executor
+        state = await run(None, read_journal, self._settings, request.migration)
         if request.claim and state.role == request.claim and state.migration not in self._claimed:
             self._claimed.add(state.migration)
             await claim(self._settings.state / state.migration)

@@ -19,6 +19,7 @@ from agent.lock import TaskLocks
 from agent.lost import MEMORY_LOST, forget, memory_lost
 from agent.settings import Settings
 from agent.target import Target
+from agent.terminal import Terminal
 from agent.warden import LOCK
 
 
@@ -33,6 +34,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
         return protocol.JournalState(migration, "", (), "", 0, True, False, False, 0, False)
     first = journal.facts(journal.records[0].value)
     this_boot = same_boot(journal)
+    terminal = Terminal.of(settings, journal) if this_boot and journal.has(Record.RESUMED) else None
     try:
         return protocol.JournalState(
             migration=journal.migration,
@@ -45,6 +47,8 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             criu_alive=this_boot and _criu_alive(journal),
             tasks_alive=len(_living(journal)) if this_boot else 0,
             images=_images(settings, journal).exists(),
+            terminal=terminal.shown_by() if terminal is not None else "",
+            hangs_up=terminal is not None and terminal.hangs_up,
             memory_lost=bool(journal.facts(MEMORY_LOST)),
             address=first.get("address", ""),
         )

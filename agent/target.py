@@ -109,9 +109,8 @@ class Target:
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
         adopt_orphans()
-        wrapper = self._terminal.around(scope.own("migrated-" + self._journal.migration))
-        if self._namespace:
-            wrapper += namespace.maker(directory, *self._namespace)
+        maker = namespace.maker(directory, *self._namespace) if self._namespace else []
+        wrapper = self._terminal.around(scope.own("migrated-" + self._journal.migration), maker)
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
         self._journal.note("criu", what="restore", **running.identity)
@@ -229,13 +228,13 @@ class Target:
             await self.restore_again()
         pid = self.resumed()
         instants.at("resumed")
-        return protocol.Resumed(pid, time.monotonic() - started, self._terminal.shown_by)
+        return protocol.Resumed(pid, time.monotonic() - started)
 
     def resumed(self) -> int:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
-        self._terminal.runs(pid, self._tell)
+        self._terminal.runs(self._tell)
         if self._fill is not None:
             self._fill.resumed()
         return pid
@@ -308,6 +307,7 @@ class Target:
 
     async def contact_lost(self) -> None:
         """End of input. Before HELD: undo. After it the held tree goes at the end of the lease, and the images stay."""
+        self._terminal.contact_lost()
         alone = rules.alone(self._journal.last)
         if alone is rules.Alone.DISCARD:
             await self.abort("contact lost", source_aborted=False)

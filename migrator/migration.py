@@ -126,15 +126,16 @@ class Migration:
         try:
             channel = await self._ends.terminal(self._terminal)
         except (OSError, errors.MigrateError) as error:
-            self._observer.note(f"its terminal is not reached: {error}; {self._way_back}")
+            soon = f"it gets SIGHUP within {protocol.TERMINAL_GRACE:.0f} s unless it is shown by"
+            self._observer.note(f"its terminal is not reached: {error}; {soon} {self._way_back or 'nobody'}")
             return
         await self._order.show(channel)
 
     @property
     def _way_back(self) -> str:
         """The command that shows its terminal from here; "" where it has no new one."""
-        shown = ("sudo " if self._order.sudo else "") + self._ahead.terminal
-        return f"{self._order.target.ssh_command(terminal=True)} {shown}" if self._ahead.terminal else ""
+        command = self._ahead.terminal
+        return self._order.target.by_hand(command, sudo=self._order.sudo) if command else ""
 
     def _over(self, error: errors.MigrateError) -> errors.MigrateError:
         """Report a migration that failed, and give the error back."""
@@ -327,7 +328,10 @@ class Migration:
         """Behind the point of no return."""
         forward = self._ahead
         inside = self._plan.numbers[0].pid if self._plan.namespaces else 0
-        await forward.run(killed, frozen_at=self._frozen_at, instant=self._plan.instant, inside_pid=inside)
+        await forward.run(
+            killed, frozen_at=self._frozen_at, instant=self._plan.instant, inside_pid=inside,
+            terminal=bool(self._plan.terminal),
+        )  # fmt: skip
         self._downtime = forward.downtime
         report = self._report("memory-lost" if forward.memory_lost else "migrated")
         self._observer.report(report)

@@ -67,6 +67,7 @@ _REFUSED = {
     "eventfd-semaphore": "eventfd-semaphore", "personality": "personality", "scheduling": "scheduling",
     "sysv-ipc": "sysv-ipc", "pidfd-outside": "pidfd-outside", "packet-pipe": "packet-pipe",
     "unix-waiting": "unix-waiting", "thread-apart": "thread-apart", "uninterruptible": "uninterruptible",
+    "unix-moved": "socket-moved",
 }  # fmt: skip
 _OF_ONE_PROCESS = ("tracer", "personality", "scheduling", "eventfd-semaphore")
 _GPUS = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")

@@ -147,7 +147,7 @@ def make_plan(
             problem, remedy = "is not installed, and it is to copy files", "install it, e.g. `apt install rsync`"
             obstacles += [make("rsync-missing", name, "rsync", problem=problem, remedy=remedy) for name in lacking]
         obstacles += surroundings.judge(here, source, there, target, tree, check)
-        obstacles += terminals.obstacles(here, there, tree, wishes.terminal, namespaces)
+        obstacles += terminals.obstacles(here, tree, wishes.terminal)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check)
         obstacles += in_room
     notes = [one.note for one in obstacles if not one.stops]

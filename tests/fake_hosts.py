@@ -459,6 +459,10 @@ class FakeLinks:
         assert peer in ("", "beta" if other == "target" else socket.gethostname())
         return self._link(other)
 
+    def by_hand(self, peer: str, command: str) -> str:
+        """As `recovery.RealHosts`."""
+        return f"ssh -t {peer} {command}"
+
     def cut(self, role: str) -> None:
         """The connection drops."""
         self.made[role][-1].cut()

@@ -6,11 +6,14 @@ import os
 import pty
 import socket
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from agent import connections, peculiar, process
+from agent import carried, connections, peculiar, process
 from agent.descriptors import Holdings, Opened, collect
 from agent.protocol import Peculiarity
 from tests.children import child, sees_map_files
@@ -289,7 +292,7 @@ def test_another_namespace_and_another_root_are_named(tmp_path: Path) -> None:
 import ctypes
 flag = os.open(".", os.O_RDONLY)
 try:
-    if ctypes.CDLL(None).unshare(0x04000000):  # CLONE_NEWUTS
+    if ctypes.CDLL(None).unshare(0x40000000):  # CLONE_NEWNET
         raise PermissionError
     os.chroot("root")
 except PermissionError:
@@ -301,8 +304,72 @@ time.sleep(600)
     found = of(source, tmp_path)
     if (tmp_path / "none").exists():
         pytest.skip("needs root to make a namespace and to change the root")
-    assert found["namespace"].object == "uts"
+    assert found["namespace"].object == "net"
     assert found["chroot"].object == str(tmp_path / "root")
+
+
+def test_memory_in_huge_pages_that_is_open_and_not_mapped(tmp_path: Path) -> None:
+    """Each is counted, whatever its name; no page of it needs to be there yet."""
+    source = """
+held = [os.memfd_create("huge", os.MFD_HUGETLB) for _ in range(2)] + [os.memfd_create("small")]
+for one in held:
+    os.ftruncate(one, 4 << 20)
+ready()
+"""
+    with child(source, tmp_path) as pid:
+        found = [one for one in process.inspect(pid).peculiarities if one.kind == "hugetlb"]
+    assert [one.object.split()[0] for one in found] == ["/memfd:huge"] * 2
+    assert len({one.object for one in found}) == 2
+    assert {int(one.detail.split()[0]) for one in found} == {4 << 20}
+
+
+CARRIED = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def inner(flags):
+    if libc.unshare(flags):
+        open("none", "w").close()
+{acts}
+open("ready", "w").close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("acts", "kinds"),
+    [
+        ("inner(0x0c000000)\nos.fork()", set()),  # CLONE_NEWIPC and CLONE_NEWUTS
+        ("os.fork() or inner(0x08000000)\ntime.sleep(0.5)", {"ipc"}),
+        ("inner(0x08000000)\nos.fork() or inner(0x08000000)\ntime.sleep(0.5)", {"ipc"}),
+    ],
+    ids=["all of the tree", "a part of it", "two of them"],
+)
+def test_namespaces_that_the_tree_has_to_itself_are_none_to_be_named(
+    tmp_path: Path, acts: str, kinds: set[str]
+) -> None:
+    found = of(CARRIED.format(acts=acts), tmp_path)
+    if (tmp_path / "none").exists():
+        pytest.skip("needs root to make a namespace")
+    assert {one.object for name, one in found.items() if name == "namespace"} == kinds
+
+
+def test_a_namespace_that_somebody_else_is_in_is_named(tmp_path: Path) -> None:
+    """Its parent, which has made it and stays outside of the tree."""
+    source = CARRIED.format(
+        acts="inner(0x08000000)\nwith_parent = os.fork()\nif with_parent: os.waitpid(with_parent, 0)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", "import os, time\n" + source], cwd=tmp_path)
+    try:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        if (tmp_path / "none").exists():
+            pytest.skip("needs root to make a namespace")
+        child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        assert carried.of_tree([child]) == ()
+        assert carried.of_tree([child, process.pid]) == ("ipc",)
+    finally:
+        process.kill()
+        process.wait()
 
 
 TIME = """
