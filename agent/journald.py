@@ -28,9 +28,9 @@ def there() -> bool:
 
 
 def identifier(pid: int) -> str:
-    """Under what systemd shows what a process prints: its program's name (systemd.exec(5), SyslogIdentifier=)."""
+    """Under what systemd shows what a process prints, more or less: its program's name (systemd.exec(5))."""
     try:
-        return Path(os.readlink(f"/proc/{pid}/exe")).name
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
     except OSError:
         return str(pid)
 

@@ -262,7 +262,7 @@ class Unit:
     name: str
     pids: tuple[int, ...]  # of the tree, that are in it
     main: int = 0  # its main process where that is of the tree; 0: it is not, or the unit has none
-    others: tuple[str, ...] = ()  # processes in it that are not of the tree: `name (PID)`
+    others: tuple[str, ...] = ()  # processes in it that are not of the tree: `name (pid PID)`
     manager: str = ""  # of a user's own systemd: the unit that this one is; "": the system's
     answered: bool = True  # systemd has told what follows
     reacts: tuple[str, ...] = ()  # settings by which it acts when the main process has gone: Restart=always
@@ -271,6 +271,7 @@ class Unit:
     at_boot: bool = False  # it is enabled
     limits: tuple[str, ...] = ()  # its limits, as `systemd-run --property=` takes them
     local: tuple[str, ...] = ()  # those that name devices of this host
+    identifier: str = ""  # under which its output is to be logged, where that is not its program's name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ _QUOTA = "CPUQuotaPerSecUSec"
 _LOCAL = ("IODeviceWeight", "IOReadBandwidthMax", "IOWriteBandwidthMax", "IOReadIOPSMax", "IOWriteIOPSMax")
 _ASKED = (
     "Id", "ActiveState", "MainPID", "Restart", "RestartForceExitStatus", "ExecStopPost", "OnFailure", "OnSuccess",
-    "FailureAction", "TriggeredBy", "UpheldBy", "UnitFileState", _QUOTA, *_LIMITS, *_LOCAL,
+    "FailureAction", "TriggeredBy", "UpheldBy", "UnitFileState", "SyslogIdentifier", _QUOTA, *_LIMITS, *_LOCAL,
 )  # fmt: skip
 _MICROSECONDS = {"us": 1, "ms": 1000, "s": 1000_000, "min": 60_000_000, "h": 3_600_000_000}
 
@@ -100,7 +100,7 @@ def units(tasks: Sequence[TaskFacts]) -> tuple[Unit, ...]:
     family = {task.pid for task in tasks}
     found = []
     for where, pids in members.items():
-        others = tuple(f"{name_of(pid)} ({pid})" for pid in sorted(_processes(where.path) - family))
+        others = tuple(name_of(pid) for pid in sorted(_processes(where.path) - family))
         facts = shown.get(where.manager or where.unit)
         unit = Unit(where.unit, tuple(pids), others=others, manager=where.manager)
         if where.manager:
@@ -132,6 +132,7 @@ def _described(unit: Unit, facts: dict[str, str], family: Iterable[int]) -> Unit
         on_success=tuple(facts.get("OnSuccess", "").split()), starters=starters,
         at_boot=facts.get("UnitFileState", "").startswith("enabled"), limits=limits(facts),
         local=tuple(f"{name}={facts[name]}" for name in _LOCAL if facts.get(name, "") not in _NOTHING),
+        identifier=facts.get("SyslogIdentifier", ""),
     )  # fmt: skip
 
 

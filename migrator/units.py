@@ -119,7 +119,9 @@ def systemd(here: str, tree: TreeFacts, wish: bool) -> Systemd:
 
 def logged(tree: TreeFacts) -> tuple[Logged, ...]:
     """The tree's streams to the journal."""
-    return tuple(Logged(int(one.object), one.detail) for one in tree.peculiarities if one.kind == "journal")
+    chosen = {pid: unit.identifier for unit in tree.units for pid in unit.pids}
+    found = [one for one in tree.peculiarities if one.kind == "journal" and one.object.isdecimal()]
+    return tuple(Logged(int(one.object), chosen.get(one.pid) or one.detail) for one in found)
 
 
 def notes(here: str, there: str, source: HostFacts, target: HostFacts, tree: TreeFacts, wish: bool) -> Iterator[str]:
