@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
