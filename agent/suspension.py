@@ -17,6 +17,7 @@ import functools
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from agent import service
@@ -27,8 +28,10 @@ NOTE, OVER = "unit", "unit-back"
 """The journal's words: the drop-in may be there; it is gone."""
 NAME = "zzzz-migrate.conf"
 """Of drop-ins the last one by its name prevails, wherever it lies (systemd.unit(5))."""
+_HEAD = "migration "
 TEXT = """\
-# While migrate moves the processes of this unit, they may go without anything being done about it.
+# {head}{migration}
+# The processes of this unit are being moved by migrate: they may go without anything being done about it.
 [Unit]
 OnFailure=
 FailureAction=none
@@ -47,6 +50,13 @@ _NOTIFY = "/run/systemd/notify"
 _ENDED = ("inactive", "failed")
 _PATIENCE = 60.0
 """Seconds for systemd to see that a unit's processes are gone."""
+
+
+def left() -> Iterator[tuple[Path, str]]:
+    """Every drop-in of ours on this host, and whose it is: a migration's id."""
+    for path in sorted(Path(service.SYSTEMD).glob(f"*.d/{NAME}")):
+        first = path.read_text(errors="replace").partition("\n")[0]
+        yield path, first.rpartition(_HEAD)[2].strip()
 
 
 def path_of(unit: str) -> Path:
@@ -69,7 +79,7 @@ def _suspend(journal: Journal, unit: str) -> None:
     path = path_of(unit)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.write_text(TEXT)
+        path.write_text(TEXT.format(head=_HEAD, migration=journal.migration))
     except OSError as error:
         raise ServiceError(f"{unit} can't be kept from being revived: {error}") from None
     service.run("daemon-reload")
