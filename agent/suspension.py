@@ -17,8 +17,10 @@ import functools
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from agent import service
 from agent.journal import Journal
@@ -43,11 +45,12 @@ SuccessExitStatus=SIGKILL
 RemainAfterExit=no
 ExecStop=
 ExecStopPost=
-WatchdogSec=0
 """
-"""ExecStop= is run too where a service ends well by itself; a watchdog would bark at a process that is held."""
+"""ExecStop= is run too where a service ends well by itself. A watchdog goes by what held when its service was started:
+it is put off by word of the service's own, which we give in its name (WATCHDOG_USEC= of sd_notify(3))."""
 _NOTIFY = "/run/systemd/notify"
 _ENDED = ("inactive", "failed")
+_LOOKS = 100
 _PATIENCE = 60.0
 """Seconds for systemd to see that a unit's processes are gone."""
 
@@ -74,8 +77,8 @@ def _suspend(journal: Journal, unit: str) -> None:
     before = _properties(unit)
     if before.get("ActiveState") in (None, *_ENDED):
         raise ServiceError(f"{unit} is not active any more")
-    watched = before.get("WatchdogUSec", "0") not in ("0", "infinity")
-    journal.note(NOTE, unit=unit, main=int(before.get("MainPID") or 0) if watched else 0)
+    main, watchdog = int(before.get("MainPID") or 0), service.microseconds(before.get("WatchdogUSec", "")) or 0
+    journal.note(NOTE, unit=unit, main=main, watchdog=watchdog)
     path = path_of(unit)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -86,6 +89,13 @@ def _suspend(journal: Journal, unit: str) -> None:
     now = _properties(unit)
     if now.get("Restart") != "no" or "KILL" not in now.get("SuccessExitStatus", "") or now.get("ExecStopPost"):
         raise ServiceError(f"{unit} would still be revived: {path} does not prevail; see `systemctl cat {unit}`")
+    if watchdog:
+        _notify(main, "WATCHDOG_USEC=0")
+        for _ in range(_LOOKS):
+            if _properties(unit).get("WatchdogUSec") == "0":
+                return
+            time.sleep(0.1)
+        raise ServiceError(f"{unit} has a watchdog, which would end it while it is held, and can't be put off")
 
 
 def _properties(unit: str) -> dict[str, str]:
@@ -104,7 +114,7 @@ async def give_back(journal: Journal, *, gone: bool) -> tuple[str, ...]:
     unit = noted["unit"]
     if gone and not await _ended(unit):
         return (f"{unit} is not seen to have ended: {path_of(unit)} keeps systemd from reviving it, and stays",)
-    return await asyncio.get_running_loop().run_in_executor(None, _give_back, journal, unit, noted["main"], gone)
+    return await asyncio.get_running_loop().run_in_executor(None, _give_back, journal, noted, gone)
 
 
 async def _ended(unit: str) -> bool:
@@ -118,10 +128,12 @@ async def _ended(unit: str) -> bool:
     return False
 
 
-def _give_back(journal: Journal, unit: str, watched: int, gone: bool) -> tuple[str, ...]:
+def _give_back(journal: Journal, noted: dict[str, Any], gone: bool) -> tuple[str, ...]:
+    unit = noted["unit"]
     path = path_of(unit)
-    if watched and not gone:
-        _bark(watched)
+    if noted["watchdog"] and not gone:
+        # in one, or the watchdog would look at how long nothing was heard of it
+        _notify(noted["main"], f"WATCHDOG=1\nWATCHDOG_USEC={noted['watchdog']}")
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # others' drop-ins are in there, or it was never made
         path.parent.rmdir()
@@ -136,9 +148,9 @@ def _give_back(journal: Journal, unit: str, watched: int, gone: bool) -> tuple[s
     return ()
 
 
-def _bark(pid: int) -> None:
-    """Word to systemd in the name of a main process that was held: it lives. Else its watchdog would end it at once."""
+def _notify(pid: int, text: str) -> None:
+    """Word to systemd in the name of a unit's main process (sd_notify(3)); without a main process, or systemd, none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
         who = struct.pack("3i", pid, os.geteuid(), os.getegid())
         notify.connect(_NOTIFY)
-        notify.sendmsg([b"WATCHDOG=1"], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)])
+        notify.sendmsg([text.encode()], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)])

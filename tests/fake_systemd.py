@@ -35,7 +35,7 @@ show)
         printf 'Restart=always\nExecStopPost={{ path=/bin/touch }}\nSuccessExitStatus=\n'
     fi
     echo "MainPID=$(cat main)"
-    echo "WatchdogUSec=0"
+    echo "WatchdogUSec=$(cat watchdog 2>/dev/null || echo 0)"
     ;;
 esac
 """

@@ -127,15 +127,33 @@ async def test_what_systemd_does_not_hear_is_left_behind_and_tried_again(
     assert systemd.as_it_was
 
 
-async def test_a_watched_process_is_said_to_live(
+async def test_a_watchdog_is_put_off(systemd: FakeSystemd, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes by what held when its service was started, and would end a process that is held."""
+    said: list[tuple[int, str]] = []
+
+    def notify(pid: int, text: str) -> None:
+        said.append((pid, text))
+        (systemd.directory / "watchdog").write_text("0\n" if text.endswith("USEC=0") else "2s\n")
+
+    monkeypatch.setattr(suspension, "_notify", notify)
+    (systemd.directory / "watchdog").write_text("2s\n")
+    await suspension.suspend(journal, UNIT)
+    await suspension.give_back(journal, gone=False)
+    assert said == [(os.getpid(), "WATCHDOG_USEC=0"), (os.getpid(), "WATCHDOG=1\nWATCHDOG_USEC=2000000")]
+
+
+async def test_a_watchdog_that_can_not_be_put_off(
     systemd: FakeSystemd, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its watchdog has heard nothing of it for as long as it was held, and would end it at once."""
-    systemd.program.write_text(systemd.program.read_text().replace("WatchdogUSec=0", "WatchdogUSec=2s"))
+    """What is said reaches systemd's socket in our name, and changes nothing."""
     monkeypatch.setattr(suspension, "_NOTIFY", str(tmp_path / "notify"))
+    monkeypatch.setattr(suspension, "_LOOKS", 1)
+    (systemd.directory / "watchdog").write_text("2s\n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
         notify.settimeout(60)
-        await suspension.suspend(journal, UNIT)
-        await suspension.give_back(journal, gone=False)
-        assert notify.recv(100) == b"WATCHDOG=1"
+        with pytest.raises(ServiceError, match="watchdog"):
+            await suspension.suspend(journal, UNIT)
+        assert notify.recv(100) == b"WATCHDOG_USEC=0"
+    await suspension.give_back(journal, gone=False)
+    assert systemd.as_it_was

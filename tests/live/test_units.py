@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.live.conftest import Started
 from tests.live.lab_host import LabHost, until
 
-pytestmark = pytest.mark.backends("vm")
+on_systemd = pytest.mark.backends("vm")
 
 UNITS = {
     "precious.service": (
@@ -68,6 +69,7 @@ def restarts(alpha: LabHost, pid: int) -> None:
     assert "/run/precious-ended" in alpha.run(TRACES).out
 
 
+@on_systemd
 def test_a_service_moves(alpha: LabHost, beta: LabHost, precious: int, migrate: Any) -> None:
     """Refused without --unit; with it, the source's unit just ends, and the target's scope has its limits."""
     refused = migrate("check", str(precious), "beta")
@@ -104,12 +106,14 @@ def test_a_service_moves(alpha: LabHost, beta: LabHost, precious: int, migrate: 
     assert "migrated-precious" not in beta.run("systemctl list-units --all --plain; ls /run/systemd/transient").out
 
 
+@on_systemd
 def test_ctrl_c_in_the_freeze_leaves_the_unit_as_it_was(alpha: LabHost, precious: int, sabotage: Any) -> None:
     run = sabotage(precious, "restore", "interrupt", options="--unit")
     assert run.status == 130, run.explain()
     restarts(alpha, precious)
 
 
+@on_systemd
 def test_recover_gives_the_unit_back(alpha: LabHost, precious: int, sabotage: Any, migrate: Any) -> None:
     """Both agents and migrate killed with the tree held: the process runs on by itself; that is all, until recover."""
     sabotage(precious, "commit", "kill-everything", options="--unit")
@@ -118,3 +122,17 @@ def test_recover_gives_the_unit_back(alpha: LabHost, precious: int, sabotage: An
     run = migrate("recover")
     assert run.status == 0, run.explain()
     restarts(alpha, precious)
+
+
+@pytest.mark.backends("netns")
+def test_without_systemd_it_is_said_and_the_process_moves(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """Neither host of namespaces runs one."""
+    pid = started.launch("sleep", "100000")
+    run = migrate("--unit", str(pid), "beta")
+    assert run.status == 0, run.explain()
+    assert any("alpha runs no systemd" in note["text"] for note in run.of("note")), run.explain()
+    assert run.report["unit"] == ""
+    assert not alpha.alive(pid)
+    assert beta.state(pid) == "S"
