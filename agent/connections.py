@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator, Sequence
 
-from agent import ports, sockets
+from agent import journald, ports, sockets
 from agent.descriptors import Holdings, Opened, names_of
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -89,6 +89,9 @@ def of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
         peer = peers.get(inode, 0)
         if peer in outside:
             name = known[peer].name if peer in known else ""
+            if name == journald.SOCKET and known[inode].type == socket.SOCK_STREAM:
+                yield Peculiarity("journal", one.pid, str(inode), journald.identifier(one.pid))
+                continue
             kind = "dgram" if known[inode].type == socket.SOCK_DGRAM else "stream"
             whose = names_of(holding.get(f"socket:[{peer}]", []))
             yield Peculiarity("external-unix", one.pid, name or whose or f"socket {inode}", kind)

@@ -8,7 +8,6 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     namespace        which one differs from ours: mnt, net, pid, user…
     capability       what criu lacks here to dump a task: CAP_SYS_RESOURCE, of another user than ours
     chroot           the root directory that differs from ours
-    unit             systemd unit whose MainPID a task is
     ghost            path of a deleted file that is still held; its size in bytes
     link-remap       path that no longer leads to the file that is held, though others do
     mqueue           name of a POSIX message queue
@@ -39,6 +38,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     tcp-established  `local -> remote`, or only `local` of one that waits to be accepted; state
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
+    journal          inode of a stream to journald; whose lines they are, by name
     unix-path        path that a socket is bound to
     unix-moved       where the file of a socket lies that was bound to another path; that path
     unix-name        name that is no path, which a socket is bound to; "stream", "dgram" or "seqpacket"
@@ -53,7 +53,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Union
@@ -73,9 +72,6 @@ from agent.descriptors import (
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
 
-SYSTEMD = Path("/run/systemd/system")
-"""There when systemd is the init of this host (sd_booted(3))."""
-
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
 _MEMORY_MAJOR, _AUXILIARY_MAJOR, _MISC_MAJOR = 1, 5, 10
 _TUN_MINOR, _AUTOFS_MINOR = 200, 235
@@ -88,14 +84,13 @@ _NETWORK_FILE_SYSTEMS = {
     "orangefs", "pvfs2", "glusterfs",
 }  # fmt: skip
 _CAP_SYS_RESOURCE = 24
-_SYSTEMCTL_SECONDS = 10
 
 
 def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity]:
     """All that is odd about these tasks (root first) and what they hold. Each kind and object is named once."""
     found: dict[tuple[str, str], Peculiarity] = {}
     for source in (
-        _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(tasks, holdings),
+        _of_processes(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(tasks, holdings),
         connections.of_sockets(tasks, holdings), connections.of_unix(holdings), connections.of_pipes(tasks, holdings),
         apart.of_threads(tasks),
         watches.watched(holdings.opened), conditions.of_tasks(task.pid for task in tasks),
@@ -147,63 +142,6 @@ def _status(pid: int) -> bytes:
 
 def _has_capability(number: int) -> bool:
     return bool(int(status_field(_status(os.getpid()), b"CapEff") or "0", 16) >> number & 1)
-
-
-# --- systemd ---------------------------------------------------------------------------------------------------------
-
-
-def unit_of_cgroup(text: str) -> str:
-    """The service that a /proc/PID/cgroup names, of the system's manager; "" where there is none.
-
-    A user's own services (below user@UID.service) belong to another systemd and are not looked for.
-    """
-    for line in text.splitlines():
-        controllers, _, path = line.partition(":")[2].partition(":")
-        if controllers in ("", "name=systemd"):
-            parts = [part for part in path.split("/") if part.endswith(".service")]
-            if parts:
-                return parts[0]
-    return ""
-
-
-def main_pids(output: str) -> dict[str, int]:
-    """`systemctl show -p Id -p MainPID UNIT…`: blocks of KEY=VALUE, one a unit, with an empty line between."""
-    found = {}
-    for block in output.split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.splitlines())
-        if fields.get("MainPID", "").isdigit():
-            found[fields.get("Id", "")] = int(fields["MainPID"])
-    return found
-
-
-def _units(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
-    if not SYSTEMD.is_dir():
-        return
-    units: dict[int, str] = {}
-    for task in tasks:
-        try:
-            unit = unit_of_cgroup(Path(f"/proc/{task.pid}/cgroup").read_text(errors="replace"))
-        except OSError:
-            continue
-        if unit:
-            units[task.pid] = unit
-    if not units:
-        return
-    command = ["systemctl", "show", "-p", "Id", "-p", "MainPID", "--", *sorted(set(units.values()))]
-    try:
-        asked = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SYSTEMCTL_SECONDS, check=False
-        )
-        mains = main_pids(asked.stdout.decode(errors="replace"))
-    except (OSError, subprocess.TimeoutExpired):
-        mains = {}
-    if not mains:
-        # systemd runs but does not answer: then the root of a tree in a service is taken for its main process, since
-        # systemd would start another one as soon as it ends here
-        mains = {units[tasks[0].pid]: tasks[0].pid} if tasks[0].pid in units else {}
-    for task in tasks:
-        if task.pid in units and mains.get(units[task.pid]) == task.pid:
-            yield Peculiarity("unit", task.pid, units[task.pid], task.name)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from agent.journal import IdTaken, JournalError, WrongOrder
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
+from agent.service import ServiceError
 from agent.settings import Settings
 from agent.settle import read_journal, settle
 from agent.source import Source, Vetoed
@@ -87,6 +88,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (BrokenRounds, FaultCode.BROKEN_ROUNDS),
     (FillError, FaultCode.CRIU),
     (ThrottleError, FaultCode.THROTTLE),
+    (ServiceError, FaultCode.UNIT),
 )
 
 

@@ -10,7 +10,7 @@ import functools
 import signal
 from typing import Any, Callable
 
-from agent import criu, freezer, images, namespace, process, protocol, rules, strays, throttle
+from agent import criu, freezer, images, lodging, namespace, process, protocol, rules, strays, suspension, throttle
 from agent.deposing import at_work, depose, same_boot, send, until
 from agent.fill import wait_for_pager
 from agent.journal import Journal, JournalError, Record, unfinished
@@ -132,7 +132,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
             for task in _queued(journal):
                 send(task, signal.SIGCONT)
     await wait_for_pager(journal.directory)
-    left = await _unthrottle(journal) + _remove(settings, journal)
+    left = await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += images.remove_shared(journal.facts(Record.PREPARED.value).get("shared", ""), journal.migration)
         left += Ledger.read(journal.directory / "ledger").undo()
@@ -194,7 +194,8 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     await wait_for_pager(journal.directory)
     if journal.role == "target" and same_boot(journal):
         memory_lost(journal)
-    left = await _unthrottle(journal) + _remove(settings, journal)
+        lodging.hold(journal.directory)
+    left = await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
     for log in journal.directory.glob("*.log"):
@@ -211,8 +212,14 @@ async def _unthrottle(journal: Journal) -> tuple[str, ...]:
     return await throttle.put_back(journal.directory) if same_boot(journal) else ()
 
 
+async def _give_back(journal: Journal) -> tuple[str, ...]:
+    """The tree's unit of systemd, as it was. What keeps it from reviving does not outlive a reboot."""
+    return await suspension.give_back(journal, gone=journal.has(Record.KILLED)) if same_boot(journal) else ()
+
+
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
-    for name in ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, namespace.WORD, LOCK):
+    words = (throttle.WORD, throttle.SCRIPT, namespace.WORD, lodging.WORD)
+    for name in ("hold", "held", "verdict", "stopped", *words, LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     forget(journal.directory)
     settings.socket(journal.migration).unlink(missing_ok=True)

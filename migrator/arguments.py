@@ -318,6 +318,12 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
         "what would break the commit; may be given again",
     )
+    parser.add_argument(
+        "--unit",
+        action="store_true",
+        help="move its systemd unit: here that ends as if it were stopped, there the process runs in a scope "
+        "migrated-NAME.scope with the unit's limits",
+    )
     terminal = parser.add_mutually_exclusive_group()
     terminal.add_argument(
         "--attach",

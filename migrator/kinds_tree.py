@@ -79,13 +79,6 @@ ROWS = (
         "process itself.",
     ),
     Kind(
-        "unit", "it is the main process of a systemd unit",
-        "{detail} is the main process of this systemd unit, and systemd would start another one here",
-        "units can't be moved yet: run the program outside of its unit, e.g. in a scope by `systemd-run --scope`",
-        "systemd watches the main process of a service. When it vanishes here it is called failed, or started again: "
-        "then there are two.",
-    ),
-    Kind(
         "device", "it holds a device that criu does not know",
         "{detail}: what a device knows does not travel", "let the program close it",
         "An open device is a conversation with a driver, and its state lies in the kernel or in hardware. criu carries "

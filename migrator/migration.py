@@ -61,7 +61,7 @@ class Migration:
         self._restore_seconds = 0.0
         self._page_size = 4096
         self._instant = self._namespaces = False
-        self._terminal = ""
+        self._terminal = self._unit = ""
         self._plan: plan.Plan
         self._here: Awaitable[protocol.HostFacts]
         self._found: Awaitable[protocol.TreeFacts]
@@ -212,25 +212,23 @@ class Migration:
         root, numbers = chosen.tree.tasks[0], chosen.numbers
         target = str(self._order.target)
         begin = protocol.Begin(
-            self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place, os.getpid()
+            self.id,
+            root.pid,
+            root.start_time,
+            target,
+            chosen.criu,
+            chosen.precopy,
+            chosen.place,
+            os.getpid(),
+            chosen.systemd.suspended,
         )
         here = socket.gethostname()
         ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
         prepare = protocol.Prepare(
-            self.id,
-            numbers[0].pid,
-            here,
-            chosen.memory,
-            chosen.on_disk,
-            chosen.criu,
-            ids,
-            chosen.instant,
-            chosen.place.directory if chosen.place.shared else "",
-            chosen.namespaces,
-            chosen.terminal,
-            terminals.own(chosen.tree),
-            self._order.lease,
-        )
+            self.id, numbers[0].pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant,
+            chosen.place.directory if chosen.place.shared else "", chosen.namespaces, chosen.terminal,
+            terminals.own(chosen.tree), self._order.lease, chosen.systemd.scope, chosen.systemd.logged,
+        )  # fmt: skip
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
         undo.push_async_callback(uninterrupted, self._undoing.source, self._observer.note)
@@ -243,7 +241,7 @@ class Migration:
                 beginning("source", self._ends.source.begin(begin)),
                 beginning("target", self._ends.target.prepare(prepare)),
             )
-        self._terminal = prepared.terminal
+        self._terminal, self._unit = prepared.terminal, prepared.scope
         self._carrier.begin(source, prepared)
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
@@ -369,6 +367,7 @@ class Migration:
             files_frozen_bytes=self._along.frozen_bytes,
             files_seconds=self._along.frozen_seconds,
             terminal="" if self._order.show else self._way_back,
+            unit=self._unit,
         )
 
 

@@ -79,6 +79,7 @@ def summary(report: Report) -> str:
         f"{what}: {pause} {seconds_text(report.downtime_seconds, upper=True)}{_predicted(report)}, "
         f"total {seconds_text(report.total_seconds)}, "
         f"{bytes_text(report.bytes)} in {bytes_text(report.wire_bytes)} on the wire\n"
+        + (f"its unit: {escape(report.unit)}\n" if report.unit and report.outcome == "migrated" else "")
         + (f"its terminal: {escape(report.terminal)}\n" if report.terminal else "")
     )
 

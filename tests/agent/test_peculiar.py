@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import carried, connections, peculiar, process
+from agent import carried, connections, journald, peculiar, process
 from agent.descriptors import Holdings, Opened, collect
 from agent.protocol import Peculiarity
 from tests.children import child, sees_map_files
@@ -157,6 +157,26 @@ def test_a_unix_connection_to_somebody_else_is_named(tmp_path: Path) -> None:
         source = f"import socket\nheld = socket.socket(socket.AF_UNIX); held.connect({path!r})\nready()"
         found = of(source, tmp_path)["external-unix"]
     assert (found.object, found.detail) == (path, "stream")
+
+
+def test_output_that_goes_to_the_journal_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "stdout")
+    monkeypatch.setattr(journald, "SOCKET", path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        source = f"""
+import socket
+held = socket.socket(socket.AF_UNIX); held.connect({path!r})
+os.dup2(held.fileno(), 9)
+open("/proc/self/comm", "w").write("printer")
+print(os.fstat(9).st_ino, file=open("inode", "w"), flush=True)
+ready()
+"""
+        found = of(source, tmp_path)
+    assert "external-unix" not in found
+    assert found["journal"].object == (tmp_path / "inode").read_text().strip()
+    assert found["journal"].detail == "printer"
 
 
 def test_datagrams_to_a_path_are_told_by_it(tmp_path: Path) -> None:
@@ -441,48 +461,6 @@ ready()
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("text", "unit"), [
-    ("0::/system.slice/redis-server.service\n", "redis-server.service"),
-    ("12:pids:/system.slice/a.service\n1:name=systemd:/system.slice/b.service\n", "b.service"),
-    ("0::/system.slice/docker.service/init.scope\n", "docker.service"),
-    ("0::/user.slice/user-0.slice/session-3.scope\n", ""),
-    ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n", "user@1000.service"),
-    ("0::/\n", ""), ("", ""), ("nonsense", ""),
-])  # fmt: skip
-def test_the_unit_of_a_cgroup(text: str, unit: str) -> None:
-    assert peculiar.unit_of_cgroup(text) == unit
-
-
-def test_main_pids_of_several_units() -> None:
-    output = "Id=a.service\nMainPID=71\n\nMainPID=0\nId=b.service\n\nId=c.service\n"
-    assert peculiar.main_pids(output) == {"a.service": 71, "b.service": 0}
-    assert peculiar.main_pids("") == {}
-
-
-def with_systemctl(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A systemctl of our own, on a host that looks like one with systemd, with every task in x.service."""
-    (directory / "bin").mkdir()
-    (directory / "bin/systemctl").write_text(f"#!/bin/sh\n{script}\n")
-    (directory / "bin/systemctl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(peculiar, "SYSTEMD", directory)
-    monkeypatch.setattr(peculiar, "unit_of_cgroup", lambda text: "x.service")
-
-
-@pytest.mark.parametrize(("script", "found"), [
-    ('echo "Id=x.service"; echo "MainPID=$(cat "$MAIN")"', True),
-    ('echo "$@" >&2; echo "Id=x.service"; echo "MainPID=1"', False),
-    ("exit 1", True),  # systemd does not answer: a root in a service is taken for its main process
-])  # fmt: skip
-def test_the_main_process_of_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: bool) -> None:
-    with child("ready()", tmp_path) as pid:
-        (tmp_path / "main").write_text(str(pid))
-        monkeypatch.setenv("MAIN", str(tmp_path / "main"))
-        with_systemctl(tmp_path, monkeypatch, script)
-        units = [one.object for one in process.inspect(pid).peculiarities if one.kind == "unit"]
-        assert units == (["x.service"] if found else [])
 
 
 def test_network_mounts_are_known_by_device() -> None:
