@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
-from agent import accounts, conditions, descriptors, inside, peculiar, terminals
+from agent import accounts, conditions, descriptors, inside, peculiar, service, terminals
 from agent.protocol import Peculiarity, TaskFacts, TreeFacts
 
 PROC = Path("/proc")
@@ -83,6 +83,14 @@ def read_stat(pid: int) -> Stat:
 def start_time(pid: int) -> int:
     """When it started, in clock ticks since boot. Raises NoSuchProcess."""
     return read_stat(pid).start_time
+
+
+def identity(pid: int) -> Optional[list[int]]:
+    """[PID, start time] of a process, as journals keep it; None where there is none of this number."""
+    try:
+        return [pid, start_time(pid)]
+    except NoSuchProcess:
+        return None
 
 
 def boot_id() -> str:
@@ -222,6 +230,11 @@ def _children_listed(pid: int) -> list[int]:
     return sorted(found)
 
 
+def children(pid: int) -> list[int]:
+    """Its children now; none when it is gone."""
+    return _children_listed(pid) if _lists_children(pid) else _Parents().children(pid)
+
+
 class _Parents:
     """All processes by their parent, read once."""
 
@@ -264,7 +277,7 @@ def inspect(pid: int) -> TreeFacts:
         pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory, holdings.copied_on_write,
         accounts=accounts.of_tasks(living), limits=conditions.limits(living),
         inside=tuple(map(inside.numbers, tasks)) if inside.home_of(pid) else (),
-        terminals=tuple(one.facts for one in terminals.outside(holdings)),
+        terminals=tuple(one.facts for one in terminals.outside(holdings)), units=service.units(tasks),
     )  # fmt: skip
 
 

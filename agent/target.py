@@ -10,27 +10,25 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, memory, namespace, process, protocol, rules, scope, traits
+from agent import criu, images, instants, lodging, memory, namespace, ours, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
+from agent.lodging import Lodging
 from agent.lost import forget, memory_lost, stop_tree
 from agent.placing import Placing
+from agent.prepared import written_down
 from agent.settings import Settings
 from agent.streams import Jobs, Taken
 from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
 from agent.terminal import Terminal
 from agent.warden import LOCK
-
-LEASE = 600.0
-"""Seconds that a held tree waits after contact is lost; then it goes, and its images stay for `migrate recover`."""
 
 
 class Target:
@@ -55,19 +53,14 @@ class Target:
         self._streams = Taken()
         self.files = Placing(journal, settings.rsync, self._streams, self._jobs, self._still_accepting)
         self._terminal = Terminal.of(settings, journal)
+        self._lodging = Lodging(journal)
         self._fill: Optional[Fill] = None
 
     @classmethod
     async def prepare(cls, settings: Settings, request: protocol.Prepare, tell: Callable[[str], None]) -> Target:
         """Journal PREPARED, make room, listen for streams, warm a restore up. Undoes itself when it fails."""
         prune(settings.state)
-        journal = Journal.create(
-            settings.state, request.migration, "target",
-            peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-            shared=request.shared, terminal=request.terminal, ptys=request.ptys,
-            namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
-            options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
-        )  # fmt: skip
+        journal = written_down(settings, request)
         target = cls(settings, journal, request.options, tell)
         try:
             images.make_place(target._images, memory=0 if request.on_disk else request.memory)
@@ -96,7 +89,7 @@ class Target:
     def prepared(self) -> protocol.Prepared:
         """Where this migration's things are."""
         socket, log = str(self._settings.socket(self._journal.migration)), str(self._journal.directory)
-        return protocol.Prepared(socket, str(self._images), log, self._terminal.path)
+        return protocol.Prepared(socket, str(self._images), log, self._terminal.path, self._lodging.name)
 
     async def _warm(self, *, lazy: bool = False) -> tuple[criu.Running, Hold]:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
@@ -109,12 +102,14 @@ class Target:
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
         adopt_orphans()
-        wrapper = self._terminal.around(scope.own("migrated-" + self._journal.migration))
-        if self._namespace:
-            wrapper += namespace.maker(directory, *self._namespace)
-        running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
+        maker = namespace.maker(directory, *self._namespace) if self._namespace else []
+        wrapper = self._terminal.around(self._lodging.around(), maker)
+        with self._lodging.streams() as (streams, more):
+            running = self._restore = await criu.spawn_waiting(
+                self._settings.criu, arguments + more, log, wrapper=wrapper, descriptors=streams
+            )
         self._tell(f"$ {running.command}")
-        self._journal.note("criu", **running.identity)
+        self._journal.note("criu", what="restore", **running.identity)
         if self._namespace:
             await namespace.made(directory, running)
         return running, hold
@@ -127,7 +122,7 @@ class Target:
             self._still_accepting()
             running = await self._arriving.serve(request.round, stream.fileno())
             self._tell(f"$ {running.command}")
-            self._journal.note("criu", **running.identity)
+            self._journal.note("criu", what="page-server", **running.identity)
         return protocol.Nothing()
 
     def _still_accepting(self) -> None:
@@ -169,12 +164,14 @@ class Target:
         directory = images.round_directory(self._images, request.round)
         self._still_accepting()
         self._journal.note("round", number=request.round)
+        instants.at("restore")
         if self._restore is None or self._hold is None:
             raise JournalError("there is no restore that waits")
         running, hold, started = self._restore, self._hold, time.monotonic()
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         self._terminal.fit(directory)
+        self._lodging.lift(running.process.pid)
         criu.go(running, directory)
         if not await hold.reached_before(running.process.wait()):
             await running.ended()
@@ -184,6 +181,7 @@ class Target:
             lost = self._pin(directory, running)
         except (OSError, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
+        instants.at("held")
         return protocol.Restored(seconds, self._root, lost)
 
     def _pin(self, round_: Path, running: criu.Running) -> tuple[str, ...]:
@@ -196,6 +194,8 @@ class Target:
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])
         lost = traits.bring_back(round_, pids[1:])
         self._terminal.foreground(round_, pids[0], pids[1:])
+        hook = ours.hook_below(running.process.pid, str(self._journal.directory / "hold"))
+        self._journal.jot("hook", **hook)
         self._journal.write(Record.HELD, tasks=self._tasks.identities, root=pids[0])
         if first := namespace.init_of(self._journal.directory):
             self._tasks.pin([process.task_facts(first[0])])  # it ends with them
@@ -213,21 +213,26 @@ class Target:
         A restore that failed before it detached is done once more from the images, if no task of it exists (rule 5).
         """
         started = time.monotonic()
+        instants.at("resume asked")
         if request.killed_tasks < 1:
             raise JournalError("resume needs the source's proof of death")
         if not self._journal.has(Record.HELD):
             raise WrongOrder("there is no held tree to resume")
         self._journal.write(Record.RESUMING)
+        instants.at("resuming")
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")
             await self.restore_again()
-        return protocol.Resumed(self.resumed(), time.monotonic() - started, self._terminal.shown_by)
+        pid = self.resumed()
+        instants.at("resumed")
+        return protocol.Resumed(pid, time.monotonic() - started)
 
     def resumed(self) -> int:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
-        self._terminal.runs(pid, self._tell)
+        lodging.hold(self._journal.directory)
+        self._terminal.runs(self._tell)
         if self._fill is not None:
             self._fill.resumed()
         return pid
@@ -299,12 +304,13 @@ class Target:
         return namespace.restored(self._journal.directory, self._images / "pid") or self._root
 
     async def contact_lost(self) -> None:
-        """End of input. Before HELD: undo. From HELD on: at the end of a lease the held tree goes, the images stay."""
+        """End of input. Before HELD: undo. After it the held tree goes at the end of the lease, and the images stay."""
+        self._terminal.contact_lost()
         alone = rules.alone(self._journal.last)
         if alone is rules.Alone.DISCARD:
             await self.abort("contact lost", source_aborted=False)
         elif alone is rules.Alone.WAIT:
-            await asyncio.sleep(LEASE)
+            await asyncio.sleep(self._journal.facts(Record.PREPARED.value)["lease"])
             # a `resume` that came with the end of input is decided meanwhile, and then it is no held tree any more
             still_held = self._journal.last is Record.HELD
             if still_held and self._hold is not None and self._restore is not None:
@@ -350,6 +356,7 @@ class Target:
         """After RESUMED: remove the images and all else that is ours.
 
         A fill that has stood still for `patience` seconds is left over, with all that it needs."""
+        instants.at("clean")
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         if self._fill is not None:
@@ -382,7 +389,8 @@ class Target:
             self._hold.close()
         (self._journal.directory / LOCK).unlink(missing_ok=True)
         forget(self._journal.directory)
-        (self._journal.directory / namespace.WORD).unlink(missing_ok=True)
+        for word in (namespace.WORD, lodging.WORD):
+            (self._journal.directory / word).unlink(missing_ok=True)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
         return images.remove_place(self._images)

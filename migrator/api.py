@@ -20,6 +20,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
+from agent.protocol import LEASE
 from migrator import arguments, channel, criu_options, errors, hosts, migration, plan, precopy, terminals
 from migrator.events import Listener, Telling
 
@@ -64,6 +65,10 @@ class Options:
     """With rsync: where the image directories lie here."""
     shared: str = ""
     """A directory that both hosts see: the images are written there, and nothing is sent."""
+    unit: bool = False
+    """It is a systemd service, and moves as one."""
+    lease: float = LEASE
+    """Seconds that the target holds the tree when contact is lost once it stands there; then its images are kept."""
     sudo: bool = False
     """Become root on the target with `sudo -n`."""
     criu: str = ""
@@ -76,8 +81,12 @@ class Options:
         for name, kind in get_type_hints(Options).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise errors.UsageError(f"{name}: {getattr(self, name)!r} is none of {', '.join(get_args(kind))}")
-        if not (math.isfinite(self.max_downtime) and self.max_downtime > 0 and self.bandwidth >= 0 <= self.max_rounds):
-            raise errors.UsageError("max_downtime is more than 0, bandwidth and max_rounds are 0 or more")
+        if not (
+            math.isfinite(self.max_downtime)
+            and self.max_downtime > 0
+            and min(self.bandwidth, self.max_rounds, self.lease) >= 0
+        ):
+            raise errors.UsageError("max_downtime is more than 0; max_rounds, bandwidth and lease are not less")
         if wrong := arguments.contradiction(self):
             raise errors.UsageError(wrong)
 
@@ -165,12 +174,14 @@ def order(
             overwrite_files=options.overwrite_files,
             namespaces=options.namespaces,
             terminal=options.terminal,
+            unit=options.unit,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
         criu=options.criu,
         bandwidth=options.bandwidth,
         rsh=options.rsh,
+        lease=options.lease,
         rehearsal=rehearsal,
         show=show,
     )

@@ -9,15 +9,14 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agent.protocol import VERSION
-from migrator import config, errors, option_types, precopy, terminals
+from agent.protocol import LEASE, VERSION
+from migrator import answers, config, errors, option_types, precopy, terminals
 from migrator.parsing import HOST, Parser, add_opposites, given
 
 if TYPE_CHECKING:
     from migrator import manual
 
 EPILOG = "exit status: 0, 3: moved; 1, 70-72: `migrate recover`; any other: not moved"
-SHELLS = ("bash", "zsh", "fish")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -32,6 +31,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser, words = (_SUBCOMMANDS[first](), argv[1:]) if known else (_migrate_parser(), argv)
     add_opposites(parser, config.COMMAND_LINE_ONLY)
     options = parser.parse_args(words, argparse.Namespace(command=first if known else "migrate"))
+    if hasattr(options, "words"):
+        _tell_apart(options)
     said = set(vars(options))
     if not getattr(options, "no_config", True):
         said = given(parser, words)
@@ -82,6 +83,17 @@ def contradiction(options: Any) -> str:
     return ""
 
 
+def _tell_apart(options: argparse.Namespace) -> None:
+    """`id` and `other` of the words of `status`. Raises UsageError."""
+    words = list(options.words)
+    options.id = words.pop(0) if words and option_types.GIVEN_ID.fullmatch(words[0]) else ""
+    options.other = words.pop(0) if words else ""
+    if words or options.other.startswith("-"):
+        raise errors.UsageError(f"{words[0] if words else options.other!r}: status takes an ID and a HOST")
+    if options.id and options.leftovers:
+        raise errors.UsageError("--leftovers are those of all migrations: leave the ID")
+
+
 def _migrate_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="migrate",
@@ -128,6 +140,14 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="bytes a second on the wire at most, until the freeze: 20M, 1.5G (1024s), 20MB (1000s), as rsync has them",
     )
+    parser.add_argument(
+        "--lease",
+        metavar="SECONDS",
+        type=option_types.lease,
+        default=LEASE,
+        help="hold the process on the target for so long when contact is lost after it stands there; then only its "
+        "images are kept there, for `migrate recover`; 0: at once (default: %(default)g)",
+    )
 
 
 def _check_parser() -> argparse.ArgumentParser:
@@ -139,84 +159,87 @@ def _check_parser() -> argparse.ArgumentParser:
     limits = precopy.Limits()
     parser.set_defaults(
         bandwidth=0.0,
+        lease=LEASE,
         max_downtime=limits.max_downtime,
         max_rounds=limits.max_rounds,
     )
     return parser
 
 
-def _explain_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="migrate explain", description="Say what an obstacle means, why it stands in the way, and what to do."
-    )
-    parser.add_argument(
-        "id", metavar="CHECK", type=option_types.kind, nargs="?", help="its id (default: list all of them)"
-    )
-    parser.add_argument("--json", action="store_true", help="one event a line")
-    parser.set_defaults(quiet=False, verbose=False)
-    return parser
-
-
 def _recover_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="migrate recover",
-        description="Settle a migration that was cut off, by the journals of both hosts. Run it on the source.",
+        description="Settle what was cut off, by the journals of both hosts: undone before COMMIT, completed after it. "
+        "Run it on either host, as often as you like.",
     )
     parser.add_argument(
         "id",
         metavar="ID",
         type=option_types.migration_id,
         nargs="?",
-        help="the migration, as its error message named it (default: the newest one that is not finished)",
+        help="the migration, as its error message named it (default: all that are not finished here)",
     )
-    parser.add_argument(
-        "--target",
-        metavar=HOST,
-        default="",
-        help="how to reach the target now, where that is not what the journal says",
-    )
+    _add_other_host(parser)
     _add_agents(parser)
     _add_output(parser)
     return parser
 
 
-def _config_parser() -> argparse.ArgumentParser:
+def _abort_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="migrate config", description="Show the settings in force, and where each comes from; changes nothing."
+        prog="migrate abort",
+        description="Undo a migration that is at work, before COMMIT: the `migrate` that runs it is told, and exits "
+        "143. Where it is gone, undo what it has left.",
+        epilog="exit status: 0 undone; 73 too late: it is past COMMIT.",
     )
-    parser.add_argument("host", metavar=HOST, nargs="?", default="", help="for this target (default: for any)")
-    parser.add_argument("--json", action="store_true", help="one event a line")
-    parser.set_defaults(quiet=False, verbose=False)
+    parser.add_argument("id", metavar="ID", type=option_types.migration_id, help="`migrate status` lists them")
+    _add_other_host(parser)
+    _add_reach(parser)
+    _add_output(parser)
     return parser
 
 
-def _help_parser() -> argparse.ArgumentParser:
+def _status_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="migrate help", description="Say more: of a topic, an option, a command, a check or an exit code."
+        prog="migrate status",
+        description="What runs, what is held and what is left over; on this host and, where it can be reached, on the "
+        "other. Changes nothing.",
+        epilog="exit status: 0; with --leftovers 3 where something is left over.",
     )
-    parser.add_argument("topic", metavar="TOPIC", nargs="?", default="", help="what about (default: what there is)")
-    parser.set_defaults(quiet=False, verbose=False, json=False)
+    parser.add_argument(
+        "words",
+        metavar="[ID] [[USER@]HOST[:PORT]]",
+        nargs="*",
+        help="one migration at length (default: those that are not finished, and the newest others); and the other "
+        "host, where that is not what the journal says",
+    )
+    parser.add_argument(
+        "--leftovers", action="store_true", help="everything that migrations have left here, and on HOST if it is given"
+    )
+    _add_reach(parser)
+    _add_output(parser)
     return parser
 
 
-def _completion_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="migrate completion",
-        description='Print the completion for a shell. For this session: eval "$(migrate completion bash)".',
+def _add_other_host(parser: argparse.ArgumentParser) -> None:
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--target",
+        dest="other",
+        metavar=HOST,
+        default="",
+        help="how to reach the target now, where that is not what the journal says",
     )
-    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
-    parser.set_defaults(quiet=False, verbose=False, json=False)
-    return parser
+    other.add_argument("--source", dest="other", metavar=HOST, help="the same of the source, when run on the target")
 
 
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
     "recover": _recover_parser,
-    "explain": _explain_parser,
-    "config": _config_parser,
-    "completion": _completion_parser,
-    "help": _help_parser,
+    "status": _status_parser,
+    "abort": _abort_parser,
+    **answers.PARSERS,
 }
 
 
@@ -303,6 +326,12 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
         "what would break the commit; may be given again",
     )
+    parser.add_argument(
+        "--unit",
+        action="store_true",
+        help="move its systemd unit: here that ends as if it were stopped, there the process runs in a scope "
+        "migrated-NAME.scope with the unit's limits",
+    )
     terminal = parser.add_mutually_exclusive_group()
     terminal.add_argument(
         "--attach",
@@ -330,7 +359,11 @@ def _add_agents(parser: argparse.ArgumentParser) -> None:
         default="instant",
         help="run before memory is filled in, or after (default: %(default)s)",
     )
-    parser.add_argument("--sudo", action="store_true", help="become root on the target with sudo -n")
+    _add_reach(parser)
+
+
+def _add_reach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sudo", action="store_true", help="become root on the other host with sudo -n")
     parser.add_argument("--criu", metavar="PATH", default="", help="the criu program on both hosts (default: by PATH)")
 
 

@@ -10,7 +10,9 @@ The first word is a PID, or one of the subcommands:
     migrate check PID [USER@]HOST[:PORT]    preflight alone
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate explain [CHECK]                 what an obstacle means
-    migrate recover [ID]                    settle a migration that was cut off
+    migrate status [ID] [[USER@]HOST[:PORT]] what runs, what is held, what is left over
+    migrate recover [ID]                    settle what was cut off
+    migrate abort ID                        undo a migration that runs, from another shell
     migrate config [USER@]HOST[:PORT]       the settings in force, and where they come from
     migrate completion SHELL                the completion for a shell
     migrate help [TOPIC]                    more about a topic, an option, a command or an exit code
@@ -35,8 +37,8 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
-from migrator import catalogue, errors, progress, terminals, words
-from migrator.arguments import commands, in_force, parse
+from migrator import answers, errors, progress, terminals, words
+from migrator.arguments import parse
 from migrator.output import Progress
 from migrator.phases import Report
 
@@ -51,6 +53,7 @@ _INTERRUPTED = {
     "migrate": ("undoing, the process stays on the source", errors.Interrupted.where),
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "recover": ("stopping", "what the journals say still holds: run it again"),
+    "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
 }
 """What a signal brings about, and how things are afterwards, by command; of all others _STOPPED."""
 _STOPPED = ("stopping", "nothing was changed")
@@ -173,54 +176,25 @@ async def _check(options: argparse.Namespace, show: Progress) -> int:
     return errors.EXIT_MIGRATED
 
 
-async def _explain(options: argparse.Namespace, show: Progress) -> int:
-    kinds = [catalogue.KINDS[options.id]] if options.id else list(catalogue.KINDS.values())
-    show.explained(kinds, at_length=bool(options.id))
-    return errors.EXIT_MIGRATED
+async def _operate(options: argparse.Namespace, show: Progress) -> int:
+    """`status`, `recover` and `abort`."""
+    from migrator import operators
 
-
-async def _help(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import manual
-
-    show.answer(manual.answer(options.topic, commands()))
-    return errors.EXIT_MIGRATED
-
-
-async def _config(options: argparse.Namespace, show: Progress) -> int:
-    files, settings = in_force(options.host)
-    show.configured(files, settings)
-    return errors.EXIT_MIGRATED
-
-
-async def _completion(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import completion
-
-    show.answer(completion.script(options.shell, commands()))
-    return errors.EXIT_MIGRATED
-
-
-async def _recover(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import recovery
-
-    migration_id = options.id or ""
     try:
-        outcome = await recovery.recover(migration_id, options.target, show, sudo=options.sudo, criu=options.criu)
+        return await operators.COMMANDS[options.command](options, show)
     except (errors.UsageError, errors.ConnectError, errors.PreflightError) as error:
         error.where = "nothing was changed"  # only the journals know where the process is
         raise
-    show.recovered(migration_id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
-    return errors.EXIT_MIGRATED
 
 
 _COMMANDS = {
     "migrate": _migrate,
     "rehearse": _migrate,
     "check": _check,
-    "explain": _explain,
-    "recover": _recover,
-    "config": _config,
-    "completion": _completion,
-    "help": _help,
+    "status": _operate,
+    "recover": _operate,
+    "abort": _operate,
+    **answers.COMMANDS,
 }
 
 

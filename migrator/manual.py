@@ -27,6 +27,7 @@ KINDS_OF_WORD = {
     "FILE": "file",
     "CHECK": "check",
     "ID": "migration",
+    "[ID] [[USER@]HOST[:PORT]]": "migration",
     "TOPIC": "topic",
 }
 """What a metavar stands for, for whoever completes it; all others are free text."""
@@ -110,7 +111,7 @@ def _word(action: argparse.Action) -> Word:
         metavar if takes_value else "",
         tuple(str(choice) for choice in action.choices or ()) if takes_value else (),
         " ".join((action.help or "").split()) % vars(action),
-        action.nargs in ("?", "*"),
+        action.nargs == "?",
         isinstance(action, argparse._AppendAction),
     )
 

@@ -11,10 +11,11 @@ does not read on, must not hold up a frozen process.
 | `--quiet` | the last line                                       | the same                     |
 | `--json`  | events, one a line                                  | the same, without obstacles  |
 
-Events: started, phase, note, detail (with -v), round, obstacle, checked, kind, setting, recovered, error, report. Each
-is one object a line; `event` names it and `at` is the seconds since the start. The last event of a migration is
-`report` (without `at`); an `error`, if there is one, comes right before it. File names are text with `surrogateescape`:
-a byte that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
+Events: started, phase, note, detail (with -v), round, obstacle, checked, kind, setting, recovered, error, report; those
+of `migrate status` are in `status_words`. Each is one object a line; `event` names it and `at` is the seconds since the
+start. The last event of a migration is `report` (without `at`); an `error`, if there is one, comes right before it.
+File names are text with `surrogateescape`: a byte that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd
+characters are shown escaped.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ import select
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from migrator import events, words
 from migrator.phases import Phase, Report, Round
 
 if TYPE_CHECKING:
-    from migrator.config import Setting
     from migrator.errors import MigrateError
     from migrator.kinds import Kind
     from migrator.obstacle import Obstacle
+    from migrator.recovery import Outcome
 
 
 class Printer:
@@ -202,17 +203,13 @@ class Progress:
         else:
             self._printer.write(words.kinds_list(kinds))
 
-    def answer(self, text: str) -> None:
-        """What was asked for, on stdout, as it is."""
-        self._printer.write(text)
-
-    def configured(self, files: Mapping[str, bool], settings: Mapping[str, Setting]) -> None:
-        """The result of `migrate config`: lines that may stand in a configuration file, each with where it is from."""
-        self._printer.write(words.configuration(files, settings))
-
-    def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
+    def recovered(self, migration: str, outcome: Outcome) -> None:
         """The result of `migrate recover`: what was done, and where the process is now."""
-        self._printer.write(f"{words.escape(text)}\n")
+        self._printer.write(words.recovered(outcome))
+
+    def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """An answer to a question, for people; and what scripts get in its place: (name, fields) of events."""
+        self._printer.write(text)
 
     def failed(self, error: MigrateError) -> None:
         """One clear paragraph on stderr: what failed, a hint, the log, and where the process is."""
@@ -303,14 +300,18 @@ class Events(Progress):
         self.obstacles(obstacles, asked=True)
         self._event("checked", pid=pid, target=target, stops=sum(obstacle.stops for obstacle in obstacles))
 
-    def configured(self, files: Mapping[str, bool], settings: Mapping[str, Setting]) -> None:
-        """`{"event":"setting","at":…,"key":…,"value":…,"where":…}` for each; `where` is "built-in" or FILE:LINE."""
-        for key, setting in settings.items():
-            self._event("setting", key=key, value=setting.raw, where=setting.where)
+    def recovered(self, migration: str, outcome: Outcome) -> None:
+        """`{"event":"recovered","at":…,"id":…,"course":…,"host":…,"pid":…,"text":…,"terminal":…,"hangs_up_seconds":…}`.
 
-    def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
-        """`{"event":"recovered","at":…,"id":…,"course":…,"host":…,"pid":…,"text":…}`; pid 0: it runs on no host yet."""
-        self._event("recovered", id=migration, course=course, host=host, pid=pid, text=text)
+        pid 0: it runs on no host yet; terminal "": it has no new one.
+        """
+        fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+        self._event("recovered", id=migration, **fields | {"course": outcome.course.value})
+
+    def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """The events (`status_words` and `status` say which there are)."""
+        for name, fields in events:
+            self._event(name, **fields)
 
     def failed(self, error: MigrateError) -> None:
         """`{"event":"error","at":…,"error":…,"exit_code":…,"message":…,"hint":…,"log":…,"where":…}`"""

@@ -65,6 +65,7 @@ class Report:
     namespaces: bool = False  # it has a PID namespace of its own there, or would have had
     inside_pid: int = 0  # its PID in that namespace, once it runs there
     terminal: str = ""  # the command that shows its terminal, where that is held on the target
+    unit: str = ""  # the unit of systemd that it runs in there, where its own was to move, or would have run in
 
 
 class Observer(Protocol):

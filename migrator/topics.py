@@ -51,8 +51,8 @@ OPTIONS = {
         ),
     ),
     "process": Topic(
-        "its PIDs and its terminal",
-        ("--namespaces", "--namespaces=auto", "--attach", "--detach"),
+        "its unit, its PIDs and its terminal",
+        ("--unit", "--namespaces", "--namespaces=auto", "--attach", "--detach"),
         (
             "A tree keeps its PIDs. Where one is taken on the target, -n restores the tree into a PID namespace of its "
             "own; --namespaces=auto does so only if it has to.",
@@ -73,7 +73,7 @@ OPTIONS = {
     ),
     "hosts": Topic(
         "what is needed on both hosts",
-        ("--sudo", "--criu", "--criu-option", "--target"),
+        ("--sudo", "--criu", "--criu-option", "--lease", "--target", "--source"),
         (
             "Both hosts need criu and root; the target needs sshd and python3 (3.9 or newer), no more: migrate sends "
             "its agent over. Who is not root here becomes it with `sudo -n`; --sudo does the same on the target.",
@@ -83,7 +83,7 @@ OPTIONS = {
     ),
     "output": Topic(
         "what is said, and where",
-        ("--quiet", "--json", "--verbose", "--no-config", "--version"),
+        ("--quiet", "--json", "--verbose", "--no-config", "--leftovers", "--version"),
         (
             "Bars on a terminal, a line for each finished step in a pipe. Errors and warnings go to standard error. "
             "With --json standard output has one JSON object a line; the last one is the report.",

@@ -175,6 +175,11 @@ async def test_every_command_of_the_table_in_the_right_order(
     state = await target.journal(protocol.ReadJournal(ID))
     assert (state.role, state.records, state.root) == ("target", ("PREPARED", "HELD"), victim.pid)
     assert (state.agent_alive, state.criu_alive, state.tasks_alive, state.images) == (True, True, 2, True)
+    assert [one.migration for one in (await source.migrations()).items] == [ID]
+    story = await target.story(protocol.ReadJournal(ID))
+    assert (story.state, story.held, story.at_work) == (state, True, True)
+    assert {item.migration for item in (await source.remains()).items if str(pair.source.state) in item.what} == {ID}
+    assert await source.interrupt(protocol.Interrupt(ID)) == protocol.Interrupted(0)  # nobody's `migrate` runs it
     killed = await source.commit()
     assert killed.tasks == 2
     resumed = await target.resume(protocol.Resume(killed.tasks))
@@ -379,11 +384,15 @@ _ALONE: dict[str, Act] = {
 async def test_nothing_works_before_it_has_begun(source: Peer, pair: Pair) -> None:
     assert _ALONE.keys() == protocol.BY_NAME.keys() - {
         "probe", "inspect", "check", "digest", "begin", "prepare", "journal", "settle",
+        "migrations", "story", "remains", "interrupt",
     }  # fmt: skip
     for name, act in _ALONE.items():
         assert (await fault(act(source, 0))).code is FaultCode.BAD_REQUEST, name
     state = await source.journal(protocol.ReadJournal(""))
     assert (state.role, state.records) == ("", ())
+    assert (await source.story(protocol.ReadJournal(ID))).state.role == ""
+    assert await source.migrations() == protocol.Migrations(())
+    assert (await fault(source.interrupt(protocol.Interrupt(ID)))).code is FaultCode.JOURNAL
     for verdict in protocol.Verdict:
         assert (await fault(source.settle(protocol.Settle(ID, verdict)))).code is FaultCode.JOURNAL
 
@@ -397,8 +406,9 @@ async def test_what_a_source_does_not_do_when_it_has_just_begun(source: Peer, pa
     assert (await fault(source.prepare(prepare_of(victim.pid, "another")))).code is FaultCode.BAD_REQUEST
     assert await source.abort(protocol.Abort("test")) == protocol.Leftovers()
     assert await source.abort(protocol.Abort("test again")) == protocol.Leftovers()
-    for name in ("copy_files", "send_files", "send_images", "commit", "finish"):
+    for name in ("copy_files", "send_files", "send_images", "commit"):
         assert (await fault(_ALONE[name](source, victim.pid))).code is FaultCode.BAD_REQUEST, name
+    assert await source.finish() == protocol.Leftovers()  # it is over, and was
     assert pair.source.left_behind() == [f"agent {pair.source.agents[0][0]} lives"]
 
 
@@ -433,7 +443,7 @@ async def test_begin_refuses(source: Peer, pair: Pair) -> None:
     second = await other.start()
     assert (await fault(second.begin(begin_of(victim.pid, "another")))).code is FaultCode.LOCKED
     await source.abort(protocol.Abort("test"))
-    assert (await fault(second.begin(good))).code is FaultCode.JOURNAL  # this id was used
+    assert (await fault(second.begin(good))).code is FaultCode.LOCKED  # this id was used
     await second.begin(begin_of(victim.pid, "another"))
     await other.close()
     assert pair.source.journal("another") == ["BEGIN", "ABORT", "DONE"]
@@ -490,6 +500,8 @@ async def test_a_dump_is_answered_when_it_is_held_and_others_meanwhile(source: P
     assert (await fault(dump)).code in (FaultCode.CRIU, FaultCode.VETOED)
     assert victim.runs
     writer.close()
+    assert pair.source.journal(ID) == ["BEGIN", "FROZEN", "ABORT"], "the target may hold it, and has to be told"
+    assert await source.finish() == protocol.Leftovers()
     assert pair.source.journal(ID) == ["BEGIN", "FROZEN", "ABORT", "DONE"]
 
 

@@ -91,6 +91,8 @@ def run(tmp_path: Path, scenario: str, *arguments: str) -> Run:
         (["4711", "db2", "--max-downtime", "0"], "'0' is no time"),
         (["4711", "db2", "--max-downtime", "nan"], "'nan' is no time"),
         (["4711", "db2", "--max-downtime", "soon"], "'soon' is no time"),
+        (["4711", "db2", "--lease", "-1"], "'-1' is no time"),
+        (["4711", "db2", "--lease", "10m"], "'10m' is no time"),
         (["4711", "db2", "--max-rounds", "-2"], "'-2' is no number of rounds"),
         (["4711", "db2", "--bandwidth", "fast"], "'fast' is no rate"),
         (["4711", "db2", "--bandwidth", "0"], "'0' is too slow"),
@@ -144,15 +146,14 @@ def order(options: argparse.Namespace) -> hosts.Order:
 
 
 def test_the_order_is_what_was_asked() -> None:
-    words = (
-        "4711 root@db2:2222 --copy-files --require-precopy --max-downtime 1.5 --max-rounds 3 --sudo --criu /opt/criu"
-    )
-    asked = order(parse([*words.split(), "--bandwidth", "20M", "--compress", "zstd"]))
+    words = "4711 root@db2:2222 --copy-files --require-precopy --max-downtime 1.5 --max-rounds 3 --lease 2.5 --sudo"
+    asked = order(parse([*words.split(), "--criu", "/opt/criu", "--bandwidth", "20M", "--compress", "zstd"]))
     assert (asked.bandwidth, asked.wishes.compress) == (20 << 20, "zstd")
     assert asked.pid == 4711
     assert (asked.wishes.copy_files, asked.wishes.require_precopy) == (True, True)
     assert (asked.limits.max_downtime, asked.limits.max_rounds) == (1.5, 3)
-    assert (asked.sudo, asked.criu) == (True, "/opt/criu")
+    assert (asked.sudo, asked.criu, asked.lease) == (True, "/opt/criu", 2.5)
+    assert order(parse(["4711", "db2", "--lease", "0"])).lease == 0
     assert "db2" in str(asked.target)
     assert "2222" in str(asked.target)
 

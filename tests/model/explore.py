@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -15,7 +15,9 @@ from tests.model.clients import CANCELLED, LOST, Over, Stage, meet
 from tests.model.world import (
     BLOCKED,
     DEAD,
+    ENDED,
     FAILED,
+    HISTORIES,
     IN_HOOK,
     NONE,
     PAST,
@@ -44,6 +46,23 @@ def beginning(*, faults: int, on_disk: bool) -> World:
     return World(source, target, both, (), (Client("M", "migrate"),), faults, on_disk)
 
 
+def committed(*, faults: int, on_disk: bool, target_is_dead: bool = False) -> World:
+    """COMMIT and KILLED are written, then `migrate` and its agent have died, and nobody has told the target, which
+    waits for its lease; or everything there that knew of the tree is dead as well, so that only its images are left.
+    """
+    whole = (Record.BEGIN, Record.FROZEN, Record.COMMIT, Record.KILLED)
+    held = (Record.PREPARED, Record.HELD)
+    source = Host("source", whole, 4, DEAD, first="", owner="", criu=ENDED)
+    target = Host("target", held, 2, NONE, first="", owner="", criu=FAILED, asked=True, listed=True)
+    agents: tuple[Agent, ...] = ()
+    if not target_is_dead:
+        target = target._replace(
+            tree=TRACED, criu=IN_HOOK, hook="waits", first="T0", owner="T0", holder="T0", maker="T0",
+        )  # fmt: skip
+        agents = (Agent("T0", "target", "", held),)
+    return World(source, target, agents, (), (), faults, on_disk)
+
+
 class Programs:
     """What a program does next, by what it has seen so far. Runs it again from its beginning, and remembers."""
 
@@ -54,7 +73,7 @@ class Programs:
         """(whether it is at its end, its answer or next act)."""
         key = (op.program, op.arguments, op.history)
         if key not in self._known:
-            self._known[key] = _run(agents.COMMANDS[op.program](*op.arguments), op.history)
+            self._known[key] = _run(agents.COMMANDS[op.program](*op.arguments), HISTORIES.of(op.history))
         return self._known[key]
 
     def client(self, client: Client) -> tuple[bool, Any]:
@@ -63,7 +82,7 @@ class Programs:
         if key not in self._known:
             stage = Stage()
             running = clients.PROGRAMS[client.program](stage)
-            self._known[key] = _run(running, client.history)
+            self._known[key] = _run(running, HISTORIES.of(client.history))
             stage.over = True
             with contextlib.suppress(Over, StopIteration, RuntimeError):
                 running.throw(Over)
@@ -81,10 +100,11 @@ def _run(program: Any, history: tuple[Any, ...]) -> tuple[bool, Any]:
 
 
 class Explorer:
-    """One exploration. `recovers`: how many may run at once beside each other."""
+    """One exploration. `beside`: whether a `recover` may begin beside another client."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: bool = True) -> None:
         self._programs = Programs()
+        self._most = 1 if beside else 0
 
     # --- what happens by itself ---
 
@@ -92,7 +112,20 @@ class Explorer:
         """Everything that can happen next without anything going wrong; no new `recover`.
 
         What nobody else can notice, be it now or later, happens at once: the orders in which it happens are the same.
+        Where nothing happens any more the time of those is up who wait for an agent that stands still.
         """
+        nothing = True
+        for step in self._next(world):
+            nothing = False
+            yield step
+        if nothing:
+            for client in world.clients:
+                ended, act = self._programs.client(client)
+                agent = world.agent(act[1]) if not ended and act[0] == "receive" else None
+                if agent is not None and agent.stopped:
+                    yield f"{client.name}: the time of {agent.name} is up", _seen(world, client.name, LOST)
+
+    def _next(self, world: World) -> Iterator[Step]:
         for step in self._unnoticed(world):
             yield step
             return
@@ -146,10 +179,10 @@ class Explorer:
             return
         _, act = self._programs.command(op)
         for after, seen in act[0](world, op.agent, *act[1:]):
-            now = op._replace(history=(*op.history, seen))
+            now = op._replace(history=HISTORIES.after(op.history, seen))
             ended, answer = self._programs.command(now)
             if ended:
-                now = now._replace(history=(), answer=answer if answer is not None else FAULT)
+                now = now._replace(history=0, answer=answer if answer is not None else FAULT)
             yield f"{op.agent} {op.program}: {_words(act)} -> {_word(seen)}", _replaced(after, op, now)
 
     def _end_of_input(self, world: World, agent: Agent) -> Iterator[Step]:
@@ -168,7 +201,7 @@ class Explorer:
         if agent.name == "T0":
             yield "T0 hears nobody any more", _asked(world, Op("T0", "", "contact lost", ()))
         elif not committed:
-            yield "S0 hears nobody any more", _asked(world, Op("S0", "", "abort source", (False,)))
+            yield "S0 hears nobody any more", _asked(world, Op("S0", "", "abort source", ()))
         else:
             yield "S0 hears nobody any more", left(world, "S0")
 
@@ -179,12 +212,12 @@ class Explorer:
         names = {client.name for client in world.clients}
         if not names and quiet:
             yield "an operator runs recover", _started(world, "R1")
-        elif world.faults and len(names) <= 1 and not world.source.owner:
+            yield "an operator runs recover on the target", _started(world, "R1", "recover there")
+        elif world.faults and len(names) <= self._most and not world.source.owner:
             name = "R2" if "R1" in names else "R1"
-            yield (
-                f"an operator runs recover beside {min(names, default='others')}",
-                _started(world._replace(faults=world.faults - 1), name),
-            )
+            fewer, beside = world._replace(faults=world.faults - 1), f"beside {min(names, default='others')}"
+            yield f"an operator runs recover {beside}", _started(fewer, name)
+            yield f"an operator runs recover on the target {beside}", _started(fewer, name, "recover there")
 
     # --- what goes wrong ---
 
@@ -198,8 +231,8 @@ class Explorer:
             ended, act = self._programs.client(client)
             if not ended and act[0] == "receive":
                 yield from _message_faults(world, client, act[1])
-            if not ended and act[0] == "reach target":
-                yield f"{client.name}: the target can't be reached", _seen(world, client.name, False)
+            if not ended and act[0].startswith("reach "):
+                yield f"{client.name}: can't {act[0]}", _seen(world, client.name, False)
         for agent in world.agents:
             yield f"{agent.name} is killed", world.without({agent.name})
         for op in world.ops:
@@ -271,13 +304,14 @@ def _asked(world: World, op: Op) -> World:
 
 def _seen(world: World, name: str, seen: Any) -> World:
     found = tuple(
-        client._replace(history=(*client.history, seen)) if client.name == name else client for client in world.clients
+        client._replace(history=HISTORIES.after(client.history, seen)) if client.name == name else client
+        for client in world.clients
     )
     return world._replace(clients=found)
 
 
-def _started(world: World, name: str) -> World:
-    return world._replace(clients=tuple(sorted((*world.clients, Client(name, "recover")))))
+def _started(world: World, name: str, program: str = "recover") -> World:
+    return world._replace(clients=tuple(sorted((*world.clients, Client(name, program)))))
 
 
 def gone(world: World, name: str) -> World:
@@ -323,14 +357,19 @@ def _client_act(world: World, client: Client, act: tuple[Any, ...]) -> Iterator[
         agent = world.agent(act[1])
         mine = agent is not None and agent.client == client.name
         yield f"hangs up on {act[1]}", _hung_up(world, [act[1]]) if mine else world, True
-    elif kind == "reach target":
-        yield "reaches the target", world, True
+    elif kind.startswith("reach "):
+        yield kind, world, True
     elif kind == "meet":
         names = {agent.name for agent in world.agents}
         letter = client.name + act[1][0]
         name = next(f"{letter}{number}" for number in range(1, 9) if f"{letter}{number}" not in names)
         new = Agent(name, act[1], client.name)
         yield f"starts {name}", world._replace(agents=tuple(sorted((*world.agents, new)))), name
+
+
+def at(client: Client) -> str:
+    """The host that a client runs on."""
+    return "target" if client.program == "recover there" else "source"
 
 
 def _message_faults(world: World, client: Client, name: str) -> Iterator[Step]:
@@ -344,7 +383,7 @@ def _message_faults(world: World, client: Client, name: str) -> Iterator[Step]:
     yield f"{client.name} waits no longer for {name}", _seen(late, client.name, LOST)
     if client.name == "M" and pending.program in ("dump", "restore"):
         yield f"Ctrl-C while {name} is at {pending.program}", _seen(late, client.name, CANCELLED)
-    if agent.role == "target":
+    if agent.role != at(client):
         yield f"the link to {name} is cut", _seen(_hung_up(late, [name]), client.name, LOST)
         if not pending.history and pending.answer is None:
             yield f"the link to {name} is cut, a question lost", _seen(_hung_up(quiet, [name]), client.name, LOST)
@@ -364,7 +403,11 @@ def _criu_faults(world: World) -> Iterator[Step]:
         yield "the source's hook is killed, criu being dead", world.on("source", hook="", fifo="")
     if target.criu == WORKING and target.asked:
         yield "the restore fails", world.on("target", criu=FAILED, tree=target.tree if target.tree == BLOCKED else NONE)
-        yield "the restore is killed half-way", world.on("target", criu=FAILED, tree=BLOCKED, listed=False)
+        maker = target.maker if target.tree == BLOCKED else target.holder
+        yield (
+            "the restore is killed half-way",
+            world.on("target", criu=FAILED, tree=BLOCKED, maker=maker, listed=target.tree == BLOCKED and target.listed),
+        )
     if target.criu == IN_HOOK:
         yield "the restore is killed in its hold", world.on("target", criu=FAILED, tree=BLOCKED)
         if target.hook:
@@ -394,13 +437,13 @@ def _reboots(world: World) -> Iterator[Step]:
 def _rebooted(world: World, role: str, kept: int) -> World:
     host = world.host(role)
     world = world.without({agent.name for agent in world.agents if agent.role == role})
-    if role == "source":  # where both clients run
-        for client in world.clients:
+    for client in world.clients:
+        if at(client) == role:
             world = gone(world, client.name)
     world = world.on(
         role, records=host.records[:kept], safe=kept, torn=False, same_boot=False, criu=NONE, hook="", fifo="",
-        holder="", stop_queued=False, log="", asked=False, listed=False, first="", owner="", noted="",
-        tree=DEAD if role == "source" or host.tree in (RUNS, DEAD) else NONE,
+        holder="", stop_queued=False, log="", asked=False, listed=False, first="", owner="", noted="", taker="",
+        maker="", tree=DEAD if role == "source" or host.tree in (RUNS, DEAD) else NONE,
         images=host.images and role == "target" and world.on_disk,
     )  # fmt: skip
     if host.tree == RUNS:
@@ -431,10 +474,15 @@ class Found:
         """How a migration ends -> in how many worlds."""
 
 
-def explore(*, faults: int, on_disk: bool = False) -> Found:
-    """Go through all worlds. Raises Broken with the shortest way to the first that breaks an invariant."""
+def explore(
+    *, faults: int, on_disk: bool = False, start: Callable[..., World] = beginning, beside: bool = True
+) -> Found:
+    """Go through all worlds. Raises Broken with the shortest way to the first that breaks an invariant.
+
+    `beside`: a `recover` may begin beside `migrate` or another one; that multiplies the worlds.
+    """
     with mock.patch.object(recovery, "meet", meet):
-        return _explore(Explorer(), beginning(faults=faults, on_disk=on_disk))
+        return _explore(Explorer(beside), start(faults=faults, on_disk=on_disk))
 
 
 def _explore(explorer: Explorer, start: World) -> Found:
@@ -486,15 +534,20 @@ def way(came: dict[World, tuple[World | None, str]], world: World | None) -> str
 
 def _how_it_ends(explorer: Explorer, world: World, known: dict[World, str]) -> str:
     """Nothing moves any more, nothing goes wrong any more: recover is run until it changes nothing."""
-    if world not in known:
-        known[world] = "?"
-        results = {_plain(end) for end in _alone(explorer, world)}
-        if results == {_plain(world)}:
-            known[world] = verdict(world)
-        else:
-            for other in results - {_plain(world)}:
-                _how_it_ends(explorer, other, known)
-            known[world] = "later: it has to be recovered"
+    if world in known:
+        return known[world]
+    known[world] = "?"
+    results = {_plain(end) for end in _alone(explorer, world, "recover")} - {_plain(world)}
+    end = LATER
+    if not results:
+        results = {_plain(end) for end in _alone(explorer, world, "recover by ID")} - {_plain(world)}
+        end = BY_ID
+        told = Record.RESUMED in world.target.records  # then `migrate` has named it to whoever ran it, as left behind
+        if results and Record.FROZEN in world.source.records and not told:
+            raise Broken("recover does not find by itself what is left to do", "")
+    for other in results:
+        _how_it_ends(explorer, other, known)
+    known[world] = end if results else verdict(world)
     return known[world]
 
 
@@ -502,10 +555,10 @@ def _plain(world: World) -> World:
     return world._replace(clients=())
 
 
-def _alone(explorer: Explorer, world: World) -> set[World]:
+def _alone(explorer: Explorer, world: World, program: str) -> set[World]:
     """Where one `recover` leads, undisturbed."""
-    begun = _started(world, "R1")
-    came: dict[World, tuple[World | None, str]] = {begun: (None, "an operator runs recover, undisturbed")}
+    begun = _started(world, "R1", program)
+    came: dict[World, tuple[World | None, str]] = {begun: (None, f"an operator runs {program}, undisturbed")}
     row, ends = [begun], set()
     while row:
         now = row.pop()
@@ -523,15 +576,10 @@ def verdict(world: World) -> str:
     tidy = all(Record.DONE in world.host(role).records for role in ("source", "target"))
     if len(running) == 1 and tidy and world.target.tree in (RUNS, NONE, DEAD):
         return f"it runs on the {running[0]}"
-    if len(running) == 1 and tidy and world.target.tree == BLOCKED and not world.target.listed:
-        return f"it runs on the {running[0]}, {STRAYS}"
     if reason := _exception(world):
         return f"it runs, not tidied up: {reason}" if running else f"it runs nowhere: {reason}"
     problem = "it runs, but what is left can't be tidied up" if running else "it runs nowhere"
     raise Broken(problem, "recover changes nothing any more")
-
-
-STRAYS = "and what a criu, killed half-way together with its agent, has made stands blocked on the target"
 
 
 def _exception(world: World) -> str:
@@ -546,11 +594,11 @@ def _exception(world: World) -> str:
         return IN_MEMORY
     if not source.same_boot and Record.HELD not in target.records:
         return UNHELD
-    if not source.same_boot and not target.same_boot and not world.on_disk:
-        return "both hosts rebooted, the images in memory"
     return ""
 
 
+LATER = "later: it has to be recovered"
+BY_ID = "later: it runs, and what a dead agent has left of images on the target has to be named to recover"
 SEIZED = "criu killed between seizing and its hold"
 LET_GO = "criu killed after it let the tree go"
 RAN = "the host that it ran on rebooted"
