@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Callable
 from typing import NoReturn
 
 from agent.protocol import VERSION
 from migrator import bandwidth, catalogue, criu_options, errors, precopy, terminals
+from migrator.kept import ID as MIGRATION_ID
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
-MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+PICTURES = (".svg", ".png", ".pdf")
 EPILOG = """\
 exit status: 0 migrated; 3 migrated, leftovers named; 2 usage; 10-19 no connection, 20-29 obstacles, 30-49 failed and
 undone, 128+N stopped by signal N: the process runs on the source; 70, 71: `migrate recover ID`; 1 a bug.
@@ -43,6 +43,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _fit_together(options: argparse.Namespace) -> None:
     """Raises UsageError for options that say nothing together."""
+    if options.command == "report" and options.plot and not (options.report or options.compare):
+        raise errors.UsageError("--plot draws one report, or two with --compare: say which")
     if not hasattr(options, "transport"):
         return
     if options.overwrite_files and not options.copy_files:
@@ -63,7 +65,8 @@ def _migrate_parser() -> argparse.ArgumentParser:
         "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate rehearse [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate explain [--json] [CHECK]\n"
-        "       migrate recover [OPTION…] [ID]",
+        "       migrate recover [OPTION…] [ID]\n"
+        "       migrate report [--plot FILE] [ID|FILE | --compare A B]",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -158,11 +161,32 @@ def _recover_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _report_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate report",
+        description="Show what a migration was: its phases and rounds, the freeze enlarged; or list the last ones. "
+        "A migration is named by its id, or by a file with what --json printed.",
+        epilog="exit status: 0 shown; 2 there is no such report, or it can't be read, drawn or written.",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("report", metavar="ID|FILE", nargs="?", default="", help="default: list those that are kept")
+    which.add_argument(
+        "--compare", metavar=("A", "B"), nargs=2, default=[], help="two, each by id or file, side by side"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", type=_picture, default="", help="draw it into FILE.svg, FILE.png or FILE.pdf as well"
+    )
+    parser.add_argument("--json", action="store_true", help="one event a line: the reports as --json printed them")
+    parser.set_defaults(quiet=False, verbose=False)
+    return parser
+
+
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
     "explain": _explain_parser,
     "recover": _recover_parser,
+    "report": _report_parser,
 }
 
 
@@ -335,6 +359,12 @@ def _criu_option(word: str) -> criu_options.CriuOption:
         return criu_options.parse(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _picture(word: str) -> str:
+    if not word.endswith(PICTURES):
+        raise argparse.ArgumentTypeError(f"{word!r} ends in none of {', '.join(PICTURES)}")
+    return word
 
 
 def _migration_id(word: str) -> str:

@@ -11,6 +11,7 @@ The first word is a PID, or one of the subcommands:
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate explain [CHECK]                 what an obstacle means
     migrate recover [ID]                    settle a migration that was cut off
+    migrate report [ID|FILE]                what a migration was, or the last ones
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
 undo has to end. From COMMIT on a signal is noted and the migration goes on to its end. Ctrl-Z is refused: a stopped
@@ -49,6 +50,7 @@ _INTERRUPTED = {
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "check": ("stopping", "nothing was changed"),
     "explain": ("stopping", "nothing was changed"),
+    "report": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
 }
 """What a signal brings about, and how things are afterwards, by command."""
@@ -143,9 +145,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "recover": _recover}[
-        options.command
-    ]
+    work = _WORK[options.command]
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -212,6 +212,24 @@ async def _recover(options: argparse.Namespace, show: Progress) -> int:
         raise
     show.recovered(migration_id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
     return errors.EXIT_MIGRATED
+
+
+async def _report(options: argparse.Namespace, show: Progress) -> int:
+    from migrator import history, reporting
+
+    kept = history.of_user(os.environ, os.geteuid()).reports
+    await reporting.tell(options.report, options.compare, options.plot, kept, show)
+    return errors.EXIT_MIGRATED
+
+
+_WORK = {
+    "migrate": _migrate,
+    "rehearse": _migrate,
+    "check": _check,
+    "explain": _explain,
+    "recover": _recover,
+    "report": _report,
+}
 
 
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:
