@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -174,7 +175,7 @@ def _report_parser() -> argparse.ArgumentParser:
         "--compare", metavar=("A", "B"), nargs=2, default=[], help="two, each by id or file, side by side"
     )
     parser.add_argument(
-        "--plot", metavar="FILE", type=_picture, default="", help="draw it into FILE.svg, FILE.png or FILE.pdf as well"
+        "--plot", metavar="FILE", type=_picture, help="draw it into FILE.svg, FILE.png or FILE.pdf as well"
     )
     parser.add_argument("--json", action="store_true", help="one event a line: the reports as --json printed them")
     parser.set_defaults(quiet=False, verbose=False)
@@ -362,7 +363,7 @@ def _criu_option(word: str) -> criu_options.CriuOption:
 
 
 def _picture(word: str) -> str:
-    if not word.endswith(PICTURES):
+    if os.path.splitext(word)[1] not in PICTURES:
         raise argparse.ArgumentTypeError(f"{word!r} ends in none of {', '.join(PICTURES)}")
     return word
 

@@ -218,7 +218,7 @@ async def _report(options: argparse.Namespace, show: Progress) -> int:
     from migrator import history, reporting
 
     kept = history.of_user(os.environ, os.geteuid()).reports
-    await reporting.tell(options.report, options.compare, options.plot, kept, show)
+    await reporting.tell(options.report, options.compare, options.plot or "", kept, show)
     return errors.EXIT_MIGRATED
 
 
