@@ -74,6 +74,7 @@ def render(reports: Sequence[Report], kind: str) -> bytes:
     file = io.BytesIO()
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a process may call itself what it likes
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # of figures that nobody has measured
         figure = Figure(layout="constrained")
         if len(reports) == 1:
             _whole(figure, reports[0])
