@@ -10,7 +10,9 @@ The first word is a PID, or one of the subcommands:
     migrate check PID [USER@]HOST[:PORT]    preflight alone
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate explain [CHECK]                 what an obstacle means
-    migrate recover [ID]                    settle a migration that was cut off
+    migrate status [ID] [[USER@]HOST[:PORT]] what runs, what is held, what is left over
+    migrate recover [ID]                    settle what was cut off
+    migrate abort ID                        undo a migration that runs, from another shell
     migrate report [ID|FILE]                what a migration was, or the last ones
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
@@ -50,8 +52,10 @@ _INTERRUPTED = {
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "check": ("stopping", "nothing was changed"),
     "explain": ("stopping", "nothing was changed"),
-    "report": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
+    "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
+    "status": ("stopping", "nothing was changed"),
+    "report": ("stopping", "nothing was changed"),
 }
 """What a signal brings about, and how things are afterwards, by command."""
 
@@ -145,7 +149,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = _WORK[options.command]
+    work = _WORK.get(options.command, _operate)
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -201,17 +205,15 @@ async def _explain(options: argparse.Namespace, show: Progress) -> int:
     return errors.EXIT_MIGRATED
 
 
-async def _recover(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import recovery
+async def _operate(options: argparse.Namespace, show: Progress) -> int:
+    """`status`, `recover` and `abort`."""
+    from migrator import operators
 
-    migration_id = options.id or ""
     try:
-        outcome = await recovery.recover(migration_id, options.target, show, sudo=options.sudo, criu=options.criu)
+        return await operators.COMMANDS[options.command](options, show)
     except (errors.UsageError, errors.ConnectError, errors.PreflightError) as error:
         error.where = "nothing was changed"  # only the journals know where the process is
         raise
-    show.recovered(migration_id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
-    return errors.EXIT_MIGRATED
 
 
 async def _report(options: argparse.Namespace, show: Progress) -> int:
@@ -222,14 +224,7 @@ async def _report(options: argparse.Namespace, show: Progress) -> int:
     return errors.EXIT_MIGRATED
 
 
-_WORK = {
-    "migrate": _migrate,
-    "rehearse": _migrate,
-    "check": _check,
-    "explain": _explain,
-    "recover": _recover,
-    "report": _report,
-}
+_WORK = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "report": _report}
 
 
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:

@@ -11,10 +11,11 @@ does not read on, must not hold up a frozen process.
 | `--quiet` | the last line                                       | the same                     |
 | `--json`  | events, one a line                                  | the same, without obstacles  |
 
-Events: phase, note, detail (with -v), round, obstacle, checked, kind, recovered, compared, plotted, error, report. Each
-is one object a line; `event` names it and `at` is the seconds since the start. The last event of a migration is
-`report` (without `at`); an `error`, if there is one, comes right before it. File names are text with
-`surrogateescape`: a byte that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
+Events: phase, note, detail (with -v), round, obstacle, checked, kind, recovered, compared, plotted, error, report;
+those of `migrate status` are in `status_words`. Each is one object a line; `event` names it and `at` is the seconds
+since the start. The last event of a migration is `report` (without `at`); an `error`, if there is one, comes right
+before it. File names are text with `surrogateescape`: a byte that is no UTF-8 is the escape `\\udcXX`. Everywhere else
+odd characters are shown escaped.
 """
 
 from __future__ import annotations
@@ -193,7 +194,6 @@ class Progress:
         """The result of `migrate report ID`, or of its --compare: a picture of one, or a table of two."""
         from migrator import chart, comparing
 
-        columns = self._columns()
         first, *second = reports
         columns = self._columns()
         drawn = comparing.table(first, second[0], columns) if second else chart.picture(first, columns)
@@ -206,6 +206,10 @@ class Progress:
     def plotted(self, path: str) -> None:
         """The picture of --plot is in this file."""
         self._printer.write(f"the picture is in {words.escape(path)}\n")
+
+    def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """An answer to a question, for people; and what scripts get in its place: (name, fields) of events."""
+        self._printer.write(text)
 
     def failed(self, error: MigrateError) -> None:
         """One clear paragraph on stderr: what failed, a hint, the log, and where the process is."""
@@ -319,6 +323,11 @@ class Events(Progress):
     def plotted(self, path: str) -> None:
         """`{"event":"plotted","at":…,"path":…}`"""
         self._event("plotted", path=path)
+
+    def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """The events (`status_words` and `status` say which there are)."""
+        for name, fields in events:
+            self._event(name, **fields)
 
     def failed(self, error: MigrateError) -> None:
         """`{"event":"error","at":…,"error":…,"exit_code":…,"message":…,"hint":…,"log":…,"where":…}`"""
