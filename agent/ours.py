@@ -22,6 +22,8 @@ PAGE_SERVER = "page-server"
 _CRIU = ("dump", "pre-dump", "restore", PAGE_SERVER, "dedup")
 _ALONE = "--no-default-config"
 """The first option of each criu of ours, and of nobody else's (criu.py)."""
+_ISOLATED = "-IS"
+"""How every Python of ours is started (program.py, and who sends the agent)."""
 _ROLES = {"pager": (PAGER, 2), "relay": (RELAY, 1), "namespace": (MAKER, 1), "holder": (HOLDER, 1)}
 """Word of `__main__` -> what it makes of a process, and which argument behind it names the migration."""
 _ARCHIVE = re.compile(r"/agent-[0-9a-f]{16}\.pyz$")
@@ -61,7 +63,9 @@ def classify(words: Sequence[str], settings: Settings) -> Optional[tuple[str, st
         return (AGENT, "") if ours else None
     for place, word in enumerate(words):
         kind, argument = _ROLES.get(word, ("", 0))
-        if kind and place + argument < len(words) and (name := migration_of(words[place + argument], settings)):
+        if not kind or _ISOLATED not in words[:place] or place + argument >= len(words):
+            continue
+        if name := migration_of(words[place + argument], settings):
             return kind, name
     for before, word in zip(words, words[1:]):
         if word == _ALONE and before in _CRIU:

@@ -81,9 +81,8 @@ def of(settings: Settings, migration: str, descriptors: Optional[ours.Descriptor
     try:
         lines, records = journal.lines, journal.records
         same_boot = lines[0].get("boot") == process.boot_id()
-        named = [line["agent"] for line in lines if "agent" in line] if same_boot else []
-        agents = tuple({(pid, start): None for pid, start in named if pid != os.getpid()})
-        agents = tuple(one for one in agents if process.alive(*one))
+        named = [tuple(line["agent"]) for line in lines if "agent" in line] if same_boot else []
+        agents = tuple(one for one in dict.fromkeys(named) if process.alive(*one))
         attended = descriptors is not None and any(descriptors.attended(pid) for pid, _ in agents)
         return Standing(journal.migration, journal.role, records, lines, journal.directory, same_boot, agents, attended)
     finally:
@@ -109,7 +108,8 @@ def refuse_held(settings: Settings, tasks: Iterable[tuple[int, int]]) -> None:
     """
     wanted = set(tasks)
     for one in every(settings):
-        if one.over or not one.same_boot or not wanted.intersection(one.tasks):
+        is_ours = any(pid == os.getpid() for pid, _ in one.agents)
+        if one.over or is_ours or not one.same_boot or not wanted.intersection(one.tasks):
             continue
         if one.records[-1] in (Record.FROZEN, Record.HELD, Record.RESUMING) or (one.role == "source" and one.agents):
             pid = min(wanted.intersection(one.tasks))[0]

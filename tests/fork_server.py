@@ -60,14 +60,14 @@ def _die_at(when: str, record: str) -> None:
 
     append = Journal._append
 
-    def dying(journal: Journal, line: dict[str, Any]) -> None:
+    def dying(journal: Journal, line: dict[str, Any], *, durable: bool = True) -> None:
         if line["record"] != record:
-            append(journal, line)
+            append(journal, line, durable=durable)
             return
         if when == "fails":
             raise OSError(errno.ENOSPC, "No space left on device")
         if when == "after":
-            append(journal, line)
+            append(journal, line, durable=durable)
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(Journal, "_append", dying)  # noqa: B010 - mypy is right that nobody should, elsewhere

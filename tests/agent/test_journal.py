@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import journal
-from agent.journal import Journal, JournalError, Record
+from agent.journal import IdTaken, Journal, JournalError, Record
 
 GOOD = {
     "source": [
@@ -110,7 +110,7 @@ def test_what_is_no_id(tmp_path: Path, name: str) -> None:
 
 def test_an_id_is_used_once(tmp_path: Path) -> None:
     Journal.create(tmp_path, "m", "source").close()
-    with pytest.raises(JournalError, match="was here before"):
+    with pytest.raises(IdTaken, match="was here before"):
         Journal.create(tmp_path, "m", "target")
 
 

@@ -135,7 +135,7 @@ class Child:
     def __init__(self, *words: str, script: str = "import time; print(flush=True); time.sleep(1000)") -> None:
         # python takes the rest of its arguments for the script's
         self._process = subprocess.Popen(
-            [sys.executable, "-c", script, *words],
+            [sys.executable, "-IS", "-c", script, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -28,6 +28,16 @@ def test_two_migrations_never_hold_the_same_task(place: Path) -> None:
     second.take([11])
 
 
+def test_who_is_refused_is_told_by_whom(place: Path) -> None:
+    place.mkdir()
+    (place / "10").write_text("20250101-000000-000000, of long ago")
+    first = TaskLocks(place, "20260704-031500-a1b2c3")
+    first.take([10, 11])  # one file was left by a dead one
+    with pytest.raises(TaskLocked, match="migration 20260704-031500-a1b2c3 holds process 10") as caught:
+        TaskLocks(place, "another").take([10])
+    assert "migrate abort 20260704-031500-a1b2c3" in caught.value.hint
+
+
 def test_taking_more_of_the_tree_later_keeps_what_is_held(place: Path) -> None:
     locks = TaskLocks(place)
     locks.take([10])

@@ -175,6 +175,11 @@ async def test_every_command_of_the_table_in_the_right_order(
     state = await target.journal(protocol.ReadJournal(ID))
     assert (state.role, state.records, state.root) == ("target", ("PREPARED", "HELD"), victim.pid)
     assert (state.agent_alive, state.criu_alive, state.tasks_alive, state.images) == (True, True, 2, True)
+    assert [one.migration for one in (await source.migrations()).items] == [ID]
+    story = await target.story(protocol.ReadJournal(ID))
+    assert (story.state, story.held, story.at_work) == (state, True, True)
+    assert {item.migration for item in (await source.remains()).items if str(pair.source.state) in item.what} == {ID}
+    assert await source.interrupt(protocol.Interrupt(ID)) == protocol.Interrupted(0)  # nobody's `migrate` runs it
     killed = await source.commit()
     assert killed.tasks == 2
     resumed = await target.resume(protocol.Resume(killed.tasks))
@@ -379,11 +384,15 @@ _ALONE: dict[str, Act] = {
 async def test_nothing_works_before_it_has_begun(source: Peer, pair: Pair) -> None:
     assert _ALONE.keys() == protocol.BY_NAME.keys() - {
         "probe", "inspect", "check", "digest", "begin", "prepare", "journal", "settle",
+        "migrations", "story", "remains", "interrupt",
     }  # fmt: skip
     for name, act in _ALONE.items():
         assert (await fault(act(source, 0))).code is FaultCode.BAD_REQUEST, name
     state = await source.journal(protocol.ReadJournal(""))
     assert (state.role, state.records) == ("", ())
+    assert (await source.story(protocol.ReadJournal(ID))).state.role == ""
+    assert await source.migrations() == protocol.Migrations(())
+    assert (await fault(source.interrupt(protocol.Interrupt(ID)))).code is FaultCode.JOURNAL
     for verdict in protocol.Verdict:
         assert (await fault(source.settle(protocol.Settle(ID, verdict)))).code is FaultCode.JOURNAL
 
@@ -434,7 +443,7 @@ async def test_begin_refuses(source: Peer, pair: Pair) -> None:
     second = await other.start()
     assert (await fault(second.begin(begin_of(victim.pid, "another")))).code is FaultCode.LOCKED
     await source.abort(protocol.Abort("test"))
-    assert (await fault(second.begin(good))).code is FaultCode.JOURNAL  # this id was used
+    assert (await fault(second.begin(good))).code is FaultCode.LOCKED  # this id was used
     await second.begin(begin_of(victim.pid, "another"))
     await other.close()
     assert pair.source.journal("another") == ["BEGIN", "ABORT", "DONE"]

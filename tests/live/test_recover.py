@@ -92,3 +92,28 @@ def test_everybody_killed_before_commit(
     run = migrate("recover")
     assert run.status == 0, run.explain()
     still_right(alpha, beta, witness)
+
+
+def test_recovered_from_the_target(
+    alpha: LabHost, beta: LabHost, both_ways: None, witness: int, sabotage: Any, migrate: Any
+) -> None:
+    """It asks the source by the name in its journal, and decides the same."""
+    sabotage(witness, "commit", "kill-everything")
+    wait_for_sweeps(alpha, 1)
+    run = migrate("recover", on=beta)
+    assert run.status == 0, run.explain()
+    assert run.of("recovered")[0]["course"] == "undo"
+    still_right(alpha, beta, witness)
+
+
+def test_two_recoveries_at_once_on_both_hosts(
+    alpha: LabHost, beta: LabHost, both_ways: None, witness: int, sabotage: Any, migrate: Any
+) -> None:
+    """One does it, the other waits and finds nothing to do; or comes first in part, and the other does the rest."""
+    sabotage(witness, "resume", "kill-everything")
+    settled(alpha)
+    until(lambda: not alpha.alive(witness), "it is still on the source")
+    commands = [host.start("migrate recover --json; echo status $?") for host in (alpha, beta)]
+    said = [channel.makefile().read().decode() for channel in commands]
+    assert all("status 0" in each for each in said), said
+    runs_there(alpha, beta, witness)

@@ -145,3 +145,25 @@ async def test_what_the_target_can_not_be_told_stays_to_be_told(lab: Lab) -> Non
     attempt.lives_on_source()
     with pytest.raises(errors.PreflightError):  # nothing is unfinished any more
         await recovery.recover_over("", lab.links, attempt.watcher)
+
+
+async def test_the_target_decides_the_same(lab: Lab) -> None:
+    """Run there, it asks the source; without it nothing is done to what is held."""
+    attempt = await rebooted_in_the_freeze(lab)
+    lab.links.at = "target"
+    lab.links.unreachable.add("source")
+    with pytest.raises(errors.InDoubt, match="holds the process"):
+        await lab.recover(attempt)
+    lab.links.unreachable.clear()
+    outcome = await lab.recover(attempt)
+    assert outcome.course is Course.FORWARD
+    assert outcome.pid in lab.target.restored()
+    attempt.lives_on_target()
+
+
+async def test_undo_only_goes_nowhere_after_commit(lab: Lab) -> None:
+    attempt = await rebooted_in_the_freeze(lab)
+    with pytest.raises(errors.TooLate):
+        await recovery.recover_over(attempt.id, lab.links, attempt.watcher, undo_only=True)
+    assert (await lab.recover(attempt)).course is Course.FORWARD
+    attempt.lives_on_target()

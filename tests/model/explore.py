@@ -179,12 +179,12 @@ class Explorer:
         names = {client.name for client in world.clients}
         if not names and quiet:
             yield "an operator runs recover", _started(world, "R1")
+            yield "an operator runs recover on the target", _started(world, "R1", "recover there")
         elif world.faults and len(names) <= 1 and not world.source.owner:
             name = "R2" if "R1" in names else "R1"
-            yield (
-                f"an operator runs recover beside {min(names, default='others')}",
-                _started(world._replace(faults=world.faults - 1), name),
-            )
+            fewer, beside = world._replace(faults=world.faults - 1), f"beside {min(names, default='others')}"
+            yield f"an operator runs recover {beside}", _started(fewer, name)
+            yield f"an operator runs recover on the target {beside}", _started(fewer, name, "recover there")
 
     # --- what goes wrong ---
 
@@ -198,8 +198,8 @@ class Explorer:
             ended, act = self._programs.client(client)
             if not ended and act[0] == "receive":
                 yield from _message_faults(world, client, act[1])
-            if not ended and act[0] == "reach target":
-                yield f"{client.name}: the target can't be reached", _seen(world, client.name, False)
+            if not ended and act[0].startswith("reach "):
+                yield f"{client.name}: can't {act[0]}", _seen(world, client.name, False)
         for agent in world.agents:
             yield f"{agent.name} is killed", world.without({agent.name})
         for op in world.ops:
@@ -276,8 +276,8 @@ def _seen(world: World, name: str, seen: Any) -> World:
     return world._replace(clients=found)
 
 
-def _started(world: World, name: str) -> World:
-    return world._replace(clients=tuple(sorted((*world.clients, Client(name, "recover")))))
+def _started(world: World, name: str, program: str = "recover") -> World:
+    return world._replace(clients=tuple(sorted((*world.clients, Client(name, program)))))
 
 
 def gone(world: World, name: str) -> World:
@@ -323,14 +323,19 @@ def _client_act(world: World, client: Client, act: tuple[Any, ...]) -> Iterator[
         agent = world.agent(act[1])
         mine = agent is not None and agent.client == client.name
         yield f"hangs up on {act[1]}", _hung_up(world, [act[1]]) if mine else world, True
-    elif kind == "reach target":
-        yield "reaches the target", world, True
+    elif kind.startswith("reach "):
+        yield kind, world, True
     elif kind == "meet":
         names = {agent.name for agent in world.agents}
         letter = client.name + act[1][0]
         name = next(f"{letter}{number}" for number in range(1, 9) if f"{letter}{number}" not in names)
         new = Agent(name, act[1], client.name)
         yield f"starts {name}", world._replace(agents=tuple(sorted((*world.agents, new)))), name
+
+
+def at(client: Client) -> str:
+    """The host that a client runs on."""
+    return "target" if client.program == "recover there" else "source"
 
 
 def _message_faults(world: World, client: Client, name: str) -> Iterator[Step]:
@@ -344,7 +349,7 @@ def _message_faults(world: World, client: Client, name: str) -> Iterator[Step]:
     yield f"{client.name} waits no longer for {name}", _seen(late, client.name, LOST)
     if client.name == "M" and pending.program in ("dump", "restore"):
         yield f"Ctrl-C while {name} is at {pending.program}", _seen(late, client.name, CANCELLED)
-    if agent.role == "target":
+    if agent.role != at(client):
         yield f"the link to {name} is cut", _seen(_hung_up(late, [name]), client.name, LOST)
         if not pending.history and pending.answer is None:
             yield f"the link to {name} is cut, a question lost", _seen(_hung_up(quiet, [name]), client.name, LOST)
@@ -394,8 +399,8 @@ def _reboots(world: World) -> Iterator[Step]:
 def _rebooted(world: World, role: str, kept: int) -> World:
     host = world.host(role)
     world = world.without({agent.name for agent in world.agents if agent.role == role})
-    if role == "source":  # where both clients run
-        for client in world.clients:
+    for client in world.clients:
+        if at(client) == role:
             world = gone(world, client.name)
     world = world.on(
         role, records=host.records[:kept], safe=kept, torn=False, same_boot=False, criu=NONE, hook="", fifo="",

@@ -211,33 +211,47 @@ def migrate_again() -> None:
     Path("/run/second").write_text(f"{done.returncode}\n{done.stdout}")
 
 
+async def linger() -> None:
+    """No harm: stay in this phase, with all that stands in it, until /run/go is there."""
+    Path("/run/lingers").write_text(f"{os.getpid()}\n")
+    while not os.path.exists("/run/go"):
+        await asyncio.sleep(0.02)
+
+
 ACTS = {act.__name__.replace("_", "-"): act for act in (
     kill_source_agent, kill_source_criu, kill_source_nsenter, kill_target_agent, cut_link, interrupt, interrupt_twice,
     fill_images, kill_child, kill_everything, kill_pagers, kill_pair, kill_restoring_criu, kill_self, kill_target_criu,
-    kill_target_maker, kill_tree, kill_wardens, list_ports, migrate_again, open_late, take_pid,
+    kill_target_maker, kill_tree, kill_wardens, linger, list_ports, migrate_again, open_late, take_pid,
 )}  # fmt: skip
 
 
 class Saboteur:
     """An observer that passes everything on, and does its harm when its phase comes."""
 
-    def __init__(self, observer: Any, at: Phase, act: str, delay: float) -> None:
+    def __init__(self, observer: Any, at: Phase, act: str, delay: float, before: bool) -> None:
         self._observer = observer
         self._at = at
         self._act = act
         self._delay = delay
+        self._before = before
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._observer, name)
 
     async def phase(self, phase: Phase) -> None:
-        await self._observer.phase(phase)
-        if phase is self._at:
-            if self._delay:
-                asyncio.get_running_loop().call_later(self._delay, ACTS[self._act])
-            else:
-                ACTS[self._act]()
-                await asyncio.sleep(0)
+        if phase is not self._at:
+            await self._observer.phase(phase)
+            return
+        if not self._before:
+            await self._observer.phase(phase)
+        if self._delay:
+            asyncio.get_running_loop().call_later(self._delay, ACTS[self._act])
+        else:
+            if (acting := ACTS[self._act]()) is not None:
+                await acting
+            await asyncio.sleep(0)
+        if self._before:
+            await self._observer.phase(phase)
 
 
 def main() -> int:
@@ -246,11 +260,12 @@ def main() -> int:
     parser.add_argument("--at", type=Phase, required=True)
     parser.add_argument("--act", choices=sorted(ACTS), required=True)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--before", action="store_true", help="before the command line hears of the phase")
     options = parser.parse_args(sys.argv[1:split])
 
     def sabotaged(honest: Callable[[hosts.Order, Any], Awaitable[Any]]) -> Callable[[hosts.Order, Any], Awaitable[Any]]:
         async def act(order: hosts.Order, observer: Any) -> Any:
-            return await honest(order, Saboteur(observer, options.at, options.act, options.delay))
+            return await honest(order, Saboteur(observer, options.at, options.act, options.delay, options.before))
 
         return act
 
