@@ -51,6 +51,24 @@ class BrokenStream(Exception):
     """A bulk stream did not come, or its socket can't be made."""
 
 
+def name_of(connection: socket.socket, seconds: float) -> str:
+    """What a connection is for, by its first line; "" for one that is not root's or ours, or does not say in time."""
+    credentials = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    connection.settimeout(seconds)
+    line = b""
+    try:
+        # no byte further: what follows is the client's first frame
+        while credentials[1] in (0, os.geteuid()) and not line.endswith(b"\n") and len(line) < HEADER_LIMIT:
+            byte = connection.recv(1)
+            if not byte:
+                break
+            line += byte
+    except OSError:
+        return ""
+    words = line[len(STREAM_HEADER) : -1] if line.startswith(STREAM_HEADER) and line.endswith(b"\n") else b""
+    return words.decode("ascii", "replace")
+
+
 def header(name: str) -> bytes:
     """The line that opens a stream. Raises ValueError for a name that is no single printable word."""
     line = STREAM_HEADER + name.encode("ascii", "replace") + b"\n"

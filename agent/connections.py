@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator, Sequence
 
-from agent import ports, sockets
+from agent import journald, ports, sockets
 from agent.descriptors import Holdings, Opened, names_of
 from agent.protocol import Peculiarity, TaskFacts
 
@@ -89,6 +89,9 @@ def of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
         peer = peers.get(inode, 0)
         if peer in outside:
             name = known[peer].name if peer in known else ""
+            if name == journald.SOCKET and known[inode].type == socket.SOCK_STREAM:
+                yield Peculiarity("journal", one.pid, str(inode), journald.identifier(one.pid))
+                continue
             kind = "dgram" if known[inode].type == socket.SOCK_DGRAM else "stream"
             whose = names_of(holding.get(f"socket:[{peer}]", []))
             yield Peculiarity("external-unix", one.pid, name or whose or f"socket {inode}", kind)
@@ -98,7 +101,10 @@ def of_unix(holdings: Holdings) -> Iterator[Peculiarity]:
             yield Peculiarity("unix-name", one.pid, known[inode].name, _TYPES.get(known[inode].type, ""))
         # what was accepted on a bound socket carries its name too; the path is that of the one without a peer
         elif known[inode].name.startswith("/") and not peer:
-            yield Peculiarity("unix-path", one.pid, known[inode].name)
+            if now := ports.moved_to(one.pid, one.fd, known[inode].name):
+                yield Peculiarity("unix-moved", one.pid, now, known[inode].name)
+            else:
+                yield Peculiarity("unix-path", one.pid, known[inode].name)
 
 
 def of_pipes(tasks: Sequence[TaskFacts], holdings: Holdings) -> Iterator[Peculiarity]:

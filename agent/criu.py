@@ -207,13 +207,14 @@ async def spawn(
     return Running.of(process, shlex.join(command), log)
 
 
-async def spawn_waiting(criu: str, arguments: Sequence[str], log: Path, *, wrapper: Sequence[str] = ()) -> Running:
+async def spawn_waiting(
+    criu: str, arguments: Sequence[str], log: Path, *, wrapper: Sequence[str] = (), descriptors: tuple[int, ...] = ()
+) -> Running:
     """A warm criu: everything is forked, scoped and parsed; `go` names the images and it starts at once."""
-    command = [criu, *arguments]
     process = await asyncio.create_subprocess_exec(
-        *wrapper, "sh", "-c", _GUARD_LATE, "sh", *command,
+        *wrapper, "sh", "-c", _GUARD_LATE, "sh", criu, *arguments,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
+        start_new_session=True, pass_fds=descriptors,
     )  # fmt: skip
     return Running.of(process, shlex.join([criu, arguments[0], "--images-dir", "…", *arguments[1:]]), log)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent import accounts, addresses, conditions, descriptors, elf, host, mounts, process
+from agent import accounts, addresses, conditions, descriptors, elf, host, mounts, process, service
 from agent.protocol import Check, FileFacts, TargetCheck, TaskFacts
 
 _CHUNK = 1 << 18
@@ -28,6 +28,7 @@ def check(request: Check, directory: Path) -> TargetCheck:
         addresses=addresses.answers(request.addresses),
         missing_labels=conditions.missing_labels(request.labels),
         taken_terminals=conditions.taken_terminals(request.terminals),
+        active_units=service.active(request.units),
     )
 
 

@@ -13,9 +13,17 @@ Two processes, since the agent waits for criu by waiting for its own child: that
 holder itself, which stays. The whole tree is restored into the holder's session, as a shell's job is (agent/ttyimages):
 only so do all its tasks have the controlling terminal, which is inherited and cannot be given (tty_ioctl(4)).
 
-A connection says what it is for in a first line, as bulk streams do: `STREAM terminal`, a client, whose frames
-protocol.py describes; `STREAM foreground-PGID`, before the tree runs; `STREAM runs-PID`, as soon as it does. The last
-two are answered with the end of the connection, or first with what went wrong.
+A tree that stays is shown in a tmux or dtach session as well, where there is one of the two (multiplexer.py).
+
+A connection says what it is for in a first line, as bulk streams do. All but the first two are answered with the end of
+the connection, and before that with what went wrong, or what was asked for:
+
+- `STREAM terminal`: a client, whose frames protocol.py describes.
+- `STREAM agent`: the migration's agent, which says one byte more when it loses contact. Then nobody is behind the
+  client either, whose own connection may stand for hours. A tree without one hangs up after TERMINAL_GRACE.
+- `STREAM foreground-PGID`: before the tree runs.
+- `STREAM runs-PID`: as soon as it does.
+- `STREAM shown`: what command shows the tree's session, once it is known; nothing where it has none.
 """
 
 from __future__ import annotations
@@ -29,12 +37,16 @@ import socket
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Container, Sequence
 from typing import Optional
 
-from agent.bulk import HEADER_LIMIT, STREAM_HEADER
+from agent.bulk import name_of
+from agent.jobs import BY_TERMINAL, IGNORED, as_a_job, group_of, new_pty, signal_group
+from agent.multiplexer import Multiplexer
 from agent.protocol import (
     TERMINAL_DESCRIPTORS,
+    TERMINAL_GRACE,
     TERMINAL_HEAD,
     TERMINAL_STREAM,
     TERMINAL_TYPED,
@@ -49,8 +61,6 @@ PIECE = 1 << 16
 PATIENCE = 5.0
 """Seconds for a connection to say what it is for, and for a client to take the last that the tree has written."""
 
-_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-_BY_TERMINAL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _HEAD = struct.Struct(TERMINAL_HEAD)
 
 
@@ -73,7 +83,7 @@ def main(path: str, mode: str, taken: str, *command: str) -> int:
     try:
         os.close(told)
         os.setsid()
-        for number in _IGNORED:
+        for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, TERMINAL_DESCRIPTORS.stop)
         avoid = {int(number) for number in taken.split(",") if number}
@@ -90,7 +100,7 @@ class Holder:
         self._stays = stays
         self._report = report
         self._reported = False
-        master, slave = _pty(avoid)
+        master, slave = new_pty(avoid)
         # out of the way of the numbers at which criu looks for the slave
         self._master = fcntl.fcntl(master, fcntl.F_DUPFD_CLOEXEC, TERMINAL_DESCRIPTORS.stop)
         slave = fcntl.fcntl(slave, fcntl.F_DUPFD_CLOEXEC, TERMINAL_DESCRIPTORS.stop)
@@ -110,7 +120,10 @@ class Holder:
         self._typed = bytearray()  # on its way to the tree
         self._shown = bytearray()  # on its way to the client, or kept for the next one
         self._window: Optional[bytes] = None
-        self._fresh = False  # the client has not said yet how large its window is
+        self._agent: Optional[socket.socket] = None
+        self._deadline: Optional[float] = None
+        self._multiplexer = Multiplexer(path)
+        self._asking: list[socket.socket] = []  # who wants to know what shows it
         self._root = 0
         self._root_end = -1
         self._criu: Optional[subprocess.Popen[bytes]] = None
@@ -128,7 +141,7 @@ class Holder:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=TERMINAL_DESCRIPTORS,
-            preexec_fn=_as_a_job,
+            preexec_fn=as_a_job,
         )
         os.closerange(TERMINAL_DESCRIPTORS.start, TERMINAL_DESCRIPTORS.stop)
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -146,7 +159,11 @@ class Holder:
             if events:
                 poll.register(descriptor, events)
         client = self._client.fileno() if self._client is not None else -1
-        for descriptor, events in poll.poll():
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        ready = poll.poll(left and left * 1000 + 1)
+        self._over = self._over or left == 0
+        agent = self._agent.fileno() if self._agent is not None else -1
+        for descriptor, events in ready:
             if descriptor == self._children:
                 os.read(self._children, PIECE)
                 self._reap()
@@ -154,6 +171,8 @@ class Holder:
                 self._over = True
             elif descriptor == self._listener.fileno():
                 self._accept()
+            elif descriptor == agent:
+                self._serve_agent()
             elif descriptor == self._master:
                 self._serve_master(events)
             elif descriptor == client and self._client is not None and self._client.fileno() == client:
@@ -161,6 +180,8 @@ class Holder:
 
     def _wanted(self) -> dict[int, int]:
         wanted = {self._listener.fileno(): select.POLLIN, self._children: select.POLLIN, self._root_end: select.POLLIN}
+        if self._agent is not None:
+            wanted[self._agent.fileno()] = select.POLLIN
         wanted.pop(-1, None)
         full = self._client is not None and len(self._shown) >= PIECE
         wanted[self._master] = (0 if full else select.POLLIN) | (select.POLLOUT if self._typed else 0)
@@ -209,6 +230,19 @@ class Holder:
         except OSError:
             self._lose_client()
 
+    def _serve_agent(self) -> None:
+        assert self._agent is not None
+        try:
+            contact_lost = bool(self._agent.recv(1))
+        except OSError:
+            contact_lost = False
+        self._agent.close()
+        self._agent = None
+        if self._client is None:
+            self._deadline = time.monotonic() + TERMINAL_GRACE
+        elif contact_lost:
+            self._lose_client()
+
     def _take_apart(self) -> None:
         """Frames into what they say. What is none ends the client."""
         while len(self._came) >= _HEAD.size:
@@ -229,9 +263,8 @@ class Holder:
         before = fcntl.ioctl(self._master, termios.TIOCGWINSZ, bytes(8))
         self._window = window
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, window)  # the kernel says SIGWINCH where it is another size
-        if self._fresh and before[:4] == window[:4]:
-            _signal(self._foreground(), signal.SIGWINCH)  # nothing of it is on the client's screen yet
-        self._fresh = False
+        if before[:4] == window[:4]:
+            signal_group(self._foreground(), signal.SIGWINCH)  # who says it anew has nothing on the screen yet
 
     def _lose_client(self) -> None:
         if self._client is not None:
@@ -243,14 +276,24 @@ class Holder:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        name = _name(connection)
+        name = name_of(connection, PATIENCE)
         word, _, number = name.partition("-")
         if name == TERMINAL_STREAM:
             if self._client is not None:
                 self._client.close()
             self._came.clear()
-            self._client, self._fresh = connection, True
+            self._client, self._deadline = connection, None
             connection.setblocking(False)
+            return
+        if name == "agent":
+            if self._agent is not None:
+                self._agent.close()
+            self._agent = connection
+            connection.setblocking(False)
+            return
+        if name == "shown":
+            self._asking.append(connection)
+            self._answer()
             return
         if word == "foreground" and number.isdigit():
             try:
@@ -261,6 +304,18 @@ class Holder:
         elif word == "runs" and number.isdigit():
             self._runs(int(number))
         connection.close()
+        if word == "runs" and self._stays and not self._over:
+            window = fcntl.ioctl(self._master, termios.TIOCGWINSZ, bytes(8))
+            self._multiplexer.start(self._root, *struct.unpack("HHHH", window)[:2])
+
+    def _answer(self) -> None:
+        """Tell those who asked what shows the tree's session, if that is known."""
+        while self._asking and not self._multiplexer.launcher:
+            with self._asking.pop() as connection:
+                try:
+                    connection.sendall(self._multiplexer.way.encode())
+                except OSError:
+                    continue
 
     def _runs(self, pid: int) -> None:
         """The tree runs: its end is the end, and where it was stopped by its terminal it is continued, as by `fg`."""
@@ -272,7 +327,7 @@ class Holder:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 state = file.read().rpartition(b")")[2].split()[0]
             if state == b"T":
-                _signal(_group_of(pid), signal.SIGCONT)
+                signal_group(group_of(pid), signal.SIGCONT)
         except (ProcessLookupError, FileNotFoundError):
             self._over = True
 
@@ -288,11 +343,15 @@ class Holder:
                 if found.si_pid == self._criu.pid and found.si_code != os.CLD_STOPPED:
                     self._criu_ended(self._criu.wait())
                     continue
+                if found.si_pid == self._multiplexer.launcher:
+                    self._multiplexer.launcher_ended()
+                    self._answer()
+                    continue
                 os.waitid(os.P_PID, found.si_pid, what)
             except ChildProcessError:
                 return
-            if found.si_pid == self._root and found.si_code == os.CLD_STOPPED and found.si_status in _BY_TERMINAL:
-                _signal(_group_of(self._root), signal.SIGCONT)
+            if found.si_pid == self._root and found.si_code == os.CLD_STOPPED and found.si_status in BY_TERMINAL:
+                signal_group(group_of(self._root), signal.SIGCONT)
 
     def _criu_ended(self, status: int) -> None:
         self._reported = True
@@ -312,6 +371,7 @@ class Holder:
             self._criu_ended(self._criu.wait())
         if os.path.exists(self._path):
             os.unlink(self._path)
+        self._multiplexer.forget()
         if self._client is not None:
             try:
                 while len(self._shown) < BACKLOG and select.select([self._master], [], [], 0)[0]:
@@ -321,62 +381,7 @@ class Holder:
                 self._client.sendall(self._shown)
             except OSError:
                 pass  # it has gone; that may be why it is over
-        for group in {self._foreground(), self._root and _group_of(self._root)}:
-            _signal(group, signal.SIGHUP)
-            _signal(group, signal.SIGCONT)
+        for group in {self._foreground(), self._root and group_of(self._root)}:
+            signal_group(group, signal.SIGHUP)
+            signal_group(group, signal.SIGCONT)
         # the end of this process closes the master, and its session
-
-
-def _pty(avoid: Container[int]) -> tuple[int, int]:
-    """Master and slave of a new pty with none of these numbers. The lowest that is free is the next that one gets."""
-    passed: list[int] = []
-    try:
-        while True:
-            pair = os.openpty()
-            device = os.fstat(pair[1]).st_rdev
-            if os.minor(device) + (os.major(device) - 136) * 256 not in avoid:
-                return pair
-            passed += pair
-    finally:
-        for descriptor in passed:
-            os.close(descriptor)
-
-
-def _as_a_job() -> None:
-    """A process group of its own, so that whoever inherits that is not in ours; and signals as they were."""
-    os.setpgid(0, 0)
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_DFL)
-
-
-def _name(connection: socket.socket) -> str:
-    """What a connection is for; "" for one that is not root's or ours, or does not say."""
-    credentials = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    connection.settimeout(PATIENCE)
-    line = b""
-    try:
-        # no byte further: what follows is the client's first frame
-        while credentials[1] in (0, os.geteuid()) and not line.endswith(b"\n") and len(line) < HEADER_LIMIT:
-            byte = connection.recv(1)
-            if not byte:
-                break
-            line += byte
-    except OSError:
-        return ""
-    words = line[len(STREAM_HEADER) : -1] if line.startswith(STREAM_HEADER) and line.endswith(b"\n") else b""
-    return words.decode("ascii", "replace")
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return 0
-
-
-def _signal(group: int, number: int) -> None:
-    if group > 1 and group != os.getpgrp():
-        try:
-            os.killpg(group, number)
-        except (ProcessLookupError, PermissionError):
-            pass

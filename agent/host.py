@@ -11,9 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from agent import conditions, process, userfault, warden, zstd
+from agent import conditions, journald, process, service, userfault, warden, zstd
 from agent.criu import Criu
-from agent.peculiar import SYSTEMD
 from agent.protocol import HostFacts, Probe
 
 _CPUINFO = "cpuinfo.img"
@@ -44,7 +43,8 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         page_size=os.sysconf("SC_PAGE_SIZE"),
         pid_max=int(Path("/proc/sys/kernel/pid_max").read_text()),
         memory_available=memory_available(),
-        systemd=SYSTEMD.is_dir(),
+        systemd=service.booted(),
+        journal=journald.there(),
         cpuinfo=cpuinfo,
         no_lazy_pages=userfault.available() or warden.available(),
         rsync=shutil.which("rsync") is not None,

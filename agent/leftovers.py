@@ -10,6 +10,7 @@ belongs to a migration that somebody is at work on is listed as in use; so nothi
 | stopped   | a task that a migration has stopped                                                             |
 | frozen    | a cgroup that a migration has frozen                                                            |
 | cgroup    | a cgroup or scope of ours                                                                       |
+| unit      | a drop-in that keeps a systemd unit from being revived                                          |
 | mount     | a tmpfs of ours                                                                                 |
 | images    | a directory of images that is no mount, or one on disk                                          |
 | socket    | a unix socket of ours, or one that a killed criu has left in /tmp                               |
@@ -34,9 +35,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from agent import freezer, mounts, namespace, ours, process, throttle
+from agent import freezer, mounts, namespace, ours, process, suspension, throttle
 from agent.journal import Record
 from agent.ledger import Ledger
+from agent.lodging import WORD
 from agent.lost import MEMORY_LOST
 from agent.protocol import Remain, Remains
 from agent.settings import Settings
@@ -44,7 +46,7 @@ from agent.standing import Standing, every
 from agent.warden import LOCK, UNFILLED
 
 CGROUPS = Path("/sys/fs/cgroup")
-_BESIDE = ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, namespace.WORD, LOCK, UNFILLED)
+_BESIDE = ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, namespace.WORD, WORD, LOCK, UNFILLED)
 """Files beside a journal that are gone when a migration is over."""
 _SCOPES = ("migrated-", "terminal-", "pager-")
 
@@ -66,6 +68,9 @@ class _Search:
         for one in self._standing.values():
             yield from self._tasks(one)
         yield from self._cgroups()
+        for path, migration in suspension.left():
+            remove = f"rm {shlex.quote(str(path))} && systemctl daemon-reload"
+            yield self._item("unit", str(path), "keeps it from being revived", migration, remove)
         yield from self._places()
         yield from self._litter()
         yield from self._locks()
@@ -132,6 +137,8 @@ class _Search:
             if frozen and one.same_boot and _first_line(Path(frozen) / "cgroup.freeze") == "1":
                 thaw = f"echo 0 >{shlex.quote(frozen + '/cgroup.freeze')}"
                 yield self._item("frozen", frozen, "", one.migration, thaw)
+        open_ones = [one for one in self._standing.values() if not one.over]
+        named = {one.first.get("scope", {}).get("name"): one.migration for one in open_ones}
         for directory, names, _ in os.walk(CGROUPS):
             for name in names:
                 path = os.path.join(directory, name)
@@ -139,6 +146,7 @@ class _Search:
                     yield self._item("cgroup", path, "throttles", name[len("migrating-") :], f"rmdir {path}")
                 elif name.endswith(".scope") and name.startswith(_SCOPES):
                     kind, _, migration = name[: -len(".scope")].partition("-")
+                    migration = named.get(name, migration)
                     standing = self._standing.get(migration)
                     if kind != "pager" and (standing is None or _moved(standing)):
                         continue

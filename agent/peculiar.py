@@ -8,7 +8,6 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     namespace        which one differs from ours: mnt, net, pid, user…
     capability       what criu lacks here to dump a task: CAP_SYS_RESOURCE, of another user than ours
     chroot           the root directory that differs from ours
-    unit             systemd unit whose MainPID a task is
     ghost            path of a deleted file that is still held; its size in bytes
     link-remap       path that no longer leads to the file that is held, though others do
     mqueue           name of a POSIX message queue
@@ -18,7 +17,7 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     device           device that criu knows nothing of; its kind and numbers
     terminal         tty whose other end is not in the tree; what it is, and who is attached to it
     pty              number of a pseudo-terminal whose master is in the tree
-    hugetlb          name of memory in huge pages; its size and that of its pages, in bytes
+    hugetlb          name and inode of memory in huge pages; its size and that of its pages, in bytes
     sysv-shm         System V shared memory segment
     sysv-ipc         number of a System V semaphore set, message queue or segment that nobody has attached; which
     io-uring, pidfd  such a descriptor
@@ -39,7 +38,9 @@ Finds and names; `migrator.plan` judges. Kinds, with what `object` and `detail` 
     tcp-established  `local -> remote`, or only `local` of one that waits to be accepted; state
     socket-kind      protocol of sockets that criu refuses
     external-unix    name of the peer, or of the processes that hold it; "stream" or "dgram"
+    journal          inode of a stream to journald; whose lines they are, by name
     unix-path        path that a socket is bound to
+    unix-moved       where the file of a socket lies that was bound to another path; that path
     unix-name        name that is no path, which a socket is bound to; "stream", "dgram" or "seqpacket"
     unix-waiting     socket at which a connection of the tree waits to be accepted, with data
     packet-pipe      pipe that keeps packets apart
@@ -52,17 +53,24 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Union
 
-from agent import apart, conditions, connections, inside, systemv, terminals, traits, watches
-from agent.descriptors import Holdings, Opened, is_memory, name_of, names_of, namespace, status_field
+from agent import apart, carried, conditions, connections, inside, systemv, terminals, traits, watches
+from agent.descriptors import (
+    Holdings,
+    Mapped,
+    Opened,
+    is_memory,
+    name_of,
+    names_of,
+    namespace,
+    same_namespace,
+    status_field,
+)
 from agent.mounts import mountinfo, parse
 from agent.protocol import Peculiarity, TaskFacts
-
-SYSTEMD = Path("/run/systemd/system")
-"""There when systemd is the init of this host (sd_booted(3))."""
 
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
 _MEMORY_MAJOR, _AUXILIARY_MAJOR, _MISC_MAJOR = 1, 5, 10
@@ -76,14 +84,13 @@ _NETWORK_FILE_SYSTEMS = {
     "orangefs", "pvfs2", "glusterfs",
 }  # fmt: skip
 _CAP_SYS_RESOURCE = 24
-_SYSTEMCTL_SECONDS = 10
 
 
 def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity]:
     """All that is odd about these tasks (root first) and what they hold. Each kind and object is named once."""
     found: dict[tuple[str, str], Peculiarity] = {}
     for source in (
-        _of_processes(tasks), _units(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(tasks, holdings),
+        _of_processes(tasks), _of_files(holdings), _of_devices(holdings), _of_anonymous(tasks, holdings),
         connections.of_sockets(tasks, holdings), connections.of_unix(holdings), connections.of_pipes(tasks, holdings),
         apart.of_threads(tasks),
         watches.watched(holdings.opened), conditions.of_tasks(task.pid for task in tasks),
@@ -97,6 +104,7 @@ def of_tasks(tasks: Sequence[TaskFacts], holdings: Holdings) -> list[Peculiarity
 def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
     root = tasks[0]
     home = inside.home_of(root.pid)
+    alone = carried.of_tree(task.pid for task in tasks)
     if root.sid != root.pid:
         yield Peculiarity("shell-job", root.pid, str(root.sid), name_of(root.sid))
     for task in tasks:
@@ -109,7 +117,7 @@ def _of_processes(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
         if task.uid != os.getuid() and not _has_capability(_CAP_SYS_RESOURCE):
             yield Peculiarity("capability", task.pid, "CAP_SYS_RESOURCE", f"{task.name} of uid {task.uid}")
         for kind in _NAMESPACES:
-            if inside.own_namespace(task.pid, kind, home):
+            if kind not in alone and inside.own_namespace(task.pid, kind, home):
                 yield Peculiarity("namespace", task.pid, kind, task.name)
         # criu restores every tree into a time namespace of its own, so that its clocks go on; from there it can move
         # again, as long as all of it is in one
@@ -136,63 +144,6 @@ def _has_capability(number: int) -> bool:
     return bool(int(status_field(_status(os.getpid()), b"CapEff") or "0", 16) >> number & 1)
 
 
-# --- systemd ---------------------------------------------------------------------------------------------------------
-
-
-def unit_of_cgroup(text: str) -> str:
-    """The service that a /proc/PID/cgroup names, of the system's manager; "" where there is none.
-
-    A user's own services (below user@UID.service) belong to another systemd and are not looked for.
-    """
-    for line in text.splitlines():
-        controllers, _, path = line.partition(":")[2].partition(":")
-        if controllers in ("", "name=systemd"):
-            parts = [part for part in path.split("/") if part.endswith(".service")]
-            if parts:
-                return parts[0]
-    return ""
-
-
-def main_pids(output: str) -> dict[str, int]:
-    """`systemctl show -p Id -p MainPID UNIT…`: blocks of KEY=VALUE, one a unit, with an empty line between."""
-    found = {}
-    for block in output.split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.splitlines())
-        if fields.get("MainPID", "").isdigit():
-            found[fields.get("Id", "")] = int(fields["MainPID"])
-    return found
-
-
-def _units(tasks: Sequence[TaskFacts]) -> Iterator[Peculiarity]:
-    if not SYSTEMD.is_dir():
-        return
-    units: dict[int, str] = {}
-    for task in tasks:
-        try:
-            unit = unit_of_cgroup(Path(f"/proc/{task.pid}/cgroup").read_text(errors="replace"))
-        except OSError:
-            continue
-        if unit:
-            units[task.pid] = unit
-    if not units:
-        return
-    command = ["systemctl", "show", "-p", "Id", "-p", "MainPID", "--", *sorted(set(units.values()))]
-    try:
-        asked = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SYSTEMCTL_SECONDS, check=False
-        )
-        mains = main_pids(asked.stdout.decode(errors="replace"))
-    except (OSError, subprocess.TimeoutExpired):
-        mains = {}
-    if not mains:
-        # systemd runs but does not answer: then the root of a tree in a service is taken for its main process, since
-        # systemd would start another one as soon as it ends here
-        mains = {units[tasks[0].pid]: tasks[0].pid} if tasks[0].pid in units else {}
-    for task in tasks:
-        if task.pid in units and mains.get(units[task.pid]) == task.pid:
-            yield Peculiarity("unit", task.pid, units[task.pid], task.name)
-
-
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +156,8 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
         yield Peculiarity(became, pid, path, str(status.st_size if stat.S_ISREG(status.st_mode) else 0))
     mounts = network_mounts(mountinfo())
     for one in holdings.opened:
+        if is_memory(one.link, one.status):
+            yield from _in_huge_pages(one)
         if one.locks:
             yield Peculiarity("file-lock", one.pid, one.link, ", ".join(one.locks))
         if one.status.st_dev in mounts and one.link.startswith("/"):
@@ -214,10 +167,18 @@ def _of_files(holdings: Holdings) -> Iterator[Peculiarity]:
             yield Peculiarity("network-file", mapping.pid, mapping.link, mounts[mapping.status.st_dev])
         if is_memory(mapping.link, mapping.status):
             if mapping.link.startswith("/SYSV"):
-                yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
-            elif mapping.status.st_blksize > 1 << 20:  # hugetlbfs tells its page size here, tmpfs a small one
-                sizes = f"{mapping.status.st_size} {mapping.status.st_blksize}"
-                yield Peculiarity("hugetlb", mapping.pid, mapping.link.split(" ")[0], sizes)
+                if same_namespace(mapping.pid, "ipc"):  # else it belongs to a namespace, which is judged as a whole
+                    yield Peculiarity("sysv-shm", mapping.pid, mapping.link.split(" ")[0])
+            else:
+                yield from _in_huge_pages(mapping)
+
+
+def _in_huge_pages(one: Union[Opened, Mapped]) -> Iterator[Peculiarity]:
+    """Memory that is mapped or held open, if it is of hugetlbfs: that tells its page size, tmpfs a small one."""
+    if one.status.st_blksize > 1 << 20:
+        sizes = f"{one.status.st_size} {one.status.st_blksize}"
+        # all that is mapped without a name has the same one
+        yield Peculiarity("hugetlb", one.pid, f"{one.link.split(' ')[0]} {one.status.st_ino}", sizes)
 
 
 def network_mounts(text: str) -> dict[int, str]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
-from agent import accounts, conditions, descriptors, inside, peculiar, terminals
+from agent import accounts, conditions, descriptors, inside, peculiar, service, terminals
 from agent.protocol import Peculiarity, TaskFacts, TreeFacts
 
 PROC = Path("/proc")
@@ -277,7 +277,7 @@ def inspect(pid: int) -> TreeFacts:
         pid, tuple(tasks), tuple(holdings.files()), tuple(oddities), holdings.memory, holdings.copied_on_write,
         accounts=accounts.of_tasks(living), limits=conditions.limits(living),
         inside=tuple(map(inside.numbers, tasks)) if inside.home_of(pid) else (),
-        terminals=tuple(one.facts for one in terminals.outside(holdings)),
+        terminals=tuple(one.facts for one in terminals.outside(holdings)), units=service.units(tasks),
     )  # fmt: skip
 
 

@@ -57,9 +57,13 @@ TERMINAL_STREAM = "terminal"
 """Name of the stream to a tree's terminal."""
 TERMINAL_HEAD = "!cHH"
 TERMINAL_TYPED, TERMINAL_WINDOW = b"T", b"W"
+TERMINAL_GRACE = 120.0
+"""Seconds that a tree whose terminal hangs up runs on when nobody shows that, and its agent has gone."""
 TERMINAL_DESCRIPTORS = range(3, 10)
 """Where criu finds the terminal that it gives to a tree, on the target: one for each of its keys, since criu closes a
 descriptor that it has taken over (criu/files.c, inherit_fd_move_to_fdstore)."""
+LEASE = 600.0
+"""Seconds that a held tree waits on the target when nobody speaks to its agent any more, where nobody has said."""
 STREAM_DAMAGED = "the stream is damaged"
 """In the line that a relay writes to its stderr when what came is no packed stream."""
 
@@ -79,6 +83,7 @@ class FaultCode(str, enum.Enum):
     FILES = "files"  # a file, or a round that is no stream, could not be copied
     BROKEN_STREAM = "broken-stream"
     THROTTLE = "throttle"  # the tree's processor time can't be limited; it has all of it
+    UNIT = "unit"  # systemd can't be kept from reviving the tree's unit
     BROKEN_ROUNDS = "broken-rounds"  # a page that no round holds, or a damaged image
     TOO_TORN = "too-torn"  # memory in too many pieces for an instant resume
     JOURNAL = "journal"  # the journal forbids this act, or there is none
@@ -159,6 +164,7 @@ class HostFacts:
     rsync: bool = False  # the program is there
     zstd: str = ""  # by what packed streams can be unpacked here: module, library, program
     conditions: Conditions = Conditions()
+    journal: bool = False  # journald takes streams of standard output here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +260,25 @@ class Terminal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit of systemd that processes of the tree are in. Names of units are with their suffix: redis.service."""
+
+    name: str
+    pids: tuple[int, ...]  # of the tree, that are in it
+    main: int = 0  # its main process where that is of the tree; 0: it is not, or the unit has none
+    others: tuple[str, ...] = ()  # processes in it that are not of the tree: `name (pid PID)`
+    manager: str = ""  # of a user's own systemd: the unit that this one is; "": the system's
+    answered: bool = True  # systemd has told what follows
+    reacts: tuple[str, ...] = ()  # settings by which it acts when the main process has gone: Restart=always
+    on_success: tuple[str, ...] = ()  # units that are started once it ends well
+    starters: tuple[str, ...] = ()  # units that start it by themselves: sockets, timers, paths, those that uphold it
+    at_boot: bool = False  # it is enabled
+    limits: tuple[str, ...] = ()  # its limits, as `systemd-run --property=` takes them
+    local: tuple[str, ...] = ()  # those that name devices of this host
+    identifier: str = ""  # under which its output is to be logged, where that is not its program's name
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeFacts:
     """The process tree as it was found, root first, parents before children."""
 
@@ -268,6 +293,7 @@ class TreeFacts:
     limits: tuple[Limit, ...] = ()  # the highest that one of its tasks has
     inside: tuple[Numbers, ...] = ()  # one per task, where it lives in a PID namespace that an earlier migration made
     terminals: tuple[Terminal, ...] = ()
+    units: tuple[Unit, ...] = ()  # that of the root first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +308,7 @@ class TargetCheck:
     addresses: tuple[Address, ...] = ()  # one per asked address, in the order asked
     missing_labels: tuple[str, ...] = ()  # asked AppArmor profiles that are not loaded
     taken_terminals: tuple[int, ...] = ()  # asked numbers of pseudo-terminals that are in use
+    active_units: tuple[str, ...] = ()  # asked units that are not inactive
 
 
 # --- arguments and results -------------------------------------------------------------------------------------------
@@ -314,6 +341,7 @@ class Check:
     labels: tuple[str, ...] = ()  # AppArmor profiles that must be loaded
     digests: bool = False  # digest files whose size is the asked one while the time differs
     terminals: tuple[int, ...] = ()  # numbers of pseudo-terminals that must be free
+    units: tuple[str, ...] = ()  # of systemd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,6 +398,29 @@ class Begin:
     track_memory: bool
     place: Place = Place()
     migrate: int = 0  # PID of the `migrate` that asks, for `abort`
+    unit: str = ""  # of systemd: it is kept from reviving or reporting failure until this is over
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """The scope of systemd that a tree is to run in on the target."""
+
+    name: str = ""  # with its suffix; "": one that has the migration's name
+    title: str = ""
+    limits: tuple[str, ...] = ()  # as Unit.limits
+
+    @classmethod
+    def of_line(cls, line: dict[str, Any]) -> Scope:
+        """From the dictionary of it that a journal keeps."""
+        return cls(line["name"], line["title"], tuple(line["limits"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """A socket of the tree that leads to the journal: standard output of a service."""
+
+    inode: int  # on the source: the images know it by this number
+    identifier: str  # under which its lines are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,6 +439,9 @@ class Prepare:
     namespaces: bool = False  # restore into a PID namespace of its own: nothing has to stay free
     terminal: str = ""  # the tree gets a new one: "attach", which hangs up at its stream's end; "detach", which stays
     ptys: tuple[int, ...] = ()  # numbers of pseudo-terminals that it must not have, since the tree brings them
+    lease: float = LEASE  # seconds that a held tree waits after contact is lost; then it goes, and its images stay
+    scope: Scope = Scope()
+    logged: tuple[Logged, ...] = ()  # sockets that become such to the journal here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,6 +450,7 @@ class Prepared:
     images: str  # directory of the image directories
     log: str  # where criu's logs lie
     terminal: str = ""  # where the tree's terminal is reached; "" where it gets none
+    scope: str = ""  # the one that the tree will run in; "" without systemd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -605,7 +660,6 @@ class Resume:
 class Resumed:
     pid: int
     seconds: float
-    terminal: str = ""  # the command that shows the tree's terminal on this host; "" where it has no new one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -660,6 +714,8 @@ class JournalState:
     criu_alive: bool
     tasks_alive: int
     images: bool  # the images are still here
+    terminal: str = ""  # target: the command that shows the tree's terminal; "" where it has no new one, or none now
+    hangs_up: bool = False  # … and the tree is hung up when nobody shows it for TERMINAL_GRACE
     memory_lost: bool = False  # as in Leftovers
     address: str = ""  # target: where the one that prepared it came from; "" where that isn't known
 

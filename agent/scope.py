@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+from agent import service
 
 
 def own(name: str) -> list[str]:
     """The command that puts what follows into a scope of its own; empty where systemd does not run."""
-    if not Path("/run/systemd/system").is_dir() or os.geteuid() != 0:
+    if not service.booted() or os.geteuid() != 0:
         return []
     return ["systemd-run", "--scope", "--quiet", "--collect", "--slice=system.slice", f"--unit={name}"]

@@ -26,6 +26,7 @@ from agent.journal import IdTaken, JournalError, WrongOrder
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
+from agent.service import ServiceError
 from agent.settings import Settings
 from agent.settle import read_journal, settle
 from agent.source import Source, Vetoed
@@ -87,6 +88,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (BrokenRounds, FaultCode.BROKEN_ROUNDS),
     (FillError, FaultCode.CRIU),
     (ThrottleError, FaultCode.THROTTLE),
+    (ServiceError, FaultCode.UNIT),
 )
 
 
@@ -286,7 +288,9 @@ class Server:
         return await self._to.finish()
 
     async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
-        state = read_journal(self._settings, request.migration)
+        # a holder that is asked may take a moment to answer
+        run = asyncio.get_running_loop().run_in_executor
+        state = await run(None, read_journal, self._settings, request.migration)
         if request.claim and state.role == request.claim and state.migration not in self._claimed:
             self._claimed.add(state.migration)
             await claim(self._settings.state / state.migration)

@@ -10,7 +10,7 @@ import functools
 import signal
 from typing import Any, Callable
 
-from agent import criu, freezer, images, namespace, process, protocol, rules, strays, throttle
+from agent import criu, freezer, images, lodging, namespace, process, protocol, rules, strays, suspension, throttle
 from agent.deposing import at_work, depose, same_boot, send, until
 from agent.fill import wait_for_pager
 from agent.journal import Journal, JournalError, Record, unfinished
@@ -19,6 +19,7 @@ from agent.lock import TaskLocks
 from agent.lost import MEMORY_LOST, forget, memory_lost
 from agent.settings import Settings
 from agent.target import Target
+from agent.terminal import Terminal
 from agent.warden import LOCK
 
 
@@ -33,6 +34,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
         return protocol.JournalState(migration, "", (), "", 0, True, False, False, 0, False)
     first = journal.facts(journal.records[0].value)
     this_boot = same_boot(journal)
+    terminal = Terminal.of(settings, journal) if this_boot and journal.has(Record.RESUMED) else None
     try:
         return protocol.JournalState(
             migration=journal.migration,
@@ -45,6 +47,8 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             criu_alive=this_boot and _criu_alive(journal),
             tasks_alive=len(_living(journal)) if this_boot else 0,
             images=_images(settings, journal).exists(),
+            terminal=terminal.shown_by() if terminal is not None else "",
+            hangs_up=terminal is not None and terminal.hangs_up,
             memory_lost=bool(journal.facts(MEMORY_LOST)),
             address=first.get("address", ""),
         )
@@ -90,7 +94,7 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
             return await _kill(journal)
         if verdict is here.RESUME:
             return await _resume(settings, journal, tell)
-        if verdict is here.ABORT or journal.has(Record.ABORT):
+        if verdict is here.ABORT or (verdict is here.CLEAN and journal.has(Record.ABORT)):
             return await _abort(settings, journal, told=verdict is here.CLEAN)
         return await _clean(settings, journal)
     finally:
@@ -128,7 +132,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
             for task in _queued(journal):
                 send(task, signal.SIGCONT)
     await wait_for_pager(journal.directory)
-    left = await _unthrottle(journal) + _remove(settings, journal)
+    left = await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += images.remove_shared(journal.facts(Record.PREPARED.value).get("shared", ""), journal.migration)
         left += Ledger.read(journal.directory / "ledger").undo()
@@ -190,7 +194,8 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     await wait_for_pager(journal.directory)
     if journal.role == "target" and same_boot(journal):
         memory_lost(journal)
-    left = await _unthrottle(journal) + _remove(settings, journal)
+        lodging.hold(journal.directory)
+    left = await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
     for log in journal.directory.glob("*.log"):
@@ -207,8 +212,14 @@ async def _unthrottle(journal: Journal) -> tuple[str, ...]:
     return await throttle.put_back(journal.directory) if same_boot(journal) else ()
 
 
+async def _give_back(journal: Journal) -> tuple[str, ...]:
+    """The tree's unit of systemd, as it was. What keeps it from reviving does not outlive a reboot."""
+    return await suspension.give_back(journal, gone=journal.has(Record.KILLED)) if same_boot(journal) else ()
+
+
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
-    for name in ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, namespace.WORD, LOCK):
+    words = (throttle.WORD, throttle.SCRIPT, namespace.WORD, lodging.WORD)
+    for name in ("hold", "held", "verdict", "stopped", *words, LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     forget(journal.directory)
     settings.socket(journal.migration).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, freezer, images, instants, ours, process, protocol, traits
+from agent import criu, freezer, images, instants, ours, process, protocol, suspension, traits
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
@@ -102,8 +102,10 @@ class Source:
                 room = self._begin.place.memory + room if self._begin.place.memory else 0
             images.make_place(self._images, memory=room if os.geteuid() == 0 else 0)
             self._streams.listen(self._settings.socket(self._begin.migration))
+            await suspension.suspend(self._journal, self._begin.unit)
         except BaseException:
-            self._journal.write(Record.ABORT, reason="no room")
+            self._journal.write(Record.ABORT, reason="it could not begin")
+            await suspension.give_back(self._journal, gone=False)
             self._clean()
             self._journal.write(Record.DONE)
             self._journal.close()
@@ -340,7 +342,7 @@ class Source:
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
-        left = await self._unthrottle() + self._clean()
+        left = await self._unthrottle() + await suspension.give_back(self._journal, gone=False) + self._clean()
         if not self._journal.has(Record.FROZEN):
             self._close()
         return protocol.Leftovers(left)
@@ -366,7 +368,7 @@ class Source:
             await self._criu.process.wait()
         await self._tasks.dead()
         self._streams.hang_up()
-        left = await self._unthrottle() + self._clean()
+        left = await self._unthrottle() + await suspension.give_back(self._journal, gone=True) + self._clean()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
         self._close()

@@ -10,27 +10,25 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, instants, memory, namespace, ours, process, protocol, rules, scope, traits
+from agent import criu, images, instants, lodging, memory, namespace, ours, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
+from agent.lodging import Lodging
 from agent.lost import forget, memory_lost, stop_tree
 from agent.placing import Placing
+from agent.prepared import written_down
 from agent.settings import Settings
 from agent.streams import Jobs, Taken
 from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
 from agent.terminal import Terminal
 from agent.warden import LOCK
-
-LEASE = 600.0
-"""Seconds that a held tree waits after contact is lost; then it goes, and its images stay for `migrate recover`."""
 
 
 class Target:
@@ -55,22 +53,14 @@ class Target:
         self._streams = Taken()
         self.files = Placing(journal, settings.rsync, self._streams, self._jobs, self._still_accepting)
         self._terminal = Terminal.of(settings, journal)
+        self._lodging = Lodging(journal)
         self._fill: Optional[Fill] = None
 
     @classmethod
     async def prepare(cls, settings: Settings, request: protocol.Prepare, tell: Callable[[str], None]) -> Target:
         """Journal PREPARED, make room, listen for streams, warm a restore up. Undoes itself when it fails."""
         prune(settings.state)
-        journal = Journal.create(
-            settings.state, request.migration, "target",
-            peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-            shared=request.shared, terminal=request.terminal, ptys=request.ptys,
-            namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
-            images=str(settings.place(request.migration, on_disk=request.on_disk, directory="")),
-            options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
-            # sshd says where the session comes from, unless sudo has taken it out of the environment
-            address=os.environ.get("SSH_CONNECTION", "").split(" ")[0],
-        )  # fmt: skip
+        journal = written_down(settings, request)
         target = cls(settings, journal, request.options, tell)
         try:
             images.make_place(target._images, memory=0 if request.on_disk else request.memory)
@@ -99,7 +89,7 @@ class Target:
     def prepared(self) -> protocol.Prepared:
         """Where this migration's things are."""
         socket, log = str(self._settings.socket(self._journal.migration)), str(self._journal.directory)
-        return protocol.Prepared(socket, str(self._images), log, self._terminal.path)
+        return protocol.Prepared(socket, str(self._images), log, self._terminal.path, self._lodging.name)
 
     async def _warm(self, *, lazy: bool = False) -> tuple[criu.Running, Hold]:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
@@ -112,10 +102,12 @@ class Target:
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
         adopt_orphans()
-        wrapper = self._terminal.around(scope.own("migrated-" + self._journal.migration))
-        if self._namespace:
-            wrapper += namespace.maker(directory, *self._namespace)
-        running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
+        maker = namespace.maker(directory, *self._namespace) if self._namespace else []
+        wrapper = self._terminal.around(self._lodging.around(), maker)
+        with self._lodging.streams() as (streams, more):
+            running = self._restore = await criu.spawn_waiting(
+                self._settings.criu, arguments + more, log, wrapper=wrapper, descriptors=streams
+            )
         self._tell(f"$ {running.command}")
         self._journal.note("criu", what="restore", **running.identity)
         if self._namespace:
@@ -179,6 +171,7 @@ class Target:
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         self._terminal.fit(directory)
+        self._lodging.lift(running.process.pid)
         criu.go(running, directory)
         if not await hold.reached_before(running.process.wait()):
             await running.ended()
@@ -232,13 +225,14 @@ class Target:
             await self.restore_again()
         pid = self.resumed()
         instants.at("resumed")
-        return protocol.Resumed(pid, time.monotonic() - started, self._terminal.shown_by)
+        return protocol.Resumed(pid, time.monotonic() - started)
 
     def resumed(self) -> int:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
-        self._terminal.runs(pid, self._tell)
+        lodging.hold(self._journal.directory)
+        self._terminal.runs(self._tell)
         if self._fill is not None:
             self._fill.resumed()
         return pid
@@ -310,12 +304,13 @@ class Target:
         return namespace.restored(self._journal.directory, self._images / "pid") or self._root
 
     async def contact_lost(self) -> None:
-        """End of input. Before HELD: undo. From HELD on: at the end of a lease the held tree goes, the images stay."""
+        """End of input. Before HELD: undo. After it the held tree goes at the end of the lease, and the images stay."""
+        self._terminal.contact_lost()
         alone = rules.alone(self._journal.last)
         if alone is rules.Alone.DISCARD:
             await self.abort("contact lost", source_aborted=False)
         elif alone is rules.Alone.WAIT:
-            await asyncio.sleep(LEASE)
+            await asyncio.sleep(self._journal.facts(Record.PREPARED.value)["lease"])
             # a `resume` that came with the end of input is decided meanwhile, and then it is no held tree any more
             still_held = self._journal.last is Record.HELD
             if still_held and self._hold is not None and self._restore is not None:
@@ -394,7 +389,8 @@ class Target:
             self._hold.close()
         (self._journal.directory / LOCK).unlink(missing_ok=True)
         forget(self._journal.directory)
-        (self._journal.directory / namespace.WORD).unlink(missing_ok=True)
+        for word in (namespace.WORD, lodging.WORD):
+            (self._journal.directory / word).unlink(missing_ok=True)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
         return images.remove_place(self._images)

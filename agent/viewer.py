@@ -1,7 +1,7 @@
 """`python3 agent.pyz terminal SOCKET`: shows the terminal of a tree that a holder keeps on this host (holder.py).
 
-For a tree that was moved with --detach: by hand over `ssh -t`, or inside of tmux. It ends with the tree, and may be
-ended at any time; the tree goes on.
+For a tree that was moved with --detach: by hand over `ssh -t`, or inside of tmux or dtach (multiplexer.py). It ends
+with the tree, and may be ended at any time; the tree goes on.
 """
 
 from __future__ import annotations
@@ -71,4 +71,6 @@ def _show(holder: socket.socket) -> None:
 
 def _window() -> bytes:
     size = os.get_terminal_size(0)
+    if not (size.lines and size.columns):  # dtach's, while nobody is attached
+        return b""
     return struct.pack(TERMINAL_HEAD, TERMINAL_WINDOW, size.lines, size.columns)

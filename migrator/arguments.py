@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
-from agent.protocol import VERSION
+from agent.protocol import LEASE, VERSION
 from migrator import errors, option_types, precopy, terminals
 
 EPILOG = """\
@@ -121,6 +121,14 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="bytes a second on the wire at most, until the freeze: 20M, 1.5G (1024s), 20MB (1000s), as rsync has them",
     )
+    parser.add_argument(
+        "--lease",
+        metavar="SECONDS",
+        type=option_types.lease,
+        default=LEASE,
+        help="hold the process on the target for so long when contact is lost after it stands there; then only its "
+        "images are kept there, for `migrate recover`; 0: at once (default: %(default)g)",
+    )
 
 
 def _check_parser() -> argparse.ArgumentParser:
@@ -132,6 +140,7 @@ def _check_parser() -> argparse.ArgumentParser:
     limits = precopy.Limits()
     parser.set_defaults(
         bandwidth=0.0,
+        lease=LEASE,
         max_downtime=limits.max_downtime,
         max_rounds=limits.max_rounds,
     )
@@ -332,6 +341,12 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
         "what would break the commit; may be given again",
+    )
+    parser.add_argument(
+        "--unit",
+        action="store_true",
+        help="move its systemd unit: here that ends as if it were stopped, there the process runs in a scope "
+        "migrated-NAME.scope with the unit's limits",
     )
     terminal = parser.add_mutually_exclusive_group()
     terminal.add_argument(

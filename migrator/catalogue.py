@@ -1,18 +1,19 @@
 """The one table of obstacles: every kind by its id, for whoever makes one, for `migrate explain`, and for the README.
 
-The rows are in `kinds_tree`, `kinds_files` and `kinds_hosts`. Refuses to judge: whether an obstacle is there is for
-`plan`, `fileplan` and `obstacle` to say.
+The rows are in `kinds_tree`, `kinds_units`, `kinds_files` and `kinds_hosts`. Refuses to judge: whether an obstacle is
+there is for `plan`, `fileplan`, `units` and `obstacle` to say.
 """
 
 from __future__ import annotations
 
 import difflib
 
-from migrator import kinds_files, kinds_hosts, kinds_tree
+from migrator import kinds_files, kinds_hosts, kinds_tree, kinds_units
 from migrator.kinds import Kind
 
 GROUPS = {
     "of the process": kinds_tree.ROWS,
+    "of its unit": kinds_units.ROWS,
     "of its files": kinds_files.ROWS,
     "of the hosts": kinds_hosts.ROWS,
 }

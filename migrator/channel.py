@@ -44,6 +44,10 @@ class Target:
         host = f"[{self.host}]" if ":" in self.host and self.port else self.host
         return (f"{self.user}@" if self.user else "") + host + (f":{self.port}" if self.port else "")
 
+    def by_hand(self, command: str, *, sudo: bool) -> str:
+        """How somebody gives a command of root's there that needs a terminal."""
+        return f"{self.ssh_command(terminal=True)} {'sudo ' if sudo else ''}{command}"
+
     def ssh_command(self, terminal: bool = False) -> str:
         """How an admin reaches it by hand, where asked for with a terminal there."""
         words = ["ssh", *(["-t"] if terminal else []), *(["-p", str(self.port)] if self.port else [])]

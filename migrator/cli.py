@@ -118,12 +118,14 @@ def _order(options: argparse.Namespace) -> hosts.Order:
             overwrite_files=options.overwrite_files,
             namespaces=options.namespaces,
             terminal=options.terminal,
+            unit=options.unit,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
         criu=options.criu,
         bandwidth=options.bandwidth,
         rsh=options.rsh,
+        lease=options.lease,
         rehearsal=options.command == "rehearse",
     )
 

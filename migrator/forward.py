@@ -39,9 +39,11 @@ class Forward:
     def _recover(self) -> str:
         return f"migrate recover {self._id}"
 
-    async def run(self, killed: protocol.Killed, *, frozen_at: float, instant: bool, inside_pid: int = 0) -> None:
+    async def run(
+        self, killed: protocol.Killed, *, frozen_at: float, instant: bool, inside_pid: int = 0, terminal: bool = False
+    ) -> None:
         """RESUME, FILL and CLEAN. `frozen_at` is time.monotonic() before the freeze was asked for, `inside_pid` is the
-        tree's PID in its namespace there, 0 where it gets none.
+        tree's PID in its namespace there, 0 where it gets none. With `terminal` it gets one there.
 
         Raises NotResumed, InDoubt.
         """
@@ -52,6 +54,8 @@ class Forward:
             where = f"{self._ends.target.host} as {pid_text(self.pid, inside_pid)}"
             self._observer.note(f"it runs on {where}, down {seconds_text(self.downtime)}")
             await self._observer.phase(Phase.FILL)
+        if terminal:
+            await self._find_terminal()
         await self._fill()
         await self._observer.phase(Phase.CLEAN)
         for end in ("target", "source"):
@@ -59,9 +63,7 @@ class Forward:
 
     async def _resume(self, killed: protocol.Killed) -> int:
         try:
-            resumed = await self._ends.target.resume(protocol.Resume(killed.tasks))
-            self.terminal = resumed.terminal
-            return resumed.pid
+            return (await self._ends.target.resume(protocol.Resume(killed.tasks))).pid
         except PeerFault as fault:
             log = f"{fault.fault.log} on {fault.host}" if fault.fault.log else ""
             message = f"{fault.host}: {fault.fault.message}"
@@ -75,6 +77,13 @@ class Forward:
             return (await self._ends.target.settle(protocol.Settle(self._id, protocol.Verdict.RESUME))).pid
         except _LOST as error:
             raise errors.InDoubt(f"at RESUME: {error}", hint=self._recover) from error
+
+    async def _find_terminal(self) -> None:
+        """It runs, and whoever holds its terminal says by what that is shown."""
+        try:
+            self.terminal = (await self._ends.target.journal(protocol.ReadJournal(self._id))).terminal
+        except (PeerFault, PeerLost) as error:
+            self._observer.note(f"{error}: what shows its terminal is not known ({self._recover})")
 
     async def _fill(self) -> None:
         """Wait until memory is whole: the tree runs meanwhile. What fails here the target finishes by itself."""

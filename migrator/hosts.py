@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from agent.protocol import STREAM_DAMAGED, TERMINAL_STREAM
+from agent.protocol import LEASE, STREAM_DAMAGED, TERMINAL_STREAM
 from migrator import bundle, channel, errors, plan, precopy
 from migrator.bandwidth import Bucket, Metered
 from migrator.local import LocalLink
@@ -41,6 +41,8 @@ class Order:
     """The remote shell of rsync, where that carries the rounds; "": ssh."""
     rehearsal: bool = False
     """Up to the tree that is held on the target, and back: nothing is moved."""
+    lease: float = LEASE
+    """Seconds that the tree is held on the target after contact is lost; then only its images are kept there."""
     show: Callable[[channel.Channel], Awaitable[None]] | None = None
     """Who shows its new terminal, once it runs there."""
 

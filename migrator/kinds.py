@@ -1,4 +1,4 @@
-"""What one row of the table of obstacles says. The rows are `kinds_tree`, `kinds_files` and `kinds_hosts`.
+"""What one row of the table of obstacles says. The rows are those of `kinds_tree`, `kinds_files` and their like.
 
 Refuses to look anything up: that is `catalogue.py`'s.
 """

@@ -123,6 +123,13 @@ ROWS = (
         "file. A name that is no path (@name) is taken as long as a socket there has it.",
     ),
     Kind(
+        "socket-moved", "the file of a unix socket was moved since it was bound",
+        "was {detail} when the socket was bound to it, and criu would bind it there again",
+        "let the program bind it to that path itself, e.g. by a restart",
+        "Some programs bind a socket to one path and rename it to another, so that it is never missing. criu knows the "
+        "first alone: on the target nobody would find the socket where it is looked for.",
+    ),
+    Kind(
         "socket-missing", "a unix socket that the tree sends to has no owner on the target",
         "the tree sends to it", "start the service there that owns it",
         "Datagram sockets that send to a path, as to syslog's /dev/log, are connected anew on the target, to the "

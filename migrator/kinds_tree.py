@@ -72,17 +72,11 @@ ROWS = (
         "{detail} runs in a {object} namespace of its own",
         "containers and sandboxes can't be moved; start the program outside of one",
         "A mount, PID, network or user namespace of its own is a view of the host that would have to be made anew on "
-        "the target, with its mounts, addresses and devices; migrate does not. Also some systemd options give a "
+        "the target, with its mounts, addresses and devices; migrate does not. An IPC or UTS namespace comes along, if "
+        "all of the tree and nobody else is in it. Also some systemd options give a "
         "service one (PrivateTmp=, ProtectSystem= and their like). The time namespace that a restored tree is in does "
         "not count, nor does the PID namespace that -n has given it: move the tree below its `migrate-init`, not that "
         "process itself.",
-    ),
-    Kind(
-        "unit", "it is the main process of a systemd unit",
-        "{detail} is the main process of this systemd unit, and systemd would start another one here",
-        "units can't be moved yet: run the program outside of its unit, e.g. in a scope by `systemd-run --scope`",
-        "systemd watches the main process of a service. When it vanishes here it is called failed, or started again: "
-        "then there are two.",
     ),
     Kind(
         "device", "it holds a device that criu does not know",
@@ -114,13 +108,6 @@ ROWS = (
         "all become one.",
     ),
     Kind(
-        "terminal-namespace", "its terminal is to be another one, and it gets a PID namespace of its own",
-        "can't be handed into a PID namespace of its own",
-        "leave -n; where the tree lives in one already, start it anew outside of it",
-        "With --attach and --detach a process of the target leads the tree's session, and a session does not reach "
-        "into another PID namespace.",
-    ),
-    Kind(
         "no-terminal", "it has no terminal, and --attach or --detach was asked for",
         "it is attached to no terminal whose other end is outside of it", "leave --attach and --detach",
         "Both are for processes that somebody types to. A process without a terminal needs neither; one that has only "
@@ -129,9 +116,10 @@ ROWS = (
     Kind(
         "sysv-shm", "it uses System V shared memory",
         "System V shared memory belongs to the host, not to the tree",
-        "let the program use mmap or POSIX shared memory",
+        "start the program by `unshare --ipc`, or let it use mmap or POSIX shared memory",
         "Segments of shmget(2) have an id that is unique on a host, and live on without any process. criu carries them "
-        "only together with an IPC namespace. PostgreSQL has `shared_memory_type = mmap`.",
+        "only together with an IPC namespace: started by `unshare --ipc`, a program has one to itself, and moves. "
+        "PostgreSQL has `shared_memory_type = mmap`.",
     ),
     Kind(
         "mqueue", "it holds a POSIX message queue open",
@@ -228,7 +216,7 @@ ROWS = (
     Kind(
         "sysv-ipc", "it uses System V semaphores, message queues, or a segment that it has not attached",
         "used the System V {detail} {object}, which belongs to the host, not to the tree",
-        "let the program use semaphores and queues of POSIX, or unix sockets",
+        "start the program by `unshare --ipc`, or let it use semaphores and queues of POSIX, or unix sockets",
         "Semaphores of semget(2) and queues of msgget(2) lie in the kernel and outlive every process. criu carries them"
         " only together with an IPC namespace, and says nothing otherwise: on the target the program would find that "
         "they are gone. Those are found that a process of the tree was the last to use, and segments of shmget(2) that "

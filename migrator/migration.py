@@ -61,7 +61,7 @@ class Migration:
         self._restore_seconds = 0.0
         self._page_size = 4096
         self._instant = self._namespaces = False
-        self._terminal = self._name = ""
+        self._terminal = self._unit = self._name = ""
         self._plan: plan.Plan
         self._here: Awaitable[protocol.HostFacts]
         self._found: Awaitable[protocol.TreeFacts]
@@ -126,15 +126,16 @@ class Migration:
         try:
             channel = await self._ends.terminal(self._terminal)
         except (OSError, errors.MigrateError) as error:
-            self._observer.note(f"its terminal is not reached: {error}; {self._way_back}")
+            soon = f"it gets SIGHUP within {protocol.TERMINAL_GRACE:.0f} s unless it is shown by"
+            self._observer.note(f"its terminal is not reached: {error}; {soon} {self._way_back or 'nobody'}")
             return
         await self._order.show(channel)
 
     @property
     def _way_back(self) -> str:
         """The command that shows its terminal from here; "" where it has no new one."""
-        shown = ("sudo " if self._order.sudo else "") + self._ahead.terminal
-        return f"{self._order.target.ssh_command(terminal=True)} {shown}" if self._ahead.terminal else ""
+        command = self._ahead.terminal
+        return self._order.target.by_hand(command, sudo=self._order.sudo) if command else ""
 
     def _over(self, error: errors.MigrateError) -> errors.MigrateError:
         """Report a migration that failed, and give the error back."""
@@ -212,24 +213,23 @@ class Migration:
         root, numbers = chosen.tree.tasks[0], chosen.numbers
         target = str(self._order.target)
         begin = protocol.Begin(
-            self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place, os.getpid()
+            self.id,
+            root.pid,
+            root.start_time,
+            target,
+            chosen.criu,
+            chosen.precopy,
+            chosen.place,
+            os.getpid(),
+            chosen.systemd.suspended,
         )
         here = socket.gethostname()
         ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
         prepare = protocol.Prepare(
-            self.id,
-            numbers[0].pid,
-            here,
-            chosen.memory,
-            chosen.on_disk,
-            chosen.criu,
-            ids,
-            chosen.instant,
-            chosen.place.directory if chosen.place.shared else "",
-            chosen.namespaces,
-            chosen.terminal,
-            terminals.own(chosen.tree),
-        )
+            self.id, numbers[0].pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant,
+            chosen.place.directory if chosen.place.shared else "", chosen.namespaces, chosen.terminal,
+            terminals.own(chosen.tree), self._order.lease, chosen.systemd.scope, chosen.systemd.logged,
+        )  # fmt: skip
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
         undo.callback(self._observer.thawed)
@@ -243,7 +243,7 @@ class Migration:
                 beginning("source", self._ends.source.begin(begin)),
                 beginning("target", self._ends.target.prepare(prepare)),
             )
-        self._terminal = prepared.terminal
+        self._terminal, self._unit = prepared.terminal, prepared.scope
         self._carrier.begin(source, prepared)
         if chosen.compress == "none" != self._order.wishes.compress:
             self._observer.detail(f"{self._ends.target.host}: no zstd to unpack with: nothing is compressed")
@@ -330,7 +330,10 @@ class Migration:
         """Behind the point of no return."""
         forward = self._ahead
         inside = self._plan.numbers[0].pid if self._plan.namespaces else 0
-        await forward.run(killed, frozen_at=self._frozen_at, instant=self._plan.instant, inside_pid=inside)
+        await forward.run(
+            killed, frozen_at=self._frozen_at, instant=self._plan.instant, inside_pid=inside,
+            terminal=bool(self._plan.terminal),
+        )  # fmt: skip
         self._downtime = forward.downtime
         report = self._report("memory-lost" if forward.memory_lost else "migrated")
         self._observer.report(report)
@@ -372,6 +375,7 @@ class Migration:
             files_frozen_bytes=self._along.frozen_bytes,
             files_seconds=self._along.frozen_seconds,
             terminal="" if self._order.show else self._way_back,
+            unit=self._unit,
         )
         return self._observer.timed(report)
 

@@ -61,12 +61,13 @@ UNTOUCHABLE = ("self", "ancestor", "init", "kernel-thread")
 _REFUSED = {
     "self": "is-self", "ancestor": "is-ancestor", "init": "is-init", "kernel-thread": "kernel-thread",
     "zombie-leader": "zombie-leader", "tracer": "tracer", "capability": "capability", "namespace": "namespace",
-    "unit": "unit", "link-remap": "link-remap", "device": "device", "sysv-shm": "sysv-shm",
+    "link-remap": "link-remap", "device": "device", "sysv-shm": "sysv-shm",
     "io-uring": "io-uring", "anon-inode": "anon-inode", "socket-kind": "socket-kind",
     "external-pipe": "external-pipe", "watch-lost": "watch-lost", "mqueue": "mqueue",
     "eventfd-semaphore": "eventfd-semaphore", "personality": "personality", "scheduling": "scheduling",
     "sysv-ipc": "sysv-ipc", "pidfd-outside": "pidfd-outside", "packet-pipe": "packet-pipe",
     "unix-waiting": "unix-waiting", "thread-apart": "thread-apart", "uninterruptible": "uninterruptible",
+    "unix-moved": "socket-moved",
 }  # fmt: skip
 _OF_ONE_PROCESS = ("tracer", "personality", "scheduling", "eventfd-semaphore")
 _GPUS = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")

@@ -36,19 +36,20 @@ async def recover(options: argparse.Namespace, show: Progress) -> int:
             show.failed(error)
             worst = max(worst, error.exit_code)
     if not found:
-        show.recovered("", recovery.Course.NOTHING.value, "", 0, "nothing to do: no migration is unfinished here")
+        nothing = "nothing to do: no migration is unfinished here"
+        show.recovered("", recovery.Outcome(recovery.Course.NOTHING, nothing, "", 0))
     return worst
 
 
 async def _recover(migration: str, hosts: RealHosts, show: Progress) -> None:
     outcome = await recovery.recover_over(migration, hosts, show)
-    show.recovered(migration, outcome.course.value, outcome.host, outcome.pid, outcome.text)
+    show.recovered(migration, outcome)
 
 
 async def abort(options: argparse.Namespace, show: Progress) -> int:
     """Undo a migration before COMMIT, whoever runs it."""
     outcome = await aborting.abort(options.id, RealHosts(options.other, sudo=options.sudo, criu=options.criu), show)
-    show.recovered(options.id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
+    show.recovered(options.id, outcome)
     return errors.EXIT_MIGRATED
 
 

@@ -42,6 +42,11 @@ def seconds(word: str) -> float:
     return value
 
 
+def lease(word: str) -> float:
+    """A time that may be none at all. Raises ArgumentTypeError."""
+    return 0.0 if word == "0" else seconds(word)
+
+
 def rate(word: str) -> float:
     """Bytes a second. Raises ArgumentTypeError."""
     try:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from migrator.errors import MigrateError
     from migrator.kinds import Kind
     from migrator.obstacle import Obstacle
+    from migrator.recovery import Outcome
 
 
 class Printer:
@@ -179,9 +180,9 @@ class Progress:
         else:
             self._printer.write(words.kinds_list(kinds))
 
-    def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
+    def recovered(self, migration: str, outcome: Outcome) -> None:
         """The result of `migrate recover`: what was done, and where the process is now."""
-        self._printer.write(f"{words.escape(text)}\n")
+        self._printer.write(words.recovered(outcome))
 
     def listed(self, reports: Sequence[Report], directory: str) -> None:
         """The result of `migrate report` without an id: the reports that are kept in a directory, newest first."""
@@ -296,9 +297,13 @@ class Events(Progress):
         self.obstacles(obstacles, asked=True)
         self._event("checked", pid=pid, target=target, stops=sum(obstacle.stops for obstacle in obstacles))
 
-    def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
-        """`{"event":"recovered","at":…,"id":…,"course":…,"host":…,"pid":…,"text":…}`; pid 0: it runs on no host yet."""
-        self._event("recovered", id=migration, course=course, host=host, pid=pid, text=text)
+    def recovered(self, migration: str, outcome: Outcome) -> None:
+        """`{"event":"recovered","at":…,"id":…,"course":…,"host":…,"pid":…,"text":…,"terminal":…,"hangs_up_seconds":…}`.
+
+        pid 0: it runs on no host yet; terminal "": it has no new one.
+        """
+        fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+        self._event("recovered", id=migration, **fields | {"course": outcome.course.value})
 
     def listed(self, reports: Sequence[Report], directory: str) -> None:
         """`{"event":"report",…}` for each, as that of its migration was."""

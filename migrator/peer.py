@@ -48,6 +48,7 @@ _ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
     FaultCode.BROKEN_ROUNDS: errors.BrokenRounds,
     FaultCode.TOO_TORN: errors.CopyError,  # not BrokenRounds: a second attempt would meet the same
     FaultCode.THROTTLE: errors.CopyError,
+    FaultCode.UNIT: errors.CopyError,
 }
 _CRIU_ERRORS: dict[str, type[errors.MigrateError]] = {
     "restore": errors.RestoreError,

@@ -80,6 +80,7 @@ class Report:
     namespaces: bool = False  # it has a PID namespace of its own there, or would have had
     inside_pid: int = 0  # its PID in that namespace, once it runs there
     terminal: str = ""  # the command that shows its terminal, where that is held on the target
+    unit: str = ""  # the unit of systemd that it runs in there, where its own was to move, or would have run in
     version: int = REPORT_VERSION
     started: str = ""  # date and time, ISO 8601 with the zone of the source
     name: str = ""  # of the root process, as the kernel has it

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
-from migrator import fileplan, surroundings, terminals
+from migrator import fileplan, surroundings, terminals, units
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
@@ -66,6 +66,8 @@ class Wishes:
     """With `copy_files`: also those that differ on the target."""
     namespaces: str = "never"
     """A PID namespace of its own on the target: never, auto (where an ID is taken there) or always."""
+    unit: bool = False
+    """Its systemd unit moves as well."""
     terminal: str = ""
     """What its terminal becomes: attach, ours; detach, one that is held on the target."""
 
@@ -86,6 +88,7 @@ class Plan:
     place: Place = _STREAMED  # where rounds are kept on the source, if they are
     namespaces: bool = False  # it gets a PID namespace of its own
     terminal: str = ""  # attach, detach: the tree gets a new one on the target
+    systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
 
     @property
     def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
@@ -110,7 +113,7 @@ def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
     digests = wishes.hash_files or wishes.overwrite_files  # what is older there is replaced if its content differs
     asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=digests)
-    return surroundings.questions(tree, asked)
+    return surroundings.questions(tree, asked, unit=wishes.unit)
 
 
 def make_plan(
@@ -146,12 +149,15 @@ def make_plan(
         if copies:
             problem, remedy = "is not installed, and it is to copy files", "install it, e.g. `apt install rsync`"
             obstacles += [make("rsync-missing", name, "rsync", problem=problem, remedy=remedy) for name in lacking]
-        obstacles += surroundings.judge(here, source, there, target, tree, check)
-        obstacles += terminals.obstacles(here, there, tree, wishes.terminal, namespaces)
+        obstacles += surroundings.judge(here, source, there, target, tree, check, unit=wishes.unit)
+        obstacles += terminals.obstacles(here, tree, wishes.terminal)
+        obstacles += units.obstacles(here, there, source, tree, check, wishes.unit)
+        obstacles += units.no_journal(here, target, tree)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check)
         obstacles += in_room
     notes = [one.note for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk)
+    notes += units.notes(here, there, source, target, tree, wishes.unit)
     notes += _why_namespace(there, tree, taken) if namespaces else ()
     eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
     if eagerly:
@@ -162,7 +168,7 @@ def make_plan(
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
     plan = Plan(
         tree, source.dirty_tracking, _options(tree, wishes), copies, on_disk, memory, tuple(notes), instant, compress,
-        _place(source, memory, wishes), namespaces, wishes.terminal,
+        _place(source, memory, wishes), namespaces, wishes.terminal, units.systemd(here, tree, wishes.unit),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 
@@ -315,7 +321,10 @@ def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
         ghost_limit=2 * max(ghosts) + 16 * _MIB if ghosts else 0,
         file_locks="file-lock" in kinds,
         extra=("--ext-unix-sk",) if any(reconnects(one) for one in tree.peculiarities) else (),
-        for_dump=tuple(one.argument for one in wishes.criu_options if one.end != "restore"),
+        for_dump=(
+            *(word for one in units.logged(tree) for word in ("--external", f"unix[{one.inode}]")),
+            *(one.argument for one in wishes.criu_options if one.end != "restore"),
+        ),
         for_restore=tuple(one.argument for one in wishes.criu_options if one.end != "dump"),
     )
     return terminals.options(tree, wishes.terminal, options)

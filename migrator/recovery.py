@@ -46,6 +46,16 @@ class Outcome:
     text: str
     host: str
     pid: int
+    terminal: str = ""  # the command that shows its new terminal, from here
+    hangs_up_seconds: float = 0.0  # … within which it is hung up when nobody shows that; 0: it is not
+
+    def shown(self, there: protocol.JournalState, peer: str, hosts: Hosts) -> Outcome:
+        """The same with the way to its terminal, if it has one on the target: that is `peer`, or "" for this host."""
+        if not there.terminal:
+            return self
+        way = hosts.by_hand(peer, there.terminal) if peer else there.terminal
+        soon = protocol.TERMINAL_GRACE if there.hangs_up else 0.0
+        return dataclasses.replace(self, terminal=way, hangs_up_seconds=soon)
 
 
 def course(source: protocol.JournalState, target: protocol.JournalState | None) -> Course:
@@ -77,6 +87,9 @@ class Hosts(Protocol):
     async def there(self, peer: str, address: str = "") -> transport.Link:
         """The other host; `peer` is what our journal calls it, `address` where it came from. Raises MigrateError."""
 
+    def by_hand(self, peer: str, command: str) -> str:
+        """How somebody gives that command on the other host."""
+
 
 class RealHosts:
     """This host, and the one that the operator or the journal names."""
@@ -104,6 +117,10 @@ class RealHosts:
         first, *others = failures
         first.message += "".join(f"; {other.message}" for other in others)
         raise first
+
+    def by_hand(self, peer: str, command: str) -> str:
+        """By SSH, with a terminal there."""
+        return transport.parse_target(self._other or peer).by_hand(command, sudo=self._sudo)
 
     async def _reach(self, name: str) -> transport.Link:
         where = transport.parse_target(name)
@@ -191,7 +208,8 @@ class _Recovery:
             return await self._without_target(source, here, error)
         async with agent_at(link, "target") as target:
             there = await target.journal(protocol.ReadJournal(self._id, claim="target"))
-            return await self._decided(source, target, here, there)
+            outcome, there = await self._decided(source, target, here, there)
+            return outcome.shown(there, here.peer, hosts)
 
     async def from_target(self, target: Peer, there: protocol.JournalState, hosts: Hosts) -> Outcome:
         """Run where the tree was to go: the same, with the links swapped."""
@@ -209,7 +227,8 @@ class _Recovery:
                 )
             self._refuse_at_work(here)
             there = await target.journal(protocol.ReadJournal(self._id, claim="target"))
-            return await self._decided(source, target, here, there)
+            outcome, there = await self._decided(source, target, here, there)
+            return outcome.shown(there, "", hosts)
 
     def _refuse_at_work(self, here: protocol.JournalState) -> None:
         if here.agent_alive:
@@ -270,7 +289,8 @@ class _Recovery:
 
     async def _decided(
         self, source: Peer, target: Peer, here: protocol.JournalState, there: protocol.JournalState
-    ) -> Outcome:
+    ) -> tuple[Outcome, protocol.JournalState]:
+        """What was done, and what the target's journal said when the process ran there, if it does."""
         verdict, name = protocol.Verdict, self._id
         records = f"{source.host}: {' '.join(here.records)}; {target.host}: {' '.join(there.records) or 'nothing'}"
         self._observer.note(records)
@@ -281,7 +301,7 @@ class _Recovery:
             if there.role and "DONE" not in there.records:
                 await target.settle(protocol.Settle(name, verdict.ABORT))
             await source.settle(protocol.Settle(name, verdict.CLEAN))  # the target was told: nothing is owed any more
-            return Outcome(decision, f"undone: {_on_source(source, settled)}", source.host, settled.pid)
+            return Outcome(decision, f"undone: {_on_source(source, settled)}", source.host, settled.pid), there
         if decision is not Course.NOTHING:
             self._refuse_forward()
         if decision is Course.FORWARD:
@@ -295,10 +315,10 @@ class _Recovery:
             there = dataclasses.replace(there, memory_lost=resumed.memory_lost)
             await source.settle(protocol.Settle(name, verdict.CLEAN))
             _trusted(target, there)
-            return Outcome(decision, f"the process runs on {target.host}", target.host, resumed.pid)
+            return Outcome(decision, f"the process runs on {target.host}", target.host, resumed.pid), there
         _trusted(target, there)
         where = source.host if "ABORT" in here.records else target.host
-        return Outcome(decision, f"nothing to do: it ended before, on {where}", where, here.root)
+        return Outcome(decision, f"nothing to do: it ended before, on {where}", where, here.root), there
 
 
 def _trusted(target: Peer, there: protocol.JournalState) -> None:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 
 from agent.protocol import Account, Address, Check, HostFacts, HugePages, TargetCheck, TreeFacts
+from migrator import units
 from migrator.obstacle import Obstacle, make
 from migrator.words import bytes_text
 
@@ -23,7 +24,7 @@ _FEW_THREADS = 64
 """Threads that the target needs besides: criu's own, ours, and whatever starts meanwhile."""
 
 
-def questions(tree: TreeFacts, check: Check) -> Check:
+def questions(tree: TreeFacts, check: Check, *, unit: bool = False) -> Check:
     """The same questions, and these."""
     addresses = [
         Address(_PROTOCOLS[one.kind], one.object, "only-ipv6" in one.detail, "shared" in one.detail)
@@ -35,13 +36,14 @@ def questions(tree: TreeFacts, check: Check) -> Check:
     terminals = {int(one.object) for one in tree.peculiarities if one.kind == "pty"}
     return dataclasses.replace(
         check, accounts=tree.accounts, addresses=tuple(addresses), labels=tuple(sorted(labels)),
-        terminals=tuple(sorted(terminals)),
+        terminals=tuple(sorted(terminals)), units=units.questions(tree, unit),
     )  # fmt: skip
 
 
 def judge(
-    here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts, check: TargetCheck
-) -> Iterator[Obstacle]:
+    here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts, check: TargetCheck, *,
+    unit: bool = False,
+) -> Iterator[Obstacle]:  # fmt: skip
     """Everything of it that the target lacks. Raises ValueError when `check` answers other questions."""
     asked = questions(tree, Check((), ()))
     if [(one.kind, one.number) for one in asked.accounts] != [(one.kind, one.number) for one in check.accounts]:
@@ -63,7 +65,8 @@ def judge(
     for number in check.taken_terminals:
         yield make("terminal-taken", there, f"/dev/pts/{number}", number=number)
     yield from _of_labels(here, there, target, tree, check)
-    yield from _of_cgroups(here, source, there, target, tree)
+    kept = units.systemd(here, tree, unit).suspended if target.systemd else ""
+    yield from _of_cgroups(here, source, there, target, tree, kept)
     yield from _of_memory(here, source, there, target, tree)
 
 
@@ -156,9 +159,12 @@ def _of_labels(here: str, there: str, target: HostFacts, tree: TreeFacts, check:
             yield make("lsm-profile", there, one.object)
 
 
-def _of_cgroups(here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts) -> Iterator[Obstacle]:
+def _of_cgroups(
+    here: str, source: HostFacts, there: str, target: HostFacts, tree: TreeFacts, unit: str
+) -> Iterator[Obstacle]:
+    """The limits of `unit` go along."""
     for one in tree.peculiarities:
-        if one.kind == "cgroup-limits":
+        if one.kind == "cgroup-limits" and not (unit and one.object.endswith(f"/{unit}")):
             yield make("cgroup-limits", here, one.object, limits=one.detail, there=there)
     ours, theirs = source.conditions.cgroups, target.conditions.cgroups
     if ours and theirs and ours != theirs:

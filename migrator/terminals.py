@@ -15,19 +15,14 @@ ATTACH, DETACH = "attach", "detach"
 """It becomes the one that migrate runs in; it becomes one that is held on the target."""
 
 
-def obstacles(here: str, there: str, tree: TreeFacts, wish: str, namespaces: bool) -> Iterator[Obstacle]:
-    """What of its terminals stands in the way, where `wish` is "", attach or detach; `here` and `there` are the hosts.
-
-    With `namespaces` it gets a PID namespace there, into which no session of the host reaches.
-    """
+def obstacles(here: str, tree: TreeFacts, wish: str) -> Iterator[Obstacle]:
+    """What of its terminals stands in the way, where `wish` is "", attach or detach; `here` is the source."""
     found = [one for one in tree.peculiarities if one.kind == "terminal"]
     if not wish:
         for one in found:
             yield make("terminal", here, one.object, detail=one.detail)
     elif not found:
         yield make("no-terminal", here, f"pid {tree.root}")
-    elif namespaces:
-        yield make("terminal-namespace", there, found[0].object)
     elif len(found) > 1:
         yield make("terminals", here, found[0].object, detail=found[0].detail, other=found[1].detail)
 

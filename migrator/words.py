@@ -17,6 +17,7 @@ from migrator.phases import Report
 if TYPE_CHECKING:
     from migrator.kinds import Kind
     from migrator.obstacle import Obstacle
+    from migrator.recovery import Outcome
 
 WIDEST_CELL = 44
 """Table cells longer than this do not push the columns of the other rows apart."""
@@ -78,8 +79,19 @@ def summary(report: Report) -> str:
         f"{what}: {pause} {seconds_text(report.downtime_seconds, upper=True)}{_predicted(report)}, "
         f"total {seconds_text(report.total_seconds)}, "
         f"{bytes_text(report.bytes)} in {bytes_text(report.wire_bytes)} on the wire\n"
+        + (f"its unit: {escape(report.unit)}\n" if report.unit and report.outcome == "migrated" else "")
         + (f"its terminal: {escape(report.terminal)}\n" if report.terminal else "")
     )
+
+
+def recovered(outcome: Outcome) -> str:
+    """What `migrate recover` did, where the process is, and by what its terminal is shown."""
+    text = f"{escape(outcome.text)}\n"
+    if outcome.terminal:
+        text += f"its terminal: {escape(outcome.terminal)}\n"
+    if outcome.hangs_up_seconds:
+        text += f"it gets SIGHUP within {outcome.hangs_up_seconds:.0f} s unless somebody shows it so\n"
+    return text
 
 
 def _predicted(report: Report) -> str:

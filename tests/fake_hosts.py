@@ -157,7 +157,7 @@ class FakeHost:
         self.deaths: list[tuple[str, str] | None] = []
         """At which decision the next agents are to die: ("before", "COMMIT"), ("after", "HELD"), or None for never."""
         self.constants: dict[str, float] = {}
-        """Module constants of the next agents: {"agent.target.LEASE": 0.1}."""
+        """Module constants of the next agents: {"agent.server.SILENCE": 0.5}."""
         self.starts_no_agent = False
 
     @property
@@ -458,6 +458,10 @@ class FakeLinks:
         other = "target" if self.at == "source" else "source"
         assert peer in ("", "beta" if other == "target" else socket.gethostname())
         return self._link(other)
+
+    def by_hand(self, peer: str, command: str) -> str:
+        """As `recovery.RealHosts`."""
+        return f"ssh -t {peer} {command}"
 
     def cut(self, role: str) -> None:
         """The connection drops."""

@@ -43,7 +43,7 @@ class ForkServer:
     ) -> int:
         """An agent with these standard streams (the caller closes its own copies); its PID.
 
-        `constants` are module constants that it shall have instead of its own: {"agent.target.LEASE": 0.1}.
+        `constants` are module constants that it shall have instead of its own: {"agent.server.SILENCE": 0.5}.
         """
         request = json.dumps({"arguments": list(arguments), "die": die, "constants": constants or {}}).encode()
         socket.send_fds(self._socket, [request], list(streams))

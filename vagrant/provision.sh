@@ -10,7 +10,7 @@ role=${1:?usage: provision.sh namespace|vm|vagrant}
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 
 packages='criu openssh-server openssh-client rsync python3 python3-venv iproute2 iputils-ping
-    nftables iptables procps mount sudo redis-server nginx memcached nodejs tmux'
+    nftables iptables procps mount sudo redis-server nginx memcached nodejs tmux dtach vim-tiny less'
 
 case $role in
     namespace) ;;

@@ -67,6 +67,22 @@ client.send({data!r}) if {data!r} else None
     assert of("external-unix", found) == []
 
 
+def test_a_unix_socket_whose_file_was_renamed(tmp_path: Path) -> None:
+    """Also where another file has its old name by now; one that is gone is none, criu carries that."""
+    source = """
+import os, socket
+held = []
+os.chdir(sys.argv[1])
+for name in ("moved", "replaced", "gone", "stayed"):
+    held.append(socket.socket(socket.AF_UNIX)); held[-1].bind(sys.argv[1] + "/" + name); held[-1].listen()
+os.rename("moved", "away"); os.rename("replaced", "aside"); open("replaced", "w").close(); os.unlink("gone")
+"""
+    found = seen(source, tmp_path)
+    moved = [(f"{tmp_path}/aside", f"{tmp_path}/replaced"), (f"{tmp_path}/away", f"{tmp_path}/moved")]
+    assert sorted(of("unix-moved", found)) == moved
+    assert sorted(of("unix-path", found)) == [(f"{tmp_path}/gone", ""), (f"{tmp_path}/stayed", "")]
+
+
 def test_names_that_are_no_paths_come_with_their_type(tmp_path: Path) -> None:
     name = f"migrate-test-{os.getpid()}"
     source = f"""

@@ -40,14 +40,41 @@ for line in sys.stdin:
 """
 
 
+# a holder that is not as patient
+HURRIED = """
+import sys
+from agent import holder
+holder.TERMINAL_GRACE = 0.2
+sys.exit(holder.main(*sys.argv[1:]))
+"""
+# stands for tmux: says what it was called with, and has the socket until that is removed
+TMUX = f"""#!{sys.executable}
+import os, socket, sys, time
+with open(os.environ["SAYS"], "w") as file:
+    file.write("\\n".join(sys.argv[1:]))
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[2])
+listener.listen()
+if os.fork() == 0:
+    while os.path.exists(sys.argv[2]): time.sleep(0.01)
+    os._exit(0)
+sys.exit(int(os.environ["STATUS"]))
+"""
+
+
 class Held:
     """A holder, the program in it, and one who shows the terminal."""
 
-    def __init__(self, directory: Path, mode: str, *talks: str, taken: str = "") -> None:
+    def __init__(self, directory: Path, mode: str, *talks: str, hurried: bool = False, **says: str) -> None:
         self.path = directory / "t"
         self.said = b""
-        wrapper = [sys.executable, "-c", RESTORES, *talks]
-        self.front = subprocess.Popen(program.command("holder", str(self.path), mode, taken, *wrapper))
+        arguments = [str(self.path), mode, "", sys.executable, "-c", RESTORES, *talks]
+        command = [sys.executable, "-c", HURRIED, *arguments] if hurried else program.command("holder", *arguments)
+        # of the programs that may show a terminal it finds those that the test has put there
+        path = directory / "bin"
+        path.mkdir(exist_ok=True)
+        environment = {"PATH": str(path), "PYTHONPATH": str(Path(program.__file__).parents[1]), **says}
+        self.front = subprocess.Popen(command, env=environment)
         self.shows: socket.socket | None = None
 
     def tell(self, words: str) -> bytes:
@@ -57,6 +84,13 @@ class Held:
             connection.connect(str(self.path))
             connection.sendall(header(words))
             return connection.recv(1000)
+
+    def agent(self) -> socket.socket:
+        """The agent's connection."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(str(self.path))
+        connection.sendall(header("agent"))
+        return connection
 
     def show(self) -> None:
         """Become the one who shows it."""
@@ -96,7 +130,13 @@ def until(path: Path) -> None:
 def talking(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Held, int]]:
     """A program that runs in a terminal, and its PID."""
     talks = (sys.executable, "-c", TALKS, str(tmp_path / "hung-up"), str(tmp_path / "pid"))
-    held = Held(tmp_path, getattr(request, "param", "attach"), *talks)
+    mode, *others = getattr(request, "param", "attach").split()
+    if others[:1] == ["tmux"]:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/tmux").write_text(TMUX)
+        (tmp_path / "bin/tmux").chmod(0o755)
+    says = {"SAYS": str(tmp_path / "says"), "STATUS": others[1] if others[1:] else "0"}
+    held = Held(tmp_path, mode, *talks, hurried=others == ["hurried"], **says)
     assert held.front.wait(60) == 0
     until(tmp_path / "pid")
     while not (text := (tmp_path / "pid").read_text()):
@@ -223,3 +263,79 @@ def test_numbers_that_the_tree_brings_are_left_free(tmp_path: Path) -> None:
     command = program.command("holder", str(tmp_path / "t"), "attach", taken, "sh", "-c", f"tty <&3 >{says}")
     subprocess.run(command, check=True, timeout=60)
     assert int(says.read_text().rpartition("/")[2]) >= lowest + 8
+
+
+def gone(pid: int) -> bool:
+    """Whether it has ended; one that nobody waits for counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_contact_lost_ends_a_session_whose_connection_stands(talking: tuple[Held, int], tmp_path: Path) -> None:
+    held, _ = talking
+    with held.agent() as agent:
+        held.show()
+        held.type(b"one\n")
+        held.expect(b"heard one")
+        agent.sendall(b"!")
+    until(tmp_path / "hung-up")
+
+
+@pytest.mark.parametrize("talking", ["attach hurried"], indirect=True)
+def test_an_agent_that_is_killed_ends_no_session(talking: tuple[Held, int], tmp_path: Path) -> None:
+    held, pid = talking
+    with held.agent():
+        held.show()
+        held.type(b"one\n")
+        held.expect(b"heard one")
+    time.sleep(1)
+    held.type(b"two\n")
+    held.expect(b"heard two")
+    assert not (tmp_path / "hung-up").exists()
+    assert not gone(pid)
+
+
+@pytest.mark.parametrize("talking", ["attach hurried"], indirect=True)
+def test_nobody_comes_when_the_agent_has_gone(talking: tuple[Held, int], tmp_path: Path) -> None:
+    held, _ = talking
+    with held.agent():
+        time.sleep(1)
+        assert not (tmp_path / "hung-up").exists()
+    until(tmp_path / "hung-up")
+
+
+def test_somebody_comes_when_the_agent_has_gone(talking: tuple[Held, int], tmp_path: Path) -> None:
+    held, _ = talking
+    held.agent().close()
+    held.show()
+    held.type(b"one\n")
+    held.expect(b"heard one")
+    assert not (tmp_path / "hung-up").exists()
+
+
+@pytest.mark.parametrize("talking", ["attach tmux", "detach", "detach tmux 1"], indirect=True)
+def test_no_session_shows_it(talking: tuple[Held, int]) -> None:
+    """One that does not stay, one without a program for that, and one that did not start."""
+    held, _ = talking
+    assert held.tell("shown") == b""
+
+
+@pytest.mark.parametrize("talking", ["detach tmux"], indirect=True)
+def test_a_session_shows_it(talking: tuple[Held, int], tmp_path: Path) -> None:
+    """By its command, for as long as it is there."""
+    held, pid = talking
+    socket_path = Path(f"{held.path}.tmux")
+    assert held.tell("shown").decode() == f"tmux -S {socket_path} attach"
+    called = (tmp_path / "says").read_text().split("\n")
+    assert called[: called.index("-s") + 2][-2:] == ["-s", f"migrated-{pid}"]
+    assert called[-2:] == ["terminal", str(held.path)]
+    socket_path.unlink()
+    assert held.tell("shown") == b""
+    socket_path.touch()  # as tmux leaves it
+    os.kill(pid, 9)
+    deadline = time.monotonic() + 60
+    while socket_path.exists():
+        assert time.monotonic() < deadline, "it leaves the socket behind"
+        time.sleep(0.01)

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from agent import host, process
+from agent import host, process, service
 from agent.criu import Criu
 from agent.protocol import HostFacts, Probe
 
@@ -101,5 +101,5 @@ async def test_garbage_for_a_cpu_is_refused() -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 async def test_systemd_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr(host, "SYSTEMD", tmp_path if there else tmp_path / "none")
+    monkeypatch.setattr(service, "SYSTEMD", str(tmp_path if there else tmp_path / "none"))
     assert (await facts(FakeCriu())).systemd is there

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import leftovers, process, protocol
+from agent import leftovers, process, protocol, service, suspension
 from agent.journal import Journal, Record
 from agent.ledger import Ledger
 from agent.leftovers import find
@@ -261,6 +261,31 @@ def test_the_scope_of_a_tree_that_runs_here_is_its_own(settings: Settings) -> No
     begun(settings, "target", "HELD", "RESUMING", "RESUMED", "DONE").close()
     (leftovers.CGROUPS / f"migrated-{ID}.scope").mkdir(parents=True)
     assert found(settings) == []
+
+
+def test_the_scope_of_a_unit_whose_tree_never_ran(settings: Settings) -> None:
+    """It has the unit's name, and the journal says whose it is."""
+    begun(settings, "target", "HELD", scope={"name": "migrated-x.scope", "title": "", "limits": []}).close()
+    (leftovers.CGROUPS / "migrated-x.scope").mkdir(parents=True)
+    (leftovers.CGROUPS / "migrated-y.scope").mkdir()
+    assert recover("cgroup", "/cgroup/migrated-x.scope") in found(settings)
+    assert not [what for _, what, *_ in found(settings) if "migrated-y" in what]
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_what_keeps_a_unit_from_being_revived(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: bool
+) -> None:
+    monkeypatch.setattr(service, "SYSTEMD", str(tmp_path / "system"))
+    path = suspension.path_of("x.service")
+    path.parent.mkdir(parents=True)
+    path.write_text(suspension.TEXT.format(head="migration ", migration=ID))
+    (path.parent / "other.conf").write_text("[Service]\n")
+    begun(settings, "source", *(["FROZEN", "ABORT", "DONE"] if over else ["FROZEN"])).close()
+    what = f"/system/x.service.d/{suspension.NAME}"
+    found_units = [item for item in found(settings) if item[0] == "unit"]
+    by_hand = ("unit", what, False, f"rm {what} && systemctl daemon-reload")
+    assert found_units == [by_hand if over else recover("unit", what)]
 
 
 def test_half_an_agent(settings: Settings, tmp_path: Path) -> None:

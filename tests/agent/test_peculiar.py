@@ -6,11 +6,14 @@ import os
 import pty
 import socket
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from agent import connections, peculiar, process
+from agent import carried, connections, journald, peculiar, process
 from agent.descriptors import Holdings, Opened, collect
 from agent.protocol import Peculiarity
 from tests.children import child, sees_map_files
@@ -156,6 +159,26 @@ def test_a_unix_connection_to_somebody_else_is_named(tmp_path: Path) -> None:
     assert (found.object, found.detail) == (path, "stream")
 
 
+def test_output_that_goes_to_the_journal_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "stdout")
+    monkeypatch.setattr(journald, "SOCKET", path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        source = f"""
+import socket
+held = socket.socket(socket.AF_UNIX); held.connect({path!r})
+os.dup2(held.fileno(), 9)
+open("/proc/self/comm", "w").write("printer")
+print(os.fstat(9).st_ino, file=open("inode", "w"), flush=True)
+ready()
+"""
+        found = of(source, tmp_path)
+    assert "external-unix" not in found
+    assert found["journal"].object == (tmp_path / "inode").read_text().strip()
+    assert found["journal"].detail == "printer"
+
+
 def test_datagrams_to_a_path_are_told_by_it(tmp_path: Path) -> None:
     path = str(tmp_path / "log")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
@@ -289,7 +312,7 @@ def test_another_namespace_and_another_root_are_named(tmp_path: Path) -> None:
 import ctypes
 flag = os.open(".", os.O_RDONLY)
 try:
-    if ctypes.CDLL(None).unshare(0x04000000):  # CLONE_NEWUTS
+    if ctypes.CDLL(None).unshare(0x40000000):  # CLONE_NEWNET
         raise PermissionError
     os.chroot("root")
 except PermissionError:
@@ -301,8 +324,72 @@ time.sleep(600)
     found = of(source, tmp_path)
     if (tmp_path / "none").exists():
         pytest.skip("needs root to make a namespace and to change the root")
-    assert found["namespace"].object == "uts"
+    assert found["namespace"].object == "net"
     assert found["chroot"].object == str(tmp_path / "root")
+
+
+def test_memory_in_huge_pages_that_is_open_and_not_mapped(tmp_path: Path) -> None:
+    """Each is counted, whatever its name; no page of it needs to be there yet."""
+    source = """
+held = [os.memfd_create("huge", os.MFD_HUGETLB) for _ in range(2)] + [os.memfd_create("small")]
+for one in held:
+    os.ftruncate(one, 4 << 20)
+ready()
+"""
+    with child(source, tmp_path) as pid:
+        found = [one for one in process.inspect(pid).peculiarities if one.kind == "hugetlb"]
+    assert [one.object.split()[0] for one in found] == ["/memfd:huge"] * 2
+    assert len({one.object for one in found}) == 2
+    assert {int(one.detail.split()[0]) for one in found} == {4 << 20}
+
+
+CARRIED = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def inner(flags):
+    if libc.unshare(flags):
+        open("none", "w").close()
+{acts}
+open("ready", "w").close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("acts", "kinds"),
+    [
+        ("inner(0x0c000000)\nos.fork()", set()),  # CLONE_NEWIPC and CLONE_NEWUTS
+        ("os.fork() or inner(0x08000000)\ntime.sleep(0.5)", {"ipc"}),
+        ("inner(0x08000000)\nos.fork() or inner(0x08000000)\ntime.sleep(0.5)", {"ipc"}),
+    ],
+    ids=["all of the tree", "a part of it", "two of them"],
+)
+def test_namespaces_that_the_tree_has_to_itself_are_none_to_be_named(
+    tmp_path: Path, acts: str, kinds: set[str]
+) -> None:
+    found = of(CARRIED.format(acts=acts), tmp_path)
+    if (tmp_path / "none").exists():
+        pytest.skip("needs root to make a namespace")
+    assert {one.object for name, one in found.items() if name == "namespace"} == kinds
+
+
+def test_a_namespace_that_somebody_else_is_in_is_named(tmp_path: Path) -> None:
+    """Its parent, which has made it and stays outside of the tree."""
+    source = CARRIED.format(
+        acts="inner(0x08000000)\nwith_parent = os.fork()\nif with_parent: os.waitpid(with_parent, 0)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", "import os, time\n" + source], cwd=tmp_path)
+    try:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        if (tmp_path / "none").exists():
+            pytest.skip("needs root to make a namespace")
+        child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        assert carried.of_tree([child]) == ()
+        assert carried.of_tree([child, process.pid]) == ("ipc",)
+    finally:
+        process.kill()
+        process.wait()
 
 
 TIME = """
@@ -374,48 +461,6 @@ ready()
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("text", "unit"), [
-    ("0::/system.slice/redis-server.service\n", "redis-server.service"),
-    ("12:pids:/system.slice/a.service\n1:name=systemd:/system.slice/b.service\n", "b.service"),
-    ("0::/system.slice/docker.service/init.scope\n", "docker.service"),
-    ("0::/user.slice/user-0.slice/session-3.scope\n", ""),
-    ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n", "user@1000.service"),
-    ("0::/\n", ""), ("", ""), ("nonsense", ""),
-])  # fmt: skip
-def test_the_unit_of_a_cgroup(text: str, unit: str) -> None:
-    assert peculiar.unit_of_cgroup(text) == unit
-
-
-def test_main_pids_of_several_units() -> None:
-    output = "Id=a.service\nMainPID=71\n\nMainPID=0\nId=b.service\n\nId=c.service\n"
-    assert peculiar.main_pids(output) == {"a.service": 71, "b.service": 0}
-    assert peculiar.main_pids("") == {}
-
-
-def with_systemctl(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A systemctl of our own, on a host that looks like one with systemd, with every task in x.service."""
-    (directory / "bin").mkdir()
-    (directory / "bin/systemctl").write_text(f"#!/bin/sh\n{script}\n")
-    (directory / "bin/systemctl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{directory / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(peculiar, "SYSTEMD", directory)
-    monkeypatch.setattr(peculiar, "unit_of_cgroup", lambda text: "x.service")
-
-
-@pytest.mark.parametrize(("script", "found"), [
-    ('echo "Id=x.service"; echo "MainPID=$(cat "$MAIN")"', True),
-    ('echo "$@" >&2; echo "Id=x.service"; echo "MainPID=1"', False),
-    ("exit 1", True),  # systemd does not answer: a root in a service is taken for its main process
-])  # fmt: skip
-def test_the_main_process_of_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: bool) -> None:
-    with child("ready()", tmp_path) as pid:
-        (tmp_path / "main").write_text(str(pid))
-        monkeypatch.setenv("MAIN", str(tmp_path / "main"))
-        with_systemctl(tmp_path, monkeypatch, script)
-        units = [one.object for one in process.inspect(pid).peculiarities if one.kind == "unit"]
-        assert units == (["x.service"] if found else [])
 
 
 def test_network_mounts_are_known_by_device() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import os
 import signal
@@ -59,9 +60,9 @@ def archive(tasks: int) -> bytes:
     return out.getvalue()
 
 
-async def held(target: Peer, tasks: int = 1) -> protocol.Restored:
+async def held(target: Peer, tasks: int = 1, lease: float = 600.0) -> protocol.Restored:
     """Prepare, receive and restore."""
-    prepared = await target.prepare(prepare_of(4242))
+    prepared = await target.prepare(dataclasses.replace(prepare_of(4242), lease=lease))
     await receive(target, prepared, tasks)
     return await target.restore(protocol.Restore(1))
 
@@ -140,9 +141,8 @@ async def test_the_end_of_input_before_the_hold_discards(pair: Pair) -> None:
 
 
 async def test_the_end_of_input_in_the_hold_keeps_everything_for_a_lease(pair: Pair) -> None:
-    pair.target.constants = {"agent.target.LEASE": 1.0}
     talk = Talk(pair.target)
-    await held(await talk.start(), tasks=2)
+    await held(await talk.start(), tasks=2, lease=1.0)
     await talk.close()
     assert process.alive(*pair.target.agents[0])
     assert len(pair.target.restored()) == 2
@@ -163,9 +163,8 @@ async def test_the_end_of_input_in_the_hold_keeps_everything_for_a_lease(pair: P
 
 async def test_a_resume_that_comes_with_the_end_of_input(pair: Pair) -> None:
     """Both are read at once, so the lease has begun before the resume is heard: its end does not touch what runs."""
-    pair.target.constants = {"agent.target.LEASE": 0.5}
     talk = Talk(pair.target)
-    await held(await talk.start(), tasks=2)
+    await held(await talk.start(), tasks=2, lease=0.5)
     agent = pair.target.agents[0]
     os.kill(agent[0], signal.SIGSTOP)
     resuming = asyncio.ensure_future(talk.peer.resume(protocol.Resume(2)))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.live.lab_host import LOG, PROGRAMS, Done, LabHost, difference, start_lab, wait_for_log
+from tests.live.screen import Screen
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -194,3 +195,19 @@ def sabotage(alpha: LabHost) -> Callable[..., Run]:
         return Run(alpha.run(f"/opt/migrate/bin/python /root/programs/saboteur.py {words}", check=False, seconds=600))
 
     return run
+
+
+@pytest.fixture
+def screen(nothing_behind: None, lab: tuple[LabHost, LabHost]) -> Iterator[Callable[[LabHost, str], Screen]]:
+    """Open terminals, all closed at the end; beta's numbers are far from those that alpha gives out."""
+    opened = []
+
+    def open_one(host: LabHost, command: str) -> Screen:
+        opened.append(Screen(host, command))
+        return opened[-1]
+
+    theirs = int(lab[1].run("cat /proc/sys/kernel/ns_last_pid").out)
+    lab[0].run(f"echo {3000 + (theirs + 8000) % 24000} >/proc/sys/kernel/ns_last_pid")
+    yield open_one
+    for one in opened:
+        one.close()

@@ -27,8 +27,8 @@ def test_outside_of_the_ssh_session(
 
 @pytest.mark.backends("vm")
 def test_main_process_of_a_unit_is_refused(nothing_behind: None, alpha: LabHost, beta: LabHost, migrate: Any) -> None:
-    """systemd would start it again on the source, or call it failed."""
-    alpha.run("systemd-run --unit=precious --quiet sleep 100000")
+    """systemd would start it again on the source."""
+    alpha.run("systemd-run --unit=precious --property=Restart=always --quiet sleep 100000")
     pid = int(alpha.run("systemctl show -p MainPID --value precious").out)
     try:
         run = migrate(str(pid), "beta")

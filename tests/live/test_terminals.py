@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.live.conftest import Started
 from tests.live.lab_host import LabHost, until
+from tests.live.screen import child, running, shell
 
-pytestmark = pytest.mark.long_on("vm")
+slow = pytest.mark.long_on("vm")
+"""Emulated, a minute or more; one is always tried there, with its own kernel and criu."""
 
 
 LINES = """
@@ -37,88 +38,6 @@ print("pid", os.getpid(), flush=True)
 while True:
     time.sleep(1)
 """
-
-
-class Screen:
-    """A terminal of 40 rows and 120 columns on a host, with a program in it."""
-
-    def __init__(self, host: LabHost, command: str) -> None:
-        self._channel = host.start(command, pty=True)
-        self.text = ""
-        self._seen = 0
-
-    def type(self, keys: str) -> None:
-        """Press these."""
-        self._channel.sendall(keys.encode())
-
-    def expect(self, pattern: str, seconds: float = 60) -> re.Match[str]:
-        """Wait until this comes, after what was expected before."""
-        deadline = time.monotonic() + seconds
-        while True:
-            found = re.compile(pattern).search(self.text, self._seen)
-            if found:
-                self._seen = found.end()
-                return found
-            self._take()
-            assert time.monotonic() < deadline, f"{pattern!r} does not come after {self.text[self._seen :]!r}"
-            time.sleep(0.02)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Pull at the window."""
-        self._channel.resize_pty(width=columns, height=rows)
-
-    def close(self) -> None:
-        """Close the window."""
-        self._channel.close()
-
-    @property
-    def status(self) -> int:
-        """Wait for its program's end: the exit status. What it still says is taken, or it would wait for us."""
-        deadline = time.monotonic() + 60
-        while not self._channel.exit_status_ready():
-            self._take()
-            assert time.monotonic() < deadline, f"it does not end after {self.text[-2000:]!r}"
-            time.sleep(0.02)
-        return self._channel.recv_exit_status()
-
-    def _take(self) -> None:
-        while self._channel.recv_ready():
-            self.text += self._channel.recv(1 << 16).decode(errors="replace")
-
-
-@pytest.fixture
-def screen(nothing_behind: None, lab: tuple[LabHost, LabHost]) -> Iterator[Callable[[LabHost, str], Screen]]:
-    """Open terminals, all closed at the end; beta's numbers are far from those that alpha gives out."""
-    opened = []
-
-    def open_one(host: LabHost, command: str) -> Screen:
-        opened.append(Screen(host, command))
-        return opened[-1]
-
-    theirs = int(lab[1].run("cat /proc/sys/kernel/ns_last_pid").out)
-    lab[0].run(f"echo {3000 + (theirs + 8000) % 24000} >/proc/sys/kernel/ns_last_pid")
-    yield open_one
-    for one in opened:
-        one.close()
-
-
-def shell(screen: Callable[[LabHost, str], Screen], host: LabHost) -> tuple[Screen, int]:
-    """An interactive shell that leads its session, and its PID."""
-    old = screen(host, "exec env PS1='ready> ' bash --norc --noprofile -i")
-    old.expect("ready> ")
-    old.type("echo pid $$\r")
-    return old, int(old.expect(r"pid (\d+)")[1])
-
-
-def child(host: LabHost, parent: int) -> int:
-    """The one process below a shell, once it is there."""
-    until(lambda: host.run(f"pgrep -P {parent}", check=False).status == 0, "no child")
-    return int(host.run(f"pgrep -P {parent}").out)
-
-
-def running(now: Screen, pid: int) -> None:
-    """`migrate` says that it has arrived."""
-    now.expect(rf"running on beta as pid {pid}: down .*\n")
 
 
 def test_a_shell_and_its_jobs(screen: Any, alpha: LabHost, beta: LabHost) -> None:
@@ -151,6 +70,7 @@ def test_a_shell_and_its_jobs(screen: Any, alpha: LabHost, beta: LabHost) -> Non
     assert not alpha.alive(pid)
 
 
+@slow
 def test_top_below_a_shell(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     """No session's leader; it draws on the new terminal, and hears a single key."""
     old, shells = shell(screen, alpha)
@@ -171,6 +91,7 @@ def test_top_below_a_shell(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     assert not beta.alive(pid)
 
 
+@slow
 def test_a_stopped_job_goes_on(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     """From the very terminal that it was stopped in, as one moves it at the end of a day."""
     old, _ = shell(screen, alpha)
@@ -193,6 +114,7 @@ def test_a_stopped_job_goes_on(screen: Any, alpha: LabHost, beta: LabHost) -> No
     old.expect(r" icanon .* echo ")
 
 
+@slow
 def test_what_is_typed_meanwhile_arrives(screen: Any, alpha: LabHost) -> None:
     old, shells = shell(screen, alpha)
     old.type(f"exec python3 -u -c {shlex.quote(LINES)}\r")
@@ -205,6 +127,7 @@ def test_what_is_typed_meanwhile_arrives(screen: Any, alpha: LabHost) -> None:
     now.expect("heard LATE")
 
 
+@slow
 @pytest.mark.parametrize("end", ["window", "kill"])
 def test_the_sessions_end_hangs_up(screen: Any, alpha: LabHost, beta: LabHost, end: str) -> None:
     """The window is closed, or `migrate` itself is killed."""
@@ -224,6 +147,7 @@ def test_the_sessions_end_hangs_up(screen: Any, alpha: LabHost, beta: LabHost, e
     assert beta.run("cat /run/hung-up; rm /run/hung-up").out == "hup\n"
 
 
+@slow
 def test_detached_it_stays(screen: Any, alpha: LabHost, beta: LabHost, migrate: Any) -> None:
     """`migrate` has gone, and takes no terminal for it; the way back in works, again and again."""
     _, pid = shell(screen, alpha)
@@ -245,6 +169,7 @@ def test_detached_it_stays(screen: Any, alpha: LabHost, beta: LabHost, migrate: 
     until(lambda: not beta.alive(pid), "it does not end")
 
 
+@slow
 def test_detached_it_never_waits_for_a_reader(screen: Any, alpha: LabHost, beta: LabHost, migrate: Any) -> None:
     old, shells = shell(screen, alpha)
     old.type("yes long lines of text & sleep 100000\r")
@@ -261,6 +186,7 @@ def test_detached_it_never_waits_for_a_reader(screen: Any, alpha: LabHost, beta:
     beta.run(f"kill -KILL {talker} {shells}")
 
 
+@slow
 def test_and_back(screen: Any, both_ways: None, alpha: LabHost, beta: LabHost) -> None:
     """From the terminal of the first session to one on its old host."""
     _, pid = shell(screen, alpha)
@@ -277,6 +203,7 @@ def test_and_back(screen: Any, both_ways: None, alpha: LabHost, beta: LabHost) -
     assert not beta.alive(pid)
 
 
+@slow
 def test_a_restore_that_fails_leaves_it_where_it_was(screen: Any, alpha: LabHost, beta: LabHost) -> None:
     old, pid = shell(screen, alpha)
     old.type("X=7\r")
@@ -289,6 +216,7 @@ def test_a_restore_that_fails_leaves_it_where_it_was(screen: Any, alpha: LabHost
     assert not beta.alive(pid)
 
 
+@slow
 def test_a_rehearsal_leaves_it_where_it_was(screen: Any, alpha: LabHost, beta: LabHost, migrate: Any) -> None:
     old, pid = shell(screen, alpha)
     run = migrate("rehearse", "--attach", str(pid), "beta")
@@ -299,6 +227,7 @@ def test_a_rehearsal_leaves_it_where_it_was(screen: Any, alpha: LabHost, beta: L
     old.expect("still on alpha")
 
 
+@slow
 def test_without_either_it_is_an_obstacle_that_names_both(screen: Any, alpha: LabHost, migrate: Any) -> None:
     _, pid = shell(screen, alpha)
     run = migrate("check", str(pid), "beta")
@@ -309,6 +238,7 @@ def test_without_either_it_is_an_obstacle_that_names_both(screen: Any, alpha: La
     assert migrate("check", "--detach", str(pid), "beta").status == 0
 
 
+@slow
 def test_without_a_terminal(nothing_behind: None, alpha: LabHost, started: Started, migrate: Any) -> None:
     """Neither `migrate` without one of its own, nor a process that has none."""
     pid = started.launch("sleep", "100000")

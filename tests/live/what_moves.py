@@ -31,6 +31,7 @@ class Row:
     after: str = ""  # on both hosts, to leave nothing behind
     refused: str = ""  # id of the check that stops it
     warned: tuple[str, ...] = ()  # ids of checks that warn of it
+    unseen: bool = False  # it is lost, and nothing can be said of it beforehand
     said: str = ""  # a word of what only the first hop itself finds out
     options: str = ""
     backends: tuple[str, ...] = ("netns", "vm")
@@ -213,6 +214,57 @@ while True:
         time.sleep(0.1)
 """)
 
+SERVICE = """
+cat >service.py <<'END'
+import http.server, json, sqlite3, threading
+database = sqlite3.connect("service.db", check_same_thread=False, isolation_level=None)
+database.execute("pragma journal_mode = wal")
+database.execute("create table if not exists seen (name text, thread integer)")
+lock, barrier, total = threading.Lock(), threading.Barrier(8), [0]
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        barrier.wait(60)  # eight at a time, or none
+        with lock:
+            total[0] += 1
+            database.execute("insert into seen values (?, ?)", [self.path, threading.get_native_id()])
+        barrier.wait(60)
+        with lock:
+            rows = database.execute("select name, count(*) from seen group by name").fetchall()
+        body = json.dumps({"rows": rows, "total": total[0], "threads": threading.active_count()}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *words):
+        pass
+def background(number):
+    while True:
+        waiting.wait(3600)
+waiting = threading.Event()
+for number in range(20):
+    threading.Thread(target=background, args=[number], daemon=True).start()
+http.server.ThreadingHTTPServer(("127.0.0.1", 7782), Handler).serve_forever()
+END
+"""
+SERVICE_LOOK = _python("""
+import json, os, threading, time, urllib.request
+hop, answers = int(os.environ["HOP"]), []
+def ask():
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:7782/{hop}") as answer:
+                answers.append(json.load(answer))
+                return
+        except OSError:
+            time.sleep(0.1)
+asking = [threading.Thread(target=ask) for _ in range(8)]
+for one in asking: one.start()
+for one in asking: one.join()
+wanted = [[f"/{before}", 8] for before in range(hop + 1)]
+for answer in answers:
+    if answer["rows"] != wanted or answer["total"] != 8 * (hop + 1) or answer["threads"] < 21:
+        print(answer)
+""")
+
 PROGRAMS = (
     Row(
         "nginx, master and workers", "serves a file; a reload brings new workers and the new configuration",
@@ -247,6 +299,11 @@ PROGRAMS = (
         start="exec python3 -m http.server --bind 127.0.0.1 7781", look=HTTP_LOOK,
     ),
     Row(
+        "a Python service with threads and an SQLite database", "rows of before, those of all its threads",
+        prepare=SERVICE, start="exec python3 service.py", look=SERVICE_LOOK,
+        options="--copy-files", written="service.db*",
+    ),
+    Row(
         "a shell with job control in tmux",
         "its variables, a job that runs and one that is stopped, fg, Ctrl-Z, Ctrl-C, the size of its terminal",
         prepare=TMUX, start=f"exec tmux -S {PLACE}/tmux -f tmux.conf -D", look=TMUX_LOOK,
@@ -263,6 +320,8 @@ SUBJECTS = (
         "limits oom_score core_dump_filter umask huge_pages_disabled names_of_threads"),
     Row("seccomp filters, capabilities, securebits, no-new-privileges, not being dumpable", "each, and that they bind",
         "capabilities securebits no_new_privileges seccomp_filter not_dumpable"),
+    Row("a program that is another user for a while", "its users and groups, and its way back", "another_user",
+        backends=("vm",)),
     Row("a program that gave up root", "its users and groups, and that there is no way back", "dropped_root",
         backends=("vm",)),
     Row("a program that gave up root, in a container without CAP_SYS_RESOURCE", "", "dropped_root",
@@ -272,6 +331,9 @@ SUBJECTS = (
     Row("a parent-death signal whose parent stays", "that it lives: the signal stays behind, which is said", "umask",
         under="sh -c 'until [ $(ps -o ppid= -p $$) = 1 ]; do sleep 0.1; done; exec \"$@\"' sh setpriv --pdeathsig TERM",
         said="parent-death"),
+    Row("a Landlock sandbox", "that it goes on without: nothing tells of one from outside",
+        "lost_sandbox", unseen=True),
+    Row("keys in a keyring of its session", "the same", "lost_keyring", unseen=True),
     Row("a personality", "that it goes on without", "lost_personality", warned=("personality",)),
     Row("limits of its cgroup", "that it goes on without", "umask", warned=("cgroup-limits",),
         under="sh -c 'mkdir -p /sys/fs/cgroup/subject; echo 500000000 >/sys/fs/cgroup/subject/memory.max; "
@@ -298,16 +360,21 @@ SUBJECTS = (
     Row("a lease on a file", "", "lease", refused="file-leased", options="--copy-files"),
     Row("pipes, a FIFO", "data under way, sizes, ends", "pipes fifo", prepare="mkfifo fifo"),
     Row("unix sockets, a descriptor under way", "data, answers", "unix_sockets descriptor_under_way"),
+    Row("a unix socket whose file was renamed", "", "renamed_socket", refused="socket-moved"),
     Row("sockets that listen on TCP and UDP, IPv4 and IPv6", "answers, options", "ip_sockets"),
     Row("a TCP connection inside the tree", "", "connection_inside", refused="tcp-established"),
     Row("a pseudo-terminal with both ends", "size, settings, lines", "terminals"),
     Row("memory shared with a child, copied on write, locked, advised, sealed memfds", "content, seals and flags",
         "shared_with_a_child memory_file advised_memory copied_on_write"),
     Row("200 threads", "each has what it had", "two_hundred_threads"),
+    Row("asynchronous I/O: a context of io_setup", "that it reads", "asynchronous_io"),
     Row("System V shared memory", "", "system_v_memory", refused="sysv-shm"),
     Row("System V semaphores and message queues", "", "system_v_others", refused="sysv-ipc",
         after="ipcrm -S 0x5eaf -Q 0x5eaf 2>/dev/null; true"),
-    Row("System V IPC in a namespace of its own", "", "system_v_others", under="unshare --ipc", refused="namespace"),
+    Row("System V IPC of all kinds, and a host's name, in namespaces of its own",
+        "content, messages, numbers; the name",
+        "system_v_memory system_v_others name_of_the_host", under="unshare --ipc --uts"),
+    Row("a network namespace of its own", "", "umask", under="unshare --net", refused="namespace"),
     Row("zombies, stopped children, sessions, process groups, pidfds", "states, exit status, numbers, signals",
         "zombie stopped sessions_and_groups pid_file_descriptor"),
 )  # fmt: skip
@@ -320,6 +387,8 @@ def readme_table() -> str:
     lines = ["| what | | what was looked at after each of two hops |", "|---|---|---|"]
     for row in ROWS:
         verdict = f"refused: `{row.refused}`" if row.refused else "moves"
+        if row.unseen:
+            verdict += " without it, **not seen**"
         if row.warned:
             verdict += ", warns: " + ", ".join(f"`{id_}`" for id_ in row.warned)
         lines.append(f"| {row.name} | {verdict} | {row.looked_at} |")

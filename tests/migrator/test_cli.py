@@ -90,6 +90,8 @@ def run(tmp_path: Path, scenario: str, *arguments: str) -> Run:
         (["4711", "db2", "--max-downtime", "0"], "'0' is no time"),
         (["4711", "db2", "--max-downtime", "nan"], "'nan' is no time"),
         (["4711", "db2", "--max-downtime", "soon"], "'soon' is no time"),
+        (["4711", "db2", "--lease", "-1"], "'-1' is no time"),
+        (["4711", "db2", "--lease", "10m"], "'10m' is no time"),
         (["4711", "db2", "--max-rounds", "-2"], "'-2' is no number of rounds"),
         (["4711", "db2", "--bandwidth", "fast"], "'fast' is no rate"),
         (["4711", "db2", "--bandwidth", "0"], "'0' is too slow"),
@@ -138,15 +140,14 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
 
 
 def test_the_order_is_what_was_asked() -> None:
-    words = (
-        "4711 root@db2:2222 --copy-files --require-precopy --max-downtime 1.5 --max-rounds 3 --sudo --criu /opt/criu"
-    )
-    order = cli._order(parse([*words.split(), "--bandwidth", "20M", "--compress", "zstd"]))
+    words = "4711 root@db2:2222 --copy-files --require-precopy --max-downtime 1.5 --max-rounds 3 --lease 2.5 --sudo"
+    order = cli._order(parse([*words.split(), "--criu", "/opt/criu", "--bandwidth", "20M", "--compress", "zstd"]))
     assert (order.bandwidth, order.wishes.compress) == (20 << 20, "zstd")
     assert order.pid == 4711
     assert (order.wishes.copy_files, order.wishes.require_precopy) == (True, True)
     assert (order.limits.max_downtime, order.limits.max_rounds) == (1.5, 3)
-    assert (order.sudo, order.criu) == (True, "/opt/criu")
+    assert (order.sudo, order.criu, order.lease) == (True, "/opt/criu", 2.5)
+    assert cli._order(parse(["4711", "db2", "--lease", "0"])).lease == 0
     assert "db2" in str(order.target)
     assert "2222" in str(order.target)
 

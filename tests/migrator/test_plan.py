@@ -400,7 +400,7 @@ def test_another_export_is_not_the_same_storage(here: str, there: str, stops: bo
 
 
 REFUSED = [
-    "zombie-leader", "tracer", "capability", "namespace", "unit", "link-remap", "device", "terminal", "sysv-shm",
+    "zombie-leader", "tracer", "capability", "namespace", "link-remap", "device", "terminal", "sysv-shm",
     "io-uring", "anon-inode", "socket-kind", "external-pipe", "watch-lost", "mqueue",
     "eventfd-semaphore", "scheduling", "sysv-ipc", "pidfd-outside", "packet-pipe", "unix-waiting", "thread-apart",
     "uninterruptible",
@@ -630,7 +630,7 @@ def test_answers_to_other_questions_are_refused(
 text = st.text(max_size=12)
 versions = st.one_of(text, st.sampled_from(["", "4.1.1", "3.17", "v4", "4.2-rc1", "..."]))
 kinds = st.sampled_from([
-    "unit", "namespace", "tcp-established", "external-unix", "external-pipe", "listen", "unix-path", "shell-job",
+    "journal", "namespace", "tcp-established", "external-unix", "external-pipe", "listen", "unix-path", "shell-job",
     "network-file", "inet-socket", "file-lock", "never heard of", *REFUSED,
 ])  # fmt: skip
 paths = st.sampled_from(["/a", "/a/b", "/proc/100/x", "/dev/pts/1", "/sys/a", "/\udcff"])

@@ -318,7 +318,7 @@ async def test_the_report_has_the_documented_fields() -> None:
         "fill_seconds", "faults", "longest_fault_seconds", "target_peak_bytes", "predicted_downtime_seconds",
         "files_bytes", "files_frozen_bytes", "files_seconds",
         "namespaces", "inside_pid",
-        "terminal",
+        "terminal", "unit",
         "version", "started", "name", "error", "phases", "freeze", "max_downtime_seconds", "fill_bytes",
     ]  # fmt: skip
     assert list(report["rounds"][0]) == [

@@ -19,24 +19,23 @@ def tree(*oddities: Peculiarity) -> TreeFacts:
     return TreeFacts(4000, (SHELL,), (), oddities, 1 << 20, terminals=held)
 
 
-@pytest.mark.parametrize(("oddities", "wish", "namespaces", "ids"), [
-    ((), "", False, []),
-    ((ONE,), "", False, ["terminal"]),
-    ((ONE, OTHER), "", False, ["terminal", "terminal"]),
-    ((ONE,), "attach", False, []),
-    ((ONE,), "detach", False, []),
-    ((), "attach", False, ["no-terminal"]),
-    ((), "detach", True, ["no-terminal"]),
-    ((ONE, OTHER), "detach", False, ["terminals"]),
-    ((ONE,), "attach", True, ["terminal-namespace"]),
+@pytest.mark.parametrize(("oddities", "wish", "ids"), [
+    ((), "", []),
+    ((ONE,), "", ["terminal"]),
+    ((ONE, OTHER), "", ["terminal", "terminal"]),
+    ((ONE,), "attach", []),
+    ((ONE,), "detach", []),
+    ((), "attach", ["no-terminal"]),
+    ((), "detach", ["no-terminal"]),
+    ((ONE, OTHER), "detach", ["terminals"]),
 ])  # fmt: skip
-def test_obstacles(oddities: tuple[Peculiarity, ...], wish: str, namespaces: bool, ids: list[str]) -> None:
-    found = terminals.obstacles("alpha", "beta", tree(*oddities), wish, namespaces)
+def test_obstacles(oddities: tuple[Peculiarity, ...], wish: str, ids: list[str]) -> None:
+    found = terminals.obstacles("alpha", tree(*oddities), wish)
     assert [one.id for one in found] == ids
 
 
 def test_the_obstacle_names_both_ways_and_who_is_attached() -> None:
-    (found,) = terminals.obstacles("alpha", "beta", tree(ONE), "", False)
+    (found,) = terminals.obstacles("alpha", tree(ONE), "")
     assert "--attach" in found.remedy
     assert "--detach" in found.remedy
     assert ONE.detail in found.problem

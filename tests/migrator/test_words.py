@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator import catalogue, errors, words
+from migrator import catalogue, errors, recovery, words
 from migrator.obstacle import Obstacle
 from tests.migrator import fake_engine
 
@@ -152,6 +152,15 @@ def test_the_last_line() -> None:
 
 
 REPORT = fake_engine.report_of(4711, fake_engine.ROUNDS)
+
+
+def test_what_was_recovered() -> None:
+    moved = recovery.Outcome(recovery.Course.FORWARD, "the process runs on beta", "beta", 4711)
+    assert words.recovered(moved) == "the process runs on beta\n"
+    shown = dataclasses.replace(moved, terminal="ssh -t beta tmux attach")
+    assert words.recovered(shown) == "the process runs on beta\nits terminal: ssh -t beta tmux attach\n"
+    lost = dataclasses.replace(shown, hangs_up_seconds=120.0)
+    assert words.recovered(lost).splitlines()[2] == "it gets SIGHUP within 120 s unless somebody shows it so"
 
 
 def test_counts() -> None:

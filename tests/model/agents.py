@@ -174,9 +174,11 @@ def lease_ends(world: World, me: str) -> Outcomes:
 
 
 def clear(world: World, me: str, everything: bool) -> Outcomes:
-    """Kill what a dead criu left blocked: what HELD names, or all that one's own restore made. Whether all is gone."""
+    """Kill what a dead criu left blocked: what HELD names, what criu's log names, or all that one's own restore made.
+    Whether all is gone."""
     host = world.target
-    if host.tree in (TRACED, BLOCKED) and (host.listed or (everything and host.holder == me)):
+    known = host.listed or (everything and host.maker == me) or "strays are not looked for" not in BROKEN
+    if host.tree in (TRACED, BLOCKED) and known:
         world = world.on("target", tree=NONE)
     return [(world, world.target.tree == NONE)]
 
@@ -203,6 +205,18 @@ def owners(world: World, me: str, role: str) -> Outcomes:
     host = world.host(role)
     found = {host.first, host.noted} - {me, ""} if host.same_boot else set()
     return [(world, tuple(sorted(found)))]
+
+
+def wait_for_turn(world: World, me: str, role: str) -> Outcomes:
+    """The lock of who takes over, and the journal as it is by then."""
+    host = world.host(role)
+    if "nobody waits for his turn" in BROKEN:
+        return [(world, True)]
+    return [(world.on(role, taker=me), True)] if host.taker in ("", me) else []
+
+
+def end_of_turn(world: World, me: str, role: str) -> Outcomes:
+    return [(world.on(role, taker="") if world.host(role).taker == me else world, True)]
 
 
 def stop(world: World, me: str, names: tuple[str, ...]) -> Outcomes:
@@ -245,12 +259,14 @@ def kill_committed(world: World, me: str) -> Outcomes:
     return [(world.on("source", tree=DEAD), True)]
 
 
-def read(world: World, me: str, role: str) -> Outcomes:
+def read(world: World, me: str, role: str, migration: str) -> Outcomes:
     """What `read_journal` answers, as far as anybody asks for it."""
     host = world.host(role)
+    if not migration and Record.DONE in host.records:  # nothing is unfinished here
+        return [(world, JournalState("", "", (), "", 0, True, False, False, 0, False))]
     known = [agent for agent in world.agents if agent.name in (host.first, host.noted) and agent.name != me]
     left_stopped = bool(known) and all(agent.stopped for agent in known)
-    alive = role == "source" and host.owner not in ("", me) and not left_stopped
+    alive = role == "source" and (host.taker != "" or (host.owner not in ("", me) and not left_stopped))
     state = JournalState(
         migration=ID, role=role, records=tuple(record.value for record in host.records), peer="other", root=1,
         same_boot=host.same_boot, agent_alive=alive, criu_alive=False, tasks_alive=0,
@@ -299,7 +315,7 @@ def commit() -> Command:
     return OK
 
 
-def abort_source(told: bool) -> Command:
+def abort_source() -> Command:
     did = yield give_up, "source", True
     if did in (OK, FAULT):
         return did
@@ -308,15 +324,23 @@ def abort_source(told: bool) -> Command:
     yield (undo,)
     yield criu_is_gone, "source"
     yield (take_back,)
-    if told or Record.FROZEN not in (yield (memory,)):
+    known = rules.Known("source", (yield (memory,)), True, False)
+    if not rules.must_tell(known) or "DONE before the target was told" in BROKEN:
         yield from write("source", Record.DONE)
-    yield close, "source"
+        yield close, "source"
     return OK
 
 
 def finish(role: str) -> Command:
-    if not allowed(role, (yield (memory,)), Record.DONE):
+    known = yield (memory,)
+    if role == "source" and Record.DONE in known:
+        return OK
+    if not allowed(role, known, Record.DONE):
         return FAULT
+    if role == "source" and Record.ABORT in known:
+        yield from write(role, Record.DONE)
+        yield close, role
+        return OK
     yield criu_is_gone, role
     yield discard_images, role
     yield from write(role, Record.DONE)
@@ -394,28 +418,37 @@ def contact_lost() -> Command:
 
 def settle(role: str, verdict: Verdict) -> Command:
     """As `settle.settle`: take over, decide, act."""
+    yield wait_for_turn, role
+    found = yield from depose(role, verdict)
+    yield end_of_turn, role
+    if found is None:
+        yield close, role
+        return FAULT
+    undo = verdict is Verdict.ABORT or (verdict is Verdict.CLEAN and Record.ABORT in found[0])
+    answer = yield from (settle_abort(role, found[1], verdict) if undo else _SETTLE[verdict](role, found[1]))
+    yield close, role
+    return answer
+
+
+def depose(role: str, verdict: Verdict) -> Command:
+    """As `deposing.depose`, with the turn in hand; None where it came to nothing."""
     former = yield owners, role
     if not former:
         found = yield take_over, role
-        if found is None:
-            return FAULT
-        if not (yield from decide(role, verdict, found)):
-            yield close, role
-            return FAULT
+        if found is None or not (yield from decide(role, verdict, found)):
+            return None
     else:
         yield stop, former
         found = yield look, role
         if not (yield from decide(role, verdict, found)):
             yield let_go_on, former
-            return FAULT
+            return None
         yield kill, former
         found = yield take_over, role
         if found is None:
-            return FAULT
+            return None
     yield note_owner, role
-    answer = yield from _SETTLE[verdict](role, found[1])
-    yield close, role
-    return answer
+    return ((yield (memory,)), *found[1:])
 
 
 def decide(role: str, verdict: Verdict, found: Any) -> Command:
@@ -429,7 +462,7 @@ def decide(role: str, verdict: Verdict, found: Any) -> Command:
     return (yield from write(role, record))
 
 
-def settle_abort(role: str, same_boot: bool) -> Command:
+def settle_abort(role: str, same_boot: bool, verdict: Verdict) -> Command:
     if Record.DONE in (yield (memory,)):
         return OK
     if same_boot:
@@ -439,7 +472,9 @@ def settle_abort(role: str, same_boot: bool) -> Command:
         else:
             yield (take_back,)
     yield discard_images, role
-    yield from write(role, Record.DONE)
+    known = rules.Known(role, (yield (memory,)), same_boot, False)
+    if verdict is Verdict.CLEAN or not rules.must_tell(known) or "DONE before the target was told" in BROKEN:
+        yield from write(role, Record.DONE)
     return OK
 
 
@@ -481,13 +516,11 @@ def settle_clean(role: str, same_boot: bool) -> Command:
     return OK
 
 
-def read_journal(role: str) -> Command:
-    return (yield read, role)
+def read_journal(role: str, migration: str) -> Command:
+    return (yield read, role, migration)
 
 
-_SETTLE = {
-    Verdict.ABORT: settle_abort, Verdict.KILL: settle_kill, Verdict.RESUME: settle_resume, Verdict.CLEAN: settle_clean,
-}  # fmt: skip
+_SETTLE = {Verdict.KILL: settle_kill, Verdict.RESUME: settle_resume, Verdict.CLEAN: settle_clean}
 COMMANDS: dict[str, Callable[..., Command]] = {
     "dump": dump, "commit": commit, "abort source": abort_source, "finish": finish, "restore": restore,
     "resume": resume, "abort target": abort_target, "contact lost": contact_lost, "settle": settle,

@@ -87,7 +87,8 @@ class ModelPeer:
     async def abort(self, request: protocol.Abort) -> protocol.Leftovers:
         if not self._name.endswith("0"):
             raise PeerFault(self.host, "abort", protocol.Fault(protocol.FaultCode.BAD_REQUEST, "no migration"))
-        await self._call(f"abort {self.host}", True if self.host == "source" else request.source_aborted)
+        arguments = (request.source_aborted,) if self.host == "target" else ()
+        await self._call(f"abort {self.host}", *arguments)
         return protocol.Leftovers()
 
     async def finish(self) -> protocol.Leftovers:
@@ -97,7 +98,7 @@ class ModelPeer:
         return protocol.Leftovers()
 
     async def journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
-        return cast(protocol.JournalState, await self._call("journal", self.host))
+        return cast(protocol.JournalState, await self._call("journal", self.host, request.migration))
 
     async def settle(self, request: protocol.Settle) -> protocol.Settled:
         await self._call("settle", self.host, request.verdict)
@@ -189,15 +190,21 @@ async def migrate(stage: Stage) -> None:
 
 
 async def recover(stage: Stage) -> None:
-    """`migrate recover` on the source."""
+    """`migrate recover` on the source, without an ID: it has to find by itself what is not over."""
+    with contextlib.suppress(errors.MigrateError):
+        await recovery.recover_over("", cast(Any, ModelHosts(stage, "source", "target")), cast(Any, Deaf()))
+
+
+async def recover_by_id(stage: Stage) -> None:
+    """`migrate recover ID` on the source."""
     with contextlib.suppress(errors.MigrateError):
         await recovery.recover_over(ID, cast(Any, ModelHosts(stage, "source", "target")), cast(Any, Deaf()))
 
 
 async def recover_there(stage: Stage) -> None:
-    """`migrate recover` on the target."""
+    """`migrate recover ID` on the target."""
     with contextlib.suppress(errors.MigrateError):
         await recovery.recover_over(ID, cast(Any, ModelHosts(stage, "target", "source")), cast(Any, Deaf()))
 
 
-PROGRAMS = {"migrate": migrate, "recover": recover, "recover there": recover_there}
+PROGRAMS = {"migrate": migrate, "recover": recover, "recover by ID": recover_by_id, "recover there": recover_there}

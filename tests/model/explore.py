@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -15,7 +15,9 @@ from tests.model.clients import CANCELLED, LOST, Over, Stage, meet
 from tests.model.world import (
     BLOCKED,
     DEAD,
+    ENDED,
     FAILED,
+    HISTORIES,
     IN_HOOK,
     NONE,
     PAST,
@@ -44,6 +46,23 @@ def beginning(*, faults: int, on_disk: bool) -> World:
     return World(source, target, both, (), (Client("M", "migrate"),), faults, on_disk)
 
 
+def committed(*, faults: int, on_disk: bool, target_is_dead: bool = False) -> World:
+    """COMMIT and KILLED are written, then `migrate` and its agent have died, and nobody has told the target, which
+    waits for its lease; or everything there that knew of the tree is dead as well, so that only its images are left.
+    """
+    whole = (Record.BEGIN, Record.FROZEN, Record.COMMIT, Record.KILLED)
+    held = (Record.PREPARED, Record.HELD)
+    source = Host("source", whole, 4, DEAD, first="", owner="", criu=ENDED)
+    target = Host("target", held, 2, NONE, first="", owner="", criu=FAILED, asked=True, listed=True)
+    agents: tuple[Agent, ...] = ()
+    if not target_is_dead:
+        target = target._replace(
+            tree=TRACED, criu=IN_HOOK, hook="waits", first="T0", owner="T0", holder="T0", maker="T0",
+        )  # fmt: skip
+        agents = (Agent("T0", "target", "", held),)
+    return World(source, target, agents, (), (), faults, on_disk)
+
+
 class Programs:
     """What a program does next, by what it has seen so far. Runs it again from its beginning, and remembers."""
 
@@ -54,7 +73,7 @@ class Programs:
         """(whether it is at its end, its answer or next act)."""
         key = (op.program, op.arguments, op.history)
         if key not in self._known:
-            self._known[key] = _run(agents.COMMANDS[op.program](*op.arguments), op.history)
+            self._known[key] = _run(agents.COMMANDS[op.program](*op.arguments), HISTORIES.of(op.history))
         return self._known[key]
 
     def client(self, client: Client) -> tuple[bool, Any]:
@@ -63,7 +82,7 @@ class Programs:
         if key not in self._known:
             stage = Stage()
             running = clients.PROGRAMS[client.program](stage)
-            self._known[key] = _run(running, client.history)
+            self._known[key] = _run(running, HISTORIES.of(client.history))
             stage.over = True
             with contextlib.suppress(Over, StopIteration, RuntimeError):
                 running.throw(Over)
@@ -81,10 +100,11 @@ def _run(program: Any, history: tuple[Any, ...]) -> tuple[bool, Any]:
 
 
 class Explorer:
-    """One exploration. `recovers`: how many may run at once beside each other."""
+    """One exploration. `beside`: whether a `recover` may begin beside another client."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: bool = True) -> None:
         self._programs = Programs()
+        self._most = 1 if beside else 0
 
     # --- what happens by itself ---
 
@@ -92,7 +112,20 @@ class Explorer:
         """Everything that can happen next without anything going wrong; no new `recover`.
 
         What nobody else can notice, be it now or later, happens at once: the orders in which it happens are the same.
+        Where nothing happens any more the time of those is up who wait for an agent that stands still.
         """
+        nothing = True
+        for step in self._next(world):
+            nothing = False
+            yield step
+        if nothing:
+            for client in world.clients:
+                ended, act = self._programs.client(client)
+                agent = world.agent(act[1]) if not ended and act[0] == "receive" else None
+                if agent is not None and agent.stopped:
+                    yield f"{client.name}: the time of {agent.name} is up", _seen(world, client.name, LOST)
+
+    def _next(self, world: World) -> Iterator[Step]:
         for step in self._unnoticed(world):
             yield step
             return
@@ -146,10 +179,10 @@ class Explorer:
             return
         _, act = self._programs.command(op)
         for after, seen in act[0](world, op.agent, *act[1:]):
-            now = op._replace(history=(*op.history, seen))
+            now = op._replace(history=HISTORIES.after(op.history, seen))
             ended, answer = self._programs.command(now)
             if ended:
-                now = now._replace(history=(), answer=answer if answer is not None else FAULT)
+                now = now._replace(history=0, answer=answer if answer is not None else FAULT)
             yield f"{op.agent} {op.program}: {_words(act)} -> {_word(seen)}", _replaced(after, op, now)
 
     def _end_of_input(self, world: World, agent: Agent) -> Iterator[Step]:
@@ -168,7 +201,7 @@ class Explorer:
         if agent.name == "T0":
             yield "T0 hears nobody any more", _asked(world, Op("T0", "", "contact lost", ()))
         elif not committed:
-            yield "S0 hears nobody any more", _asked(world, Op("S0", "", "abort source", (False,)))
+            yield "S0 hears nobody any more", _asked(world, Op("S0", "", "abort source", ()))
         else:
             yield "S0 hears nobody any more", left(world, "S0")
 
@@ -180,7 +213,7 @@ class Explorer:
         if not names and quiet:
             yield "an operator runs recover", _started(world, "R1")
             yield "an operator runs recover on the target", _started(world, "R1", "recover there")
-        elif world.faults and len(names) <= 1 and not world.source.owner:
+        elif world.faults and len(names) <= self._most and not world.source.owner:
             name = "R2" if "R1" in names else "R1"
             fewer, beside = world._replace(faults=world.faults - 1), f"beside {min(names, default='others')}"
             yield f"an operator runs recover {beside}", _started(fewer, name)
@@ -271,7 +304,8 @@ def _asked(world: World, op: Op) -> World:
 
 def _seen(world: World, name: str, seen: Any) -> World:
     found = tuple(
-        client._replace(history=(*client.history, seen)) if client.name == name else client for client in world.clients
+        client._replace(history=HISTORIES.after(client.history, seen)) if client.name == name else client
+        for client in world.clients
     )
     return world._replace(clients=found)
 
@@ -369,7 +403,11 @@ def _criu_faults(world: World) -> Iterator[Step]:
         yield "the source's hook is killed, criu being dead", world.on("source", hook="", fifo="")
     if target.criu == WORKING and target.asked:
         yield "the restore fails", world.on("target", criu=FAILED, tree=target.tree if target.tree == BLOCKED else NONE)
-        yield "the restore is killed half-way", world.on("target", criu=FAILED, tree=BLOCKED, listed=False)
+        maker = target.maker if target.tree == BLOCKED else target.holder
+        yield (
+            "the restore is killed half-way",
+            world.on("target", criu=FAILED, tree=BLOCKED, maker=maker, listed=target.tree == BLOCKED and target.listed),
+        )
     if target.criu == IN_HOOK:
         yield "the restore is killed in its hold", world.on("target", criu=FAILED, tree=BLOCKED)
         if target.hook:
@@ -404,8 +442,8 @@ def _rebooted(world: World, role: str, kept: int) -> World:
             world = gone(world, client.name)
     world = world.on(
         role, records=host.records[:kept], safe=kept, torn=False, same_boot=False, criu=NONE, hook="", fifo="",
-        holder="", stop_queued=False, log="", asked=False, listed=False, first="", owner="", noted="",
-        tree=DEAD if role == "source" or host.tree in (RUNS, DEAD) else NONE,
+        holder="", stop_queued=False, log="", asked=False, listed=False, first="", owner="", noted="", taker="",
+        maker="", tree=DEAD if role == "source" or host.tree in (RUNS, DEAD) else NONE,
         images=host.images and role == "target" and world.on_disk,
     )  # fmt: skip
     if host.tree == RUNS:
@@ -436,10 +474,15 @@ class Found:
         """How a migration ends -> in how many worlds."""
 
 
-def explore(*, faults: int, on_disk: bool = False) -> Found:
-    """Go through all worlds. Raises Broken with the shortest way to the first that breaks an invariant."""
+def explore(
+    *, faults: int, on_disk: bool = False, start: Callable[..., World] = beginning, beside: bool = True
+) -> Found:
+    """Go through all worlds. Raises Broken with the shortest way to the first that breaks an invariant.
+
+    `beside`: a `recover` may begin beside `migrate` or another one; that multiplies the worlds.
+    """
     with mock.patch.object(recovery, "meet", meet):
-        return _explore(Explorer(), beginning(faults=faults, on_disk=on_disk))
+        return _explore(Explorer(beside), start(faults=faults, on_disk=on_disk))
 
 
 def _explore(explorer: Explorer, start: World) -> Found:
@@ -491,15 +534,20 @@ def way(came: dict[World, tuple[World | None, str]], world: World | None) -> str
 
 def _how_it_ends(explorer: Explorer, world: World, known: dict[World, str]) -> str:
     """Nothing moves any more, nothing goes wrong any more: recover is run until it changes nothing."""
-    if world not in known:
-        known[world] = "?"
-        results = {_plain(end) for end in _alone(explorer, world)}
-        if results == {_plain(world)}:
-            known[world] = verdict(world)
-        else:
-            for other in results - {_plain(world)}:
-                _how_it_ends(explorer, other, known)
-            known[world] = "later: it has to be recovered"
+    if world in known:
+        return known[world]
+    known[world] = "?"
+    results = {_plain(end) for end in _alone(explorer, world, "recover")} - {_plain(world)}
+    end = LATER
+    if not results:
+        results = {_plain(end) for end in _alone(explorer, world, "recover by ID")} - {_plain(world)}
+        end = BY_ID
+        told = Record.RESUMED in world.target.records  # then `migrate` has named it to whoever ran it, as left behind
+        if results and Record.FROZEN in world.source.records and not told:
+            raise Broken("recover does not find by itself what is left to do", "")
+    for other in results:
+        _how_it_ends(explorer, other, known)
+    known[world] = end if results else verdict(world)
     return known[world]
 
 
@@ -507,10 +555,10 @@ def _plain(world: World) -> World:
     return world._replace(clients=())
 
 
-def _alone(explorer: Explorer, world: World) -> set[World]:
+def _alone(explorer: Explorer, world: World, program: str) -> set[World]:
     """Where one `recover` leads, undisturbed."""
-    begun = _started(world, "R1")
-    came: dict[World, tuple[World | None, str]] = {begun: (None, "an operator runs recover, undisturbed")}
+    begun = _started(world, "R1", program)
+    came: dict[World, tuple[World | None, str]] = {begun: (None, f"an operator runs {program}, undisturbed")}
     row, ends = [begun], set()
     while row:
         now = row.pop()
@@ -528,15 +576,10 @@ def verdict(world: World) -> str:
     tidy = all(Record.DONE in world.host(role).records for role in ("source", "target"))
     if len(running) == 1 and tidy and world.target.tree in (RUNS, NONE, DEAD):
         return f"it runs on the {running[0]}"
-    if len(running) == 1 and tidy and world.target.tree == BLOCKED and not world.target.listed:
-        return f"it runs on the {running[0]}, {STRAYS}"
     if reason := _exception(world):
         return f"it runs, not tidied up: {reason}" if running else f"it runs nowhere: {reason}"
     problem = "it runs, but what is left can't be tidied up" if running else "it runs nowhere"
     raise Broken(problem, "recover changes nothing any more")
-
-
-STRAYS = "and what a criu, killed half-way together with its agent, has made stands blocked on the target"
 
 
 def _exception(world: World) -> str:
@@ -551,11 +594,11 @@ def _exception(world: World) -> str:
         return IN_MEMORY
     if not source.same_boot and Record.HELD not in target.records:
         return UNHELD
-    if not source.same_boot and not target.same_boot and not world.on_disk:
-        return "both hosts rebooted, the images in memory"
     return ""
 
 
+LATER = "later: it has to be recovered"
+BY_ID = "later: it runs, and what a dead agent has left of images on the target has to be named to recover"
 SEIZED = "criu killed between seizing and its hold"
 LET_GO = "criu killed after it let the tree go"
 RAN = "the host that it ran on rebooted"

@@ -4,24 +4,30 @@ What is explored is the product's own where it can be: the order of records (`ag
 (`agent.rules`), the hooks' script (`agent.hold`), and from `migrator` the decision, undoing, going forward and
 `recover`. Agents, criu and kernel are models (`agents`, `world`), one act after the other as their code has it.
 
-From the freeze on, at any instant, so many times as a test says: an agent, `migrate`, `recover`, a hook or criu is
-killed, an agent in the midst of writing a record as well; a host reboots, and what was not synced is lost or not; a
-link is cut, a question lost or late, an answer lost, nobody waits for one; dump or restore fail; Ctrl-C; the target
-can't be reached; a `recover` begins in the midst of something, beside `migrate` or another `recover`. Without counting:
+From the freeze on, or from COMMIT on, at any instant, so many times as a test says: an agent, `migrate`, `recover`, a
+hook or criu is killed, an agent in the midst of writing a record as well; a host reboots, and what was not synced is
+lost or not; a link is cut, a question lost or late, an answer lost, nobody waits for one; dump or restore fail; Ctrl-C;
+the target can't be reached; a `recover` begins in the midst of something, beside `migrate` or another `recover`.
+Without counting:
 `recover` is run when all is quiet, again and again, and the target's lease ends at any time. A host reboots once. SSH
 neither repeats nor reorders within a connection: what comes twice comes over another one, from another agent.
 
-In the end `recover` is run, undisturbed, until it changes nothing. Then exactly one copy runs, and both journals are
-done; or one of the exceptions has come about that DESIGN names, and it is counted by its name.
+At every instant two copies can't run, and the records of a journal stand in the order of the product's table. In the
+end `recover` is run, without an ID and undisturbed, until it changes nothing. Then exactly one copy runs, and both
+journals are done; or one of the exceptions has come about that DESIGN names, and it is counted by its name.
+
+Here one fault is explored, a `recover` beside others being one, from the freeze on and from COMMIT on; and two faults
+where no client runs beside another. More takes minutes: `python -m tests.model --help`.
 
 Not covered: what comes before the freeze; more than one task, or tasks that differ from those that were journaled;
 filling memory after the resume; files that come along, TCP, throttling; a disk that is full or fails; a SIGCONT from
-elsewhere; agents that an operator stops or continues; more than two clients at once; recover without an id, or with a
-journal that was pruned; more faults than are counted here.
+elsewhere; agents that an operator stops or continues; more than two clients at once; a journal that was pruned; more
+faults than are counted here.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +55,18 @@ def test_nothing_goes_wrong() -> None:
     assert set(found.settled) == {"it runs on the target"}
 
 
+def test_whatever_goes_wrong_twice() -> None:
+    """No `recover` begins beside another client here. What is new: images that nobody has word of but their host, and
+    a source that reboots after its ABORT."""
+    found = explore.explore(faults=2, beside=False)
+    exceptions = {explore.RAN, explore.LET_GO, explore.UNHELD, explore.SEIZED, explore.IN_BETWEEN, explore.IN_MEMORY}
+    exceptions.add(explore.UNDONE)
+    expected = {f"it runs nowhere: {reason}" for reason in exceptions}
+    expected |= {"it runs on the source", "it runs on the target", explore.LATER, explore.BY_ID}
+    expected |= {f"it runs, not tidied up: {explore.LET_GO}"}
+    assert set(found.settled) == expected
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_whatever_goes_wrong_once(on_disk: bool) -> None:
     """The exceptions, by name: each has to come about, and no other."""
@@ -57,9 +75,21 @@ def test_whatever_goes_wrong_once(on_disk: bool) -> None:
     if not on_disk:
         exceptions.add(explore.IN_MEMORY)
     expected = {f"it runs nowhere: {reason}" for reason in exceptions}
-    expected |= {"it runs on the source", "it runs on the target", "later: it has to be recovered"}
+    expected |= {"it runs on the source", "it runs on the target", explore.LATER}
     assert set(found.settled) == expected | {f"it runs, not tidied up: {explore.LET_GO}"}
     assert found.states > 5_000  # it would be a few hundred, were the faults not tried at every instant
+
+
+@pytest.mark.parametrize(("target_is_dead", "faults"), [(False, 1), (True, 1), (True, 2)])
+def test_whatever_goes_wrong_after_commit(target_is_dead: bool, faults: int) -> None:
+    """The target waits for its lease, or only images are left: two recover at once; or a restore from the images is
+    killed together with its agent; and all that was said above."""
+    start = functools.partial(explore.committed, target_is_dead=target_is_dead)
+    found = explore.explore(faults=faults, start=start, beside=faults == 1)
+    exceptions = {explore.RAN, explore.LET_GO, explore.IN_BETWEEN, explore.IN_MEMORY}
+    expected = {f"it runs nowhere: {reason}" for reason in exceptions}
+    expected |= {"it runs on the target", explore.LATER, f"it runs, not tidied up: {explore.LET_GO}"}
+    assert set(found.settled) == expected
 
 
 # --- rules that are broken on purpose --------------------------------------------------------------------------------
@@ -137,8 +167,14 @@ TWO, STALE, AGAIN, NOWHERE = (
     "the target started it a second time",
     "it runs nowhere",
 )
+UNTIDY, UNFOUND, DISORDER = (
+    "it runs, but what is left can't be tidied up",
+    "recover does not find by itself what is left to do",
+    "a journal is out of order",
+)
 BREACHES: dict[str, tuple[Breach, int, bool, str]] = {
     # what is broken: how, the faults that it takes, whether the images are on disk, what comes of it
+    "DONE is written before the target was told": (broken("DONE before the target was told"), 1, False, UNFOUND),
     "the target resumes without proof of death": (resume_without_proof, 1, False, TWO),
     "KILLED is written before the kill": (broken("KILLED before the kill"), 0, False, TWO),
     "ABORT after COMMIT": (abort_after_commit, 1, False, NOWHERE),
@@ -162,6 +198,22 @@ BREACHES: dict[str, tuple[Breach, int, bool, str]] = {
     "the hook does not sync what it acts on": (script("sync journal", ": journal"), 2, True, STALE),
     "the hook lets go without a record": (script("answer=veto aborted", "answer=go aborted"), 1, False, TWO),
 }  # fmt: skip
+
+
+def test_who_takes_over_without_waiting_for_his_turn_is_found() -> None:
+    """It takes two recovers, and a former agent that lives."""
+    agents.BROKEN.add("nobody waits for his turn")
+    with pytest.raises(explore.Broken) as found:
+        explore.explore(faults=1, start=explore.committed)
+    assert found.value.problem == DISORDER
+
+
+def test_strays_that_nobody_looks_for_are_found() -> None:
+    """A restore from the images is killed half-way, together with its agent."""
+    agents.BROKEN.add("strays are not looked for")
+    with pytest.raises(explore.Broken) as found:
+        explore.explore(faults=2, start=functools.partial(explore.committed, target_is_dead=True), beside=False)
+    assert found.value.problem == NOWHERE
 
 
 @pytest.mark.parametrize("name", BREACHES)

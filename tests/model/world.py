@@ -41,6 +41,8 @@ class Host(NamedTuple):
     """Who holds the lock on the journal."""
     noted: str = ""
     """The agent of the newest `owner` note; "" when it is dead."""
+    taker: str = ""
+    """Who holds the lock of taking over."""
     torn: bool = False
     """The journal ends with half a record."""
     same_boot: bool = True
@@ -52,6 +54,8 @@ class Host(NamedTuple):
     """The verdict that lies in the hook's FIFO."""
     holder: str = ""
     """The agent that holds the FIFO's other end."""
+    maker: str = ""
+    """Target: the agent whose criu has made the tasks that stand there, and that they descend from."""
     stop_queued: bool = False
     log: str = ""
     """What the restore's log says of the tree: passed (let go), finished."""
@@ -83,6 +87,30 @@ class Agent(NamedTuple):
     """It has dealt with the end of its input."""
 
 
+class Histories:
+    """What programs have seen so far, each history with a number of its own: 0 is the empty one. A world that holds the
+    number is compared and hashed much faster."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, Any], int] = {}
+        self._rows: list[tuple[Any, ...]] = [()]
+
+    def after(self, number: int, seen: Any) -> int:
+        """This history, and then that."""
+        key = (number, seen)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._rows)
+            self._rows.append((*self._rows[number], seen))
+        return self._numbers[key]
+
+    def of(self, number: int) -> tuple[Any, ...]:
+        """All of it, oldest first."""
+        return self._rows[number]
+
+
+HISTORIES = Histories()
+
+
 class Op(NamedTuple):
     """A command on its way to an agent (no history yet), at work, or answered."""
 
@@ -90,7 +118,7 @@ class Op(NamedTuple):
     client: str
     program: str
     arguments: tuple[Any, ...]
-    history: tuple[Any, ...] = ()
+    history: int = 0
     answer: Any = None
 
 
@@ -99,7 +127,7 @@ class Client(NamedTuple):
 
     name: str
     program: str
-    history: tuple[Any, ...] = ()
+    history: int = 0
 
 
 class World(NamedTuple):
@@ -141,7 +169,11 @@ class World(NamedTuple):
         )
         for role in ("source", "target"):
             host = world.host(role)
-            change = {name: "" for name in ("first", "owner", "noted", "holder") if getattr(host, name) in names}
+            change = {
+                name: ""
+                for name in ("first", "owner", "noted", "taker", "holder", "maker")
+                if getattr(host, name) in names
+            }
             if change:
                 world = world.on(role, **change)
         if "T0" in names and world.target.criu == WORKING and not world.target.asked:
@@ -171,7 +203,19 @@ def check(world: World) -> str:
         return world.broken
     if world.target.tree == RUNS and world.source.tree not in (DEAD, NONE):
         return "two copies can run"
-    return ""
+    return "" if all(map(in_order, (world.source, world.target))) else "a journal is out of order"
+
+
+def in_order(host: Host) -> bool:
+    """Whether the product's table lets each record follow the one before; the hook's ABORT may come a second time."""
+    last: Record | None = None
+    for number, record in enumerate(host.records):
+        if record is Record.ABORT and Record.ABORT in host.records[:number]:
+            continue
+        if record not in journal.MAY_FOLLOW[host.role][last]:
+            return False
+        last = record
+    return True
 
 
 # --- criu and the hooks ----------------------------------------------------------------------------------------------
@@ -259,7 +303,7 @@ def criu_steps(world: World, role: str) -> Iterator[tuple[str, World]]:
         if host.tree == BLOCKED:
             yield "the restore finds its PIDs taken", world.on(role, criu=FAILED)
         elif host.images:
-            yield "the restore is held", world.on(role, criu=IN_HOOK, hook="waits", tree=TRACED)
+            yield "the restore is held", world.on(role, criu=IN_HOOK, hook="waits", tree=TRACED, maker=host.holder)
     elif host.criu == PAST:
         yield "the restore lets the tree go", world.on(role, criu=ENDED, log="finished").runs(role)
 

@@ -283,3 +283,50 @@ def huge_environment() -> _Found:
         with open("/proc/self/environ", "rb") as file:
             shown = sum(part.startswith(b"VARIABLE_") for part in file.read().split(b"\0"))
         yield {"environment": (there == wanted, True), "/proc": (shown, 1000)}
+
+
+def name_of_the_host() -> _Found:
+    """sethostname(2): started in a UTS namespace of its own, see what_moves.py."""
+    _sure(_libc.sethostname(b"subject", 7))
+    while True:
+        yield {"name": (_os.uname().nodename, "subject")}
+
+
+def another_user() -> _Found:
+    """Its effective user and group are others than the real ones, to which it can go back."""
+    _os.setgroups([34, 100])
+    _os.setresgid(0, 33, 0)
+    _os.setresuid(0, 33, 0)
+    while True:
+        users = (_os.getresuid(), _os.getresgid(), sorted(_os.getgroups()))
+        _os.seteuid(0)
+        yield {"users": (users, ((0, 33, 0), (0, 33, 0), [34, 100])), "root again": (_os.geteuid(), 0)}
+        _os.seteuid(33)
+
+
+def lost_sandbox() -> _Found:
+    """Landlock: no symbolic link may be made (landlock(7)). It does not come along."""
+    rules = _sure(_libc.syscall(444, _struct.pack("<Q", 1 << 12), 8, 0))
+    _prctl(38, 1)
+    _sure(_libc.syscall(446, rules, 0))
+    _os.close(rules)
+    expected = "refused"
+    while True:
+        try:
+            _os.symlink("nowhere", "/srv/subject/symbolic")
+            _os.unlink("/srv/subject/symbolic")
+            found = "allowed"
+        except PermissionError:
+            found = "refused"
+        yield {"a symbolic link": (found, expected)}
+        expected = "allowed"
+
+
+def lost_keyring() -> _Found:
+    """keyctl(2): a session keyring of its own, with a key. It does not come along."""
+    _sure(_libc.syscall(250, 1, b"subject", 0, 0, 0))
+    key = _sure(_libc.syscall(248, b"user", b"subject", b"secret", 6, -3))
+    expected = key
+    while True:
+        yield {"key": (_libc.syscall(250, 10, -3, b"user", b"subject", 0), expected)}
+        expected = -1

@@ -189,6 +189,23 @@ def unix_sockets() -> _Found:
             datagrams[0].send(word)
 
 
+def renamed_socket() -> _Found:
+    """Bound to one path, and found at another; one beside it whose file is gone, as one may be carried."""
+    server, other = (_socket.socket(_socket.AF_UNIX) for _ in range(2))
+    server.bind(f"{_PLACE}/first")
+    server.listen()
+    _os.rename(f"{_PLACE}/first", f"{_PLACE}/then")
+    other.bind(f"{_PLACE}/gone")
+    other.listen()
+    _os.unlink(f"{_PLACE}/gone")
+    while True:
+        with _socket.socket(_socket.AF_UNIX) as client:
+            client.connect(f"{_PLACE}/then")
+            accepted, _ = server.accept()
+            accepted.close()
+        yield {}
+
+
 def descriptor_under_way() -> _Found:
     """A descriptor in the queue of a socket (SCM_RIGHTS)."""
     left, right = _socket.socketpair()
@@ -274,3 +291,23 @@ def lease() -> _Found:
     _fcntl.fcntl(held, _fcntl.F_SETLEASE, _fcntl.F_RDLCK)
     while True:
         yield {"lease": (_fcntl.fcntl(held, _fcntl.F_GETLEASE), _fcntl.F_RDLCK)}
+
+
+def asynchronous_io() -> _Found:
+    """io_setup(2), nothing under way: a read by it."""
+    context = _ctypes.c_ulong()
+    if _libc.syscall(206, 8, _ctypes.byref(context)):
+        raise OSError(_ctypes.get_errno(), "io_setup")
+    file = _os.memfd_create("read")
+    _os.write(file, b"asynchronous")
+    while True:
+        buffer, events = _ctypes.create_string_buffer(12), _ctypes.create_string_buffer(32)
+        request = _struct.pack("<QIiHhIQQqQII", 7, 0, 0, 0, 0, file, _ctypes.addressof(buffer), 12, 0, 0, 0, 0)
+        control = _ctypes.create_string_buffer(request)
+        pointer = _ctypes.c_void_p(_ctypes.addressof(control))
+        submitted = _libc.syscall(209, context, 1, _ctypes.byref(pointer))
+        done = _libc.syscall(208, context, 1, 1, events, _struct.pack("<qq", 60, 0)) if submitted == 1 else 0
+        yield {
+            "done": ((submitted, done, _struct.unpack("<QQqq", events.raw)[2]), (1, 1, 12)),
+            "content": (buffer.raw, b"asynchronous"),
+        }

@@ -133,8 +133,17 @@ def system_v_others() -> _Found:
     _sure(_libc.msgctl(queue, 0, 0))
     queue = _sure(_libc.msgget(0x5EAF, 0o1600))
     _sure(_libc.msgsnd(queue, _struct.pack("<q", 1) + b"message", 7, 0))
+    buffer = _ctypes.create_string_buffer(64)
     while True:
-        yield {"semaphore": (_libc.semctl(semaphores, 2, 12), 5)}
+        size = _sure(_libc.msgrcv(queue, buffer, 56, 1, 0))
+        yield {
+            "semaphore": (_libc.semctl(semaphores, 2, 12), 5),
+            "message": (buffer.raw[8 : 8 + size], b"message"),
+            "same numbers": (
+                (_libc.semget(0x5EAF, 0, 0), _libc.msgget(0x5EAF, 0)), (semaphores, queue),
+            ),
+        }  # fmt: skip
+        _sure(_libc.msgsnd(queue, _struct.pack("<q", 1) + b"message", 7, 0))
 
 
 def two_hundred_threads() -> _Found:

@@ -93,6 +93,14 @@ def cut_link() -> None:
             duplicate.close()
 
 
+def cut_link_for_good() -> None:
+    """The connection to beta is shut down, and no other comes about until the table `cut` is taken away here."""
+    cut_link()
+    rules = "add table inet cut; add chain inet cut out { type filter hook output priority 0; }; "
+    rules += "add rule inet cut out tcp dport 22 reject with tcp reset"
+    subprocess.run(["nft", rules], check=True)
+
+
 def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -219,9 +227,10 @@ async def linger() -> None:
 
 
 ACTS = {act.__name__.replace("_", "-"): act for act in (
-    kill_source_agent, kill_source_criu, kill_source_nsenter, kill_target_agent, cut_link, interrupt, interrupt_twice,
-    fill_images, kill_child, kill_everything, kill_pagers, kill_pair, kill_restoring_criu, kill_self, kill_target_criu,
-    kill_target_maker, kill_tree, kill_wardens, linger, list_ports, migrate_again, open_late, take_pid,
+    kill_source_agent, kill_source_criu, kill_source_nsenter, kill_target_agent, cut_link, cut_link_for_good, interrupt,
+    interrupt_twice, fill_images, kill_child, kill_everything, kill_pagers, kill_pair, kill_restoring_criu, kill_self,
+    kill_target_criu, kill_target_maker, kill_tree, kill_wardens, linger,
+    list_ports, migrate_again, open_late, take_pid,
 )}  # fmt: skip
 
 
