@@ -70,7 +70,9 @@ def render(reports: Sequence[Report], kind: str) -> bytes:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise NoMatplotlib(f"no matplotlib ({error}); it comes with the extra: pip install 'migrate[plot]'") from None
+        raise NoMatplotlib(
+            f"no matplotlib ({error}); it comes with the extra `plot`: pip install '.[plot]' in the checkout"
+        ) from None
     file = io.BytesIO()
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a process may call itself what it likes

@@ -41,5 +41,5 @@ def test_the_readme_s_commands(nothing_behind: None, alpha: LabHost, witness: in
     # no matplotlib there: the same in characters, and what to install
     done = alpha.run(f"migrate report {two} --plot out.svg", check=False)
     assert (done.status, done.out) == (2, drawn)
-    assert "pip install 'migrate[plot]'" in done.err
+    assert "pip install '.[plot]'" in done.err
     assert picture.render([parse(json.dumps(event)), parse(json.dumps(rehearsed.report))], "svg").startswith(b"<?xml")

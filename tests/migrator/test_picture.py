@@ -145,5 +145,5 @@ def test_two_are_on_the_same_scales(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(picture.NoMatplotlib, match=r"pip install 'migrate\[plot\]'"):
+    with pytest.raises(picture.NoMatplotlib, match=r"pip install '\.\[plot\]'"):
         picture.render([fake_reports.MOVED], "svg")

@@ -131,7 +131,7 @@ def test_without_matplotlib_it_is_drawn_in_characters_and_the_extra_is_named(
     out, err = capsys.readouterr()
     assert out == chart.picture(MOVED)
     assert err.startswith("migrate: --plot: no matplotlib")
-    assert "pip install 'migrate[plot]'" in err
+    assert "pip install '.[plot]'" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.svg").exists()
 
