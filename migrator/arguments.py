@@ -38,6 +38,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _fit_together(options: argparse.Namespace) -> None:
     """Raises UsageError for options that say nothing together."""
+    if options.command == "report" and options.plot and not (options.report or options.compare):
+        raise errors.UsageError("--plot draws one report, or two with --compare: say which")
     if hasattr(options, "words"):
         _tell_apart(options)
     if not hasattr(options, "transport"):
@@ -73,7 +75,8 @@ def _migrate_parser() -> argparse.ArgumentParser:
         "       migrate explain [--json] [CHECK]\n"
         "       migrate status [OPTION…] [ID] [[USER@]HOST[:PORT]]\n"
         "       migrate recover [OPTION…] [ID]\n"
-        "       migrate abort [OPTION…] ID",
+        "       migrate abort [OPTION…] ID\n"
+        "       migrate report [--plot FILE] [ID|FILE | --compare A B]",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -225,6 +228,26 @@ def _add_other_host(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _report_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate report",
+        description="Show what a migration was: its phases and rounds, the freeze enlarged; or list the last ones. "
+        "A migration is named by its id, or by a file with what --json printed.",
+        epilog="exit status: 0 shown; 2 there is no such report, or it can't be read, drawn or written.",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("report", metavar="ID|FILE", nargs="?", default="", help="default: list those that are kept")
+    which.add_argument(
+        "--compare", metavar=("A", "B"), nargs=2, default=[], help="two, each by id or file, side by side"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", type=option_types.picture, help="draw it into FILE.svg, FILE.png or FILE.pdf as well"
+    )
+    parser.add_argument("--json", action="store_true", help="one event a line: the reports as --json printed them")
+    parser.set_defaults(quiet=False, verbose=False)
+    return parser
+
+
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
@@ -232,6 +255,7 @@ _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "recover": _recover_parser,
     "abort": _abort_parser,
     "status": _status_parser,
+    "report": _report_parser,
 }
 
 

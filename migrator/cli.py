@@ -13,6 +13,7 @@ The first word is a PID, or one of the subcommands:
     migrate status [ID] [[USER@]HOST[:PORT]] what runs, what is held, what is left over
     migrate recover [ID]                    settle what was cut off
     migrate abort ID                        undo a migration that runs, from another shell
+    migrate report [ID|FILE]                what a migration was, or the last ones
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
 undo has to end. From COMMIT on a signal is noted and the migration goes on to its end. Ctrl-Z is refused: a stopped
@@ -54,6 +55,7 @@ _INTERRUPTED = {
     "recover": ("stopping", "what the journals say still holds: run it again"),
     "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
     "status": ("stopping", "nothing was changed"),
+    "report": ("stopping", "nothing was changed"),
 }
 """What a signal brings about, and how things are afterwards, by command."""
 
@@ -149,9 +151,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain}.get(
-        options.command, _operate
-    )
+    work = _WORK.get(options.command, _operate)
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -216,6 +216,17 @@ async def _operate(options: argparse.Namespace, show: Progress) -> int:
     except (errors.UsageError, errors.ConnectError, errors.PreflightError) as error:
         error.where = "nothing was changed"  # only the journals know where the process is
         raise
+
+
+async def _report(options: argparse.Namespace, show: Progress) -> int:
+    from migrator import history, reporting
+
+    kept = history.of_user(os.environ, os.geteuid()).reports
+    await reporting.tell(options.report, options.compare, options.plot or "", kept, show)
+    return errors.EXIT_MIGRATED
+
+
+_WORK = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "report": _report}
 
 
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:
