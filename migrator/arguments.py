@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agent.protocol import LEASE, VERSION
-from migrator import answers, config, errors, option_types, precopy, terminals
+from migrator import answers, config, errors, operator_arguments, option_types, precopy, terminals
+from migrator.option_groups import add_agents, add_output
 from migrator.parsing import HOST, Parser, add_opposites, given
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser, words = (_SUBCOMMANDS[first](), argv[1:]) if known else (_migrate_parser(), argv)
     add_opposites(parser, config.COMMAND_LINE_ONLY)
     options = parser.parse_args(words, argparse.Namespace(command=first if known else "migrate"))
-    if hasattr(options, "words"):
-        _tell_apart(options)
+    operator_arguments.fit_together(options)
     said = set(vars(options))
     if not getattr(options, "no_config", True):
         said = given(parser, words)
@@ -81,17 +81,6 @@ def contradiction(options: Any) -> str:
     if options.shared and (options.images_dir or options.rsh):
         return "with --shared nothing is sent: leave --images-dir and --rsh"
     return ""
-
-
-def _tell_apart(options: argparse.Namespace) -> None:
-    """`id` and `other` of the words of `status`. Raises UsageError."""
-    words = list(options.words)
-    options.id = words.pop(0) if words and option_types.GIVEN_ID.fullmatch(words[0]) else ""
-    options.other = words.pop(0) if words else ""
-    if words or options.other.startswith("-"):
-        raise errors.UsageError(f"{words[0] if words else options.other!r}: status takes an ID and a HOST")
-    if options.id and options.leftovers:
-        raise errors.UsageError("--leftovers are those of all migrations: leave the ID")
 
 
 def _migrate_parser() -> argparse.ArgumentParser:
@@ -166,79 +155,10 @@ def _check_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recover_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="migrate recover",
-        description="Settle what was cut off, by the journals of both hosts: undone before COMMIT, completed after it. "
-        "Run it on either host, as often as you like.",
-    )
-    parser.add_argument(
-        "id",
-        metavar="ID",
-        type=option_types.migration_id,
-        nargs="?",
-        help="the migration, as its error message named it (default: all that are not finished here)",
-    )
-    _add_other_host(parser)
-    _add_agents(parser)
-    _add_output(parser)
-    return parser
-
-
-def _abort_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="migrate abort",
-        description="Undo a migration that is at work, before COMMIT: the `migrate` that runs it is told, and exits "
-        "143. Where it is gone, undo what it has left.",
-        epilog="exit status: 0 undone; 73 too late: it is past COMMIT.",
-    )
-    parser.add_argument("id", metavar="ID", type=option_types.migration_id, help="`migrate status` lists them")
-    _add_other_host(parser)
-    _add_reach(parser)
-    _add_output(parser)
-    return parser
-
-
-def _status_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="migrate status",
-        description="What runs, what is held and what is left over; on this host and, where it can be reached, on the "
-        "other. Changes nothing.",
-        epilog="exit status: 0; with --leftovers 3 where something is left over.",
-    )
-    parser.add_argument(
-        "words",
-        metavar="[ID] [[USER@]HOST[:PORT]]",
-        nargs="*",
-        help="one migration at length (default: those that are not finished, and the newest others); and the other "
-        "host, where that is not what the journal says",
-    )
-    parser.add_argument(
-        "--leftovers", action="store_true", help="everything that migrations have left here, and on HOST if it is given"
-    )
-    _add_reach(parser)
-    _add_output(parser)
-    return parser
-
-
-def _add_other_host(parser: argparse.ArgumentParser) -> None:
-    other = parser.add_mutually_exclusive_group()
-    other.add_argument(
-        "--target",
-        dest="other",
-        metavar=HOST,
-        default="",
-        help="how to reach the target now, where that is not what the journal says",
-    )
-    other.add_argument("--source", dest="other", metavar=HOST, help="the same of the source, when run on the target")
-
-
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
-    "recover": _recover_parser,
-    "status": _status_parser,
-    "abort": _abort_parser,
+    **operator_arguments.PARSERS,
     **answers.PARSERS,
 }
 
@@ -348,30 +268,5 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         const=terminals.DETACH,
         help="its terminal becomes one that is held on the target; the command that shows it is printed",
     )
-    _add_agents(parser)
-    _add_output(parser)
-
-
-def _add_agents(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--resume",
-        choices=("instant", "eager"),
-        default="instant",
-        help="run before memory is filled in, or after (default: %(default)s)",
-    )
-    _add_reach(parser)
-
-
-def _add_reach(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sudo", action="store_true", help="become root on the other host with sudo -n")
-    parser.add_argument("--criu", metavar="PATH", default="", help="the criu program on both hosts (default: by PATH)")
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--quiet", action="store_true", help="only the last line, and errors")
-    how.add_argument("--json", action="store_true", help="one event a line; the last one is the report")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show every criu command, and measurements")
-    parser.add_argument(
-        "--no-config", action="store_true", help="go without /etc/migrate.toml and ~/.config/migrate.toml"
-    )
+    add_agents(parser)
+    add_output(parser)

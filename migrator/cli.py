@@ -13,6 +13,7 @@ The first word is a PID, or one of the subcommands:
     migrate status [ID] [[USER@]HOST[:PORT]] what runs, what is held, what is left over
     migrate recover [ID]                    settle what was cut off
     migrate abort ID                        undo a migration that runs, from another shell
+    migrate report [ID|FILE]                what a migration was, or the last ones
     migrate config [USER@]HOST[:PORT]       the settings in force, and where they come from
     migrate completion SHELL                the completion for a shell
     migrate help [TOPIC]                    more about a topic, an option, a command or an exit code
@@ -187,6 +188,14 @@ async def _operate(options: argparse.Namespace, show: Progress) -> int:
         raise
 
 
+async def _report(options: argparse.Namespace, show: Progress) -> int:
+    from migrator import history, reporting
+
+    kept = history.of_user(os.environ, os.geteuid()).reports
+    await reporting.tell(options.report, options.compare, options.plot or "", kept, show)
+    return errors.EXIT_MIGRATED
+
+
 _COMMANDS = {
     "migrate": _migrate,
     "rehearse": _migrate,
@@ -194,6 +203,7 @@ _COMMANDS = {
     "status": _operate,
     "recover": _operate,
     "abort": _operate,
+    "report": _report,
     **answers.COMMANDS,
 }
 

@@ -29,7 +29,7 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from migrator.channel import Target, parse_target
@@ -44,8 +44,8 @@ USER = "user"
 """The one key that is no option: whom to log in as, where the command line names nobody."""
 COMMAND_LINE_ONLY = frozenset({"help", "version", "quiet", "json", "attach", "detach", "no-config"})
 """Options that say what is wanted this once."""
-TARGETS = ("host", "target", "other")
-"""Where the parsed options have the target."""
+TARGETS = ("host", "other")
+"""Where the parsed options have the target; what is empty is known from a journal only."""
 _TABLE = "target"
 
 
@@ -284,14 +284,21 @@ class Configuration:
                 counts |= section.settings
         return counts
 
+    def flag(self, key: str, target: Target) -> bool:
+        """Whether this is true for a target."""
+        setting = self.in_force(target).get(key)
+        return setting is not None and bool(setting.value)
+
 
 def load(keys: Keys) -> Configuration:
     """Read all files. Raises UsageError."""
     return Configuration({path: read(path, keys) for path in files()})
 
 
-def fill_in(options: argparse.Namespace, said: Container[str], parser: argparse.ArgumentParser) -> None:
+def fill_in(options: argparse.Namespace, said: Set[str], parser: argparse.ArgumentParser) -> None:
     """Set what was not `said` on the command line to what counts for its target. Raises UsageError.
+
+    Where only a journal knows the target, `sudo` becomes a function of its name.
 
     `parser` is that of `migrate`, which has every setting.
     """
@@ -306,6 +313,9 @@ def fill_in(options: argparse.Namespace, said: Container[str], parser: argparse.
             settings = configuration.in_force(target)
             if USER in settings and not target.user:
                 setattr(options, name, str(dataclasses.replace(target, user=settings[USER].value)))
+    if getattr(options, "other", None) == "" and "sudo" not in said:
+        options.sudo = lambda name: configuration.flag("sudo", parse_target(name))
+        said = {*said, "sudo"}
     for key in (key for key in keys if key in settings and keys.destination(key) not in said):
         if hasattr(options, keys.destination(key)):
             setattr(options, keys.destination(key), settings[key].value)

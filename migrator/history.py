@@ -20,13 +20,15 @@ import logging
 import math
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from migrator.kept import NAME as REPORTS
+from migrator.kept import Reports
 from migrator.phases import Round
 from migrator.precopy import TELLING, Costs, rate
+from migrator.replacing import replace
 
 STATE_OF_ROOT = Path("/var/lib/migrate")
 NAME = "history.json"
@@ -69,6 +71,11 @@ class History:
         self._path = path
         """None: nothing is kept."""
 
+    @property
+    def reports(self) -> Reports:
+        """The reports of the same user's migrations, which lie beside the file."""
+        return Reports(self._path and self._path.parent / REPORTS)
+
     def costs(self, host: str) -> Costs:
         """What a migration to this host costs beside its dirty pages; typical figures where none are known."""
         return _costs(self._read().get(host, {}))
@@ -85,7 +92,7 @@ class History:
                 hosts[host] = smoothed(before, measured)
                 for oldest in list(hosts)[:-HOSTS]:
                     del hosts[oldest]
-                _replace(self._path, json.dumps({"version": VERSION, "hosts": hosts}, indent=1) + "\n")
+                replace(self._path, json.dumps({"version": VERSION, "hosts": hosts}, indent=1) + "\n")
         except OSError as error:
             log.debug("the costs of this migration are not kept: %s", error)
 
@@ -185,15 +192,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _replace(path: Path, text: str) -> None:
-    """A new content, whole or not at all; a reader sees the old file or the new one."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

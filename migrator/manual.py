@@ -27,6 +27,7 @@ KINDS_OF_WORD = {
     "FILE": "file",
     "CHECK": "check",
     "ID": "migration",
+    "ID|FILE": "file",
     "[ID] [[USER@]HOST[:PORT]]": "migration",
     "TOPIC": "topic",
 }
@@ -105,7 +106,7 @@ def read(name: str, parser: argparse.ArgumentParser) -> Command:
 
 def _word(action: argparse.Action) -> Word:
     takes_value = action.nargs != 0
-    metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    metavar = " ".join(action.metavar) if isinstance(action.metavar, tuple) else action.metavar or action.dest.upper()
     return Word(
         tuple(action.option_strings),
         metavar if takes_value else "",

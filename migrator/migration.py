@@ -27,9 +27,10 @@ from migrator.history import History, Measured
 from migrator.hosts import Ends, Links, Order, RealLinks, Way
 from migrator.latecomers import Latecomers
 from migrator.peer import PeerFault, PeerLost, error_of
-from migrator.phases import Careful, Observer, Phase, Report
+from migrator.phases import Observer, Phase, Report
 from migrator.rounds import Rounds
 from migrator.rsync import Rsync
+from migrator.timeline import Timeline
 from migrator.together import all_of, both, uninterrupted
 from migrator.undoing import Undoing
 
@@ -45,23 +46,21 @@ class Migration:
         self._order = order
         self._last = last
         self._history = history or History(None)
-        self._observer = Careful(observer)
+        self._observer = Timeline(observer, self._history.reports)
         self._ends = Ends(links, self._observer)
-        self._started = time.monotonic()
         self._frozen_at = 0.0
         self._bucket = Bucket(order.bandwidth)
         self._carrier = self._carrier_of(order)
         self._along = Along(self._ends, self._observer, wanted=order.wishes.copy_files)
         self._late = Latecomers(self._ends, self._along, self._observer, order.wishes)
-        self._rounds = Rounds(self._ends, self._carrier, self._observer, self._keep_up)
+        self._rounds = Rounds(self._ends, self._carrier, self._observer, self._keep_up, self._observer.began)
         self._undoing = Undoing(self.id, self._ends, self._observer)
         self._ahead = Forward(self.id, self._ends, self._observer)
         self._downtime = 0.0
-        self._freeze_seconds = 0.0
-        self._restore_seconds = 0.0
+        self._freeze_seconds = self._restore_seconds = 0.0
         self._page_size = 4096
         self._instant = self._namespaces = False
-        self._terminal = self._unit = ""
+        self._terminal = self._unit = self._name = ""
         self._plan: plan.Plan
         self._here: Awaitable[protocol.HostFacts]
         self._found: Awaitable[protocol.TreeFacts]
@@ -110,7 +109,7 @@ class Migration:
         except errors.MigrateError as error:
             raise self._over(error) from error.__cause__
         except asyncio.CancelledError:
-            self._observer.report(self._report("undone"))
+            self._observer.report(self._report("undone", "stopped"))
             raise
         finally:
             await uninterrupted(self._ends.close(), self._observer.note)
@@ -143,7 +142,7 @@ class Migration:
         if isinstance(error, errors.BrokenRounds) and not self._last:
             return error
         outcomes = {errors.NotResumed: "not-resumed", errors.InDoubt: "in-doubt"}
-        self._observer.report(self._report(outcomes.get(type(error), "undone")))
+        self._observer.report(self._report(outcomes.get(type(error), "undone"), f"{type(error).__name__}: {error}"))
         return error
 
     async def _connect(self) -> None:
@@ -160,6 +159,7 @@ class Migration:
         await self._observer.phase(Phase.PREFLIGHT)
         self._plan, obstacles = await self._survey()
         self._instant, self._namespaces = self._plan.instant, self._plan.namespaces
+        self._name = next((task.name for task in self._plan.tree.tasks), "")
         for note in self._plan.notes:
             self._observer.note(note)
         stops = sum(obstacle.stops for obstacle in obstacles)
@@ -232,6 +232,7 @@ class Migration:
         )  # fmt: skip
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
+        undo.callback(self._observer.thawed)
         undo.push_async_callback(uninterrupted, self._undoing.source, self._observer.note)
         beginning = self._undoing.beginning
         if chosen.place.shared:  # the target looks for what the source has made
@@ -252,6 +253,7 @@ class Migration:
         for name, of_stream in ways.items():
             stream = await self._ends.stream(name, source.socket, prepared.socket, of_stream)
             undo.push_async_callback(uninterrupted, stream.close, self._observer.note)
+        undo.callback(self._observer.undoing)
         await self._carrier.expect(1)
 
     async def _precopy(self) -> int:
@@ -276,7 +278,7 @@ class Migration:
         self._bucket.lift()
         dirty = precopy.predicted_dirty(self._rounds.done, self._plan.tree.memory)
         self._rounds.begin(number, dirty, final=True)
-        self._frozen_at = time.monotonic()
+        self._frozen_at = self._observer.freezing()
         held, accepted = await both(self._dump(number), self._receive(number))  # neither waits for the other's steps
         self._freeze_seconds = held.freeze_seconds
         pages = accepted.bytes // self._page_size
@@ -284,6 +286,7 @@ class Migration:
 
     async def _dump(self, number: int) -> protocol.Held:
         held = await self._carrier.dump(number)
+        self._observer.held()
         if held.orphaned:
             self._observer.note("its parent-death signal is not taken along: the parent stays here")
         self._along.freeze()
@@ -340,10 +343,12 @@ class Migration:
             self._history.learn(str(self._order.target), measured)
         return report
 
-    def _report(self, outcome: str) -> Report:
-        return Report(
+    def _report(self, outcome: str, error: str = "") -> Report:
+        report = Report(
             id=self.id,
             outcome=outcome,
+            error=error,
+            name=self._name,
             pid=self._order.pid,
             target_pid=self._ahead.pid,
             inside_pid=self._ahead.inside_pid,
@@ -355,12 +360,14 @@ class Migration:
             predicted_downtime_seconds=self._rounds.predicted_downtime,
             freeze_seconds=self._freeze_seconds,
             restore_seconds=self._restore_seconds,
-            total_seconds=time.monotonic() - self._started,
+            max_downtime_seconds=self._order.limits.max_downtime,
+            total_seconds=time.monotonic() - self._observer.began,
             bytes=sum(done.bytes for done in self._rounds.done),
             wire_bytes=self._rounds.wire_bytes + self._along.wire_bytes,
             leftovers=(*self._undoing.leftovers, *self._ahead.leftovers),
             resume="instant" if self._instant else "eager",
             fill_seconds=self._ahead.filled.seconds,
+            fill_bytes=self._ahead.filled.bytes,
             faults=self._ahead.filled.faults,
             longest_fault_seconds=self._ahead.filled.longest_fault_seconds,
             target_peak_bytes=self._ahead.filled.peak_bytes,
@@ -370,6 +377,7 @@ class Migration:
             terminal="" if self._order.show else self._way_back,
             unit=self._unit,
         )
+        return self._observer.timed(report)
 
 
 async def migrate(order: Order, observer: Observer) -> Report:

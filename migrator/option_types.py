@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 
 from migrator import bandwidth, catalogue, criu_options
+from migrator.kept import ID as MIGRATION_ID
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
-MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+PICTURES = (".svg", ".png", ".pdf")
 GIVEN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 """An id as `migrate` gives it: where a host may stand as well, that tells which of the two a word is."""
 
@@ -58,6 +60,13 @@ def directory(word: str) -> str:
     if word and not word.startswith("/"):
         raise argparse.ArgumentTypeError(f"{word!r} is no absolute path")
     return word.rstrip("/") or word[:1]
+
+
+def picture(word: str) -> str:
+    """A file that a picture can be written into. Raises ArgumentTypeError."""
+    if os.path.splitext(word)[1] not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{word!r} ends in none of {', '.join(PICTURES)}")
+    return word
 
 
 def kind(word: str) -> str:

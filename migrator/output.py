@@ -11,11 +11,11 @@ does not read on, must not hold up a frozen process.
 | `--quiet` | the last line                                       | the same                     |
 | `--json`  | events, one a line                                  | the same, without obstacles  |
 
-Events: started, phase, note, detail (with -v), round, obstacle, checked, kind, setting, recovered, error, report; those
-of `migrate status` are in `status_words`. Each is one object a line; `event` names it and `at` is the seconds since the
-start. The last event of a migration is `report` (without `at`); an `error`, if there is one, comes right before it.
-File names are text with `surrogateescape`: a byte that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd
-characters are shown escaped.
+Events: started, phase, note, detail (with -v), round, obstacle, checked, kind, setting, recovered, compared, plotted,
+error, report; those of `migrate status` are in `status_words`. Each is one object a line; `event` names it and `at` is
+the seconds since the start. The last event of a migration is `report` (without `at`); an `error`, if there is one,
+comes right before it. File names are text with `surrogateescape`: a byte that is no UTF-8 is the escape `\\udcXX`.
+Everywhere else odd characters are shown escaped.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from migrator import events, words
 from migrator.phases import Phase, Report, Round
+from migrator.report import as_json, rounded
 
 if TYPE_CHECKING:
     from migrator.errors import MigrateError
@@ -207,6 +208,30 @@ class Progress:
         """The result of `migrate recover`: what was done, and where the process is now."""
         self._printer.write(words.recovered(outcome))
 
+    def listed(self, reports: Sequence[Report], directory: str) -> None:
+        """The result of `migrate report` without an id: the reports that are kept in a directory, newest first."""
+        from migrator import chart  # late: no migration needs it
+
+        where = words.escape(directory) or "anywhere"
+        self._printer.write(chart.reports_list(reports, self._columns()) or f"no reports are kept in {where}\n")
+
+    def pictured(self, reports: Sequence[Report]) -> None:
+        """The result of `migrate report ID`, or of its --compare: a picture of one, or a table of two."""
+        from migrator import chart, comparing
+
+        first, *second = reports
+        columns = self._columns()
+        drawn = comparing.table(first, second[0], columns) if second else chart.picture(first, columns)
+        try:
+            drawn.encode(self._printer.encoding)
+        except UnicodeEncodeError:
+            drawn = drawn.translate(chart.PLAIN)
+        self._printer.write(drawn)
+
+    def plotted(self, path: str) -> None:
+        """The picture of --plot is in this file."""
+        self._printer.write(f"the picture is in {words.escape(path)}\n")
+
     def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
         """An answer to a question, for people; and what scripts get in its place: (name, fields) of events."""
         self._printer.write(text)
@@ -308,6 +333,30 @@ class Events(Progress):
         fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
         self._event("recovered", id=migration, **fields | {"course": outcome.course.value})
 
+    def listed(self, reports: Sequence[Report], directory: str) -> None:
+        """`{"event":"report",…}` for each, as that of its migration was."""
+        for report in reports:
+            self._printer.write(as_json(report) + "\n")
+
+    def pictured(self, reports: Sequence[Report]) -> None:
+        """`{"event":"report",…}` for each; behind two, `{"event":"compared","at":…,"rows":[…]}`.
+
+        A row is `{"name","unit","a","b","ratio"}`; what one of them does not have is null.
+        """
+        from migrator import comparing
+
+        self.listed(reports, "")
+        if len(reports) == 2:
+            rows = [
+                {"name": row.name, "unit": row.unit, "a": row.a, "b": row.b, "ratio": row.ratio}
+                for row in comparing.rows(reports[0], reports[1])
+            ]
+            self._event("compared", rows=rows)
+
+    def plotted(self, path: str) -> None:
+        """`{"event":"plotted","at":…,"path":…}`"""
+        self._event("plotted", path=path)
+
     def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
         """The events (`status_words` and `status` say which there are)."""
         for name, fields in events:
@@ -329,22 +378,11 @@ class Events(Progress):
     def finish(self) -> None:
         """`{"event":"report",` and the fields of `phases.Report`: the last event."""
         if self._report is not None:
-            self._dump({"event": "report", **dataclasses.asdict(self._report)})
+            self._printer.write(as_json(self._report) + "\n")
         self._printer.close()
 
     def _event(self, name: str, **fields: object) -> None:
         self._dump({"event": name, "at": self.elapsed(), **fields})
 
     def _dump(self, event: dict[str, object]) -> None:
-        self._printer.write(json.dumps(_rounded(event)) + "\n")
-
-
-def _rounded(value: object) -> object:
-    """Floats to the microsecond: no clock here knows more."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    return value
+        self._printer.write(json.dumps(rounded(event)) + "\n")

@@ -33,6 +33,21 @@ class Round:
     wire_bytes: int
     seconds: float
     frozen_seconds: float
+    started_seconds: float = 0.0  # since the migration's start
+    dirty_rate: float = 0.0  # bytes a second that the tree changed since the round before; 0 for the first one
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A stretch of a migration by the source's clock, in seconds since the migration's start."""
+
+    name: str
+    started_seconds: float
+    seconds: float
+
+
+REPORT_VERSION = 1
+"""Of the report as JSON: fields may be added to it; it grows when one changes its meaning, or goes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +81,14 @@ class Report:
     inside_pid: int = 0  # its PID in that namespace, once it runs there
     terminal: str = ""  # the command that shows its terminal, where that is held on the target
     unit: str = ""  # the unit of systemd that it runs in there, where its own was to move, or would have run in
+    version: int = REPORT_VERSION
+    started: str = ""  # date and time, ISO 8601 with the zone of the source
+    name: str = ""  # of the root process, as the kernel has it
+    error: str = ""  # class and message, where it failed
+    phases: tuple[Span, ...] = ()  # one after the other, and "undo" where all was taken back
+    freeze: tuple[Span, ...] = ()  # dump, images, restore, commit, resume, or thaw: together the downtime
+    max_downtime_seconds: float = 0.0  # what was allowed
+    fill_bytes: int = 0  # filled in after the resume
 
 
 class Observer(Protocol):

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import dataclasses
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from agent import protocol
@@ -94,10 +94,15 @@ class Hosts(Protocol):
 class RealHosts:
     """This host, and the one that the operator or the journal names."""
 
-    def __init__(self, other: str = "", *, sudo: bool = False, criu: str = "", patience: float = 0.0) -> None:
-        """`other` is "" for what the journal says; `patience` bounds the seconds until it lets us in, 0 does not."""
+    def __init__(
+        self, other: str = "", *, sudo: bool | Callable[[str], bool] = False, criu: str = "", patience: float = 0.0
+    ) -> None:
+        """`other` is "" for what the journal says; `patience` bounds the seconds until it lets us in, 0 does not.
+
+        `sudo`: become root there with it; or whether to, by the host's name.
+        """
         self._other = other
-        self._sudo = sudo
+        self._sudo = sudo if callable(sudo) else lambda _: sudo
         self._arguments = ("--criu", criu) if criu else ()
         self._patience = patience or None
 
@@ -120,13 +125,14 @@ class RealHosts:
 
     def by_hand(self, peer: str, command: str) -> str:
         """By SSH, with a terminal there."""
-        return transport.parse_target(self._other or peer).by_hand(command, sudo=self._sudo)
+        name = self._other or peer
+        return transport.parse_target(name).by_hand(command, sudo=self._sudo(name))
 
     async def _reach(self, name: str) -> transport.Link:
         where = transport.parse_target(name)
         try:
             async with asyncio.timeout(self._patience):
-                return await transport.connect(where, sudo=self._sudo, agent_arguments=self._arguments)
+                return await transport.connect(where, sudo=self._sudo(name), agent_arguments=self._arguments)
         except TimeoutError:
             raise errors.Refused(f"{name}: no answer within {self._patience:.0f} s") from None
 

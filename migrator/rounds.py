@@ -24,8 +24,10 @@ _ADVICE = "allow more with --max-downtime, try when it is less busy, or move it 
 class Rounds:
     """What has been carried so far, and the means to carry more."""
 
-    def __init__(self, ends: Ends, carrier: Carrier, observer: Observer, beside: Callable[[], Awaitable[None]]) -> None:
-        """`beside` is done beside each round of pre-copy."""
+    def __init__(
+        self, ends: Ends, carrier: Carrier, observer: Observer, beside: Callable[[], Awaitable[None]], began: float
+    ) -> None:
+        """`beside` is done beside each round of pre-copy; the migration `began` then, by `time.monotonic()`."""
         self.done: list[Round] = []
         self.wire_bytes = 0
         """Bytes that went over the link, of rounds and of everything else."""
@@ -35,6 +37,8 @@ class Rounds:
         self._beside = beside
         self._wire_bytes_before = 0  # when this round began
         self._came = 0  # since then
+        self._began = self._started = began
+        self._tracked_for = 0.0  # seconds in which what this round carries was written
         self.predicted_downtime = 0.0
         """Seconds, as the controller saw it when it decided to freeze."""
 
@@ -51,11 +55,15 @@ class Rounds:
         """A round begins, which is expected to carry so many bytes."""
         self._wire_bytes_before = self.wire_bytes
         self._came = 0
+        now = time.monotonic()  # criu looks for dirty pages, and has them tracked anew, at the beginning of a round
+        self._tracked_for, self._started = now - self._started if self.done else 0.0, now
         self._observer.round_started(number, expected, final)
 
     def end(self, number: int, pages: int, size: int, seconds: float, frozen: float, *, final: bool) -> None:
         """A round has arrived whole. Sizes in bytes."""
-        done = Round(pages, size, self.wire_bytes - self._wire_bytes_before, seconds, frozen)
+        dirty_rate = size / self._tracked_for if self._tracked_for else 0.0
+        wire_bytes = self.wire_bytes - self._wire_bytes_before
+        done = Round(pages, size, wire_bytes, seconds, frozen, self._started - self._began, dirty_rate)
         self.done.append(done)
         self._observer.round_done(number, done, final)
 

@@ -129,11 +129,11 @@ def obstacle_table(obstacles: Sequence[Obstacle], columns: int = 0) -> str:
     text = ""
     for row, item in zip(rows, obstacles, strict=True):
         if columns and width > columns:
-            text += _folded("  ".join(row[:4]), columns, "") + _folded(row[4], columns)
+            text += fold("  ".join(row[:4]), columns, "") + fold(row[4], columns)
         else:
             cells = [f"{cell:<{cell_width}}" for cell, cell_width in zip(row[:4], widths, strict=True)]
             text += "  ".join([*cells, row[4]]).rstrip() + "\n"
-        text += _folded(escape(item.remedy), columns) if item.remedy else ""
+        text += fold(escape(item.remedy), columns) if item.remedy else ""
     return text
 
 
@@ -144,9 +144,9 @@ def explanation(kind: Kind, columns: int = 0) -> str:
     remedy = re.sub(r"\{(\w+)[^}]*\}", lambda field: field[1].upper(), kind.remedy)
     return (
         f"{kind.id} ({what})\n\n"
-        + _folded(kind.title[:1].upper() + kind.title[1:] + ".", columns, "")
-        + "\n" + _folded(kind.explanation, columns, "")
-        + "\n" + _folded(f"Remedy: {remedy}", columns, "")
+        + fold(kind.title[:1].upper() + kind.title[1:] + ".", columns, "")
+        + "\n" + fold(kind.explanation, columns, "")
+        + "\n" + fold(f"Remedy: {remedy}", columns, "")
     )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def configuration(files: Mapping[str, bool], settings: Mapping[str, Setting]) ->
     )
 
 
-def _folded(text: str, columns: int, indent: str = "    ") -> str:
+def fold(text: str, columns: int, indent: str = "    ") -> str:
     """Lines of at most so many columns, broken at spaces only: a path or a command stays in one piece."""
     if not columns or len(indent + text) <= columns:
         return (indent + text).rstrip() + "\n"

@@ -23,6 +23,7 @@ DOORS = {
     "asyncssh": {"migrator/transport.py"},
     "tqdm": {"migrator/progress.py"},
     "zstandard": {"migrator/packing.py"},
+    "matplotlib": {"migrator/picture.py"},
     "compression": {"agent/zstd.py"},  # the standard library's, from 3.14 on
 }
 """Third-party package -> the one module that may import it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as some
 
-from migrator import arguments, cli, config, errors
-from migrator.channel import parse_target
+from migrator import arguments, cli, config, errors, recovery, transport
+from migrator.channel import Target, parse_target
 from tests.migrator.test_cli import run
 
 KEYS = config.Keys(arguments._migrate_parser())
@@ -77,8 +78,31 @@ def test_every_command_with_a_target(files: Files) -> None:
     assert arguments.parse(["check", "4711", "joe@db2"]).host == "joe@db2"
     assert arguments.parse(["rehearse", "4711", "db2:2222"]).host == "ops@db2:2222"
     recover = arguments.parse(["recover", "--target", "db2"])
-    assert (recover.sudo, recover.target) == (True, "ops@db2")
-    assert arguments.parse(["recover"]).sudo
+    assert (recover.sudo, recover.other) == (True, "ops@db2")
+    status = arguments.parse(["status", "db2"])
+    assert (status.sudo, status.other) == (True, "ops@db2")
+
+
+def test_a_target_that_only_the_journal_names_has_its_own_sudo(files: Files) -> None:
+    files.write("[target.db2]\nsudo = true")
+    sudo = arguments.parse(["recover"]).sudo
+    assert [sudo(name) for name in ("db2", "ops@db2:2222", "db3")] == [True, True, False]
+    assert arguments.parse(["recover", "--sudo"]).sudo is True
+    assert arguments.parse(["abort", "20260704-031500-a1b2c3", "--no-sudo"]).sudo is False
+    assert arguments.parse(["status", "--no-config"]).sudo is False
+
+
+async def test_recovery_asks_for_it_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    async def connect(where: Target, *, sudo: bool, agent_arguments: Sequence[str]) -> None:
+        asked.append((str(where), sudo))
+
+    monkeypatch.setattr(transport, "connect", connect)
+    for hosts in (recovery.RealHosts(sudo=lambda name: name == "db2"), recovery.RealHosts(sudo=True)):
+        await hosts.there("db2")
+        await hosts.there("db3")
+    assert asked == [("db2", True), ("db3", False), ("db2", True), ("db3", True)]
 
 
 def test_the_command_line_can_take_it_back(files: Files) -> None:

@@ -303,6 +303,8 @@ async def test_events() -> None:
         "wire_bytes": 39845888,
         "seconds": 0.12,
         "frozen_seconds": 0.008,
+        "started_seconds": 0.0,
+        "dirty_rate": 0.0,
     }
 
 
@@ -317,8 +319,11 @@ async def test_the_report_has_the_documented_fields() -> None:
         "files_bytes", "files_frozen_bytes", "files_seconds",
         "namespaces", "inside_pid",
         "terminal", "unit",
+        "version", "started", "name", "error", "phases", "freeze", "max_downtime_seconds", "fill_bytes",
     ]  # fmt: skip
-    assert list(report["rounds"][0]) == ["pages", "bytes", "wire_bytes", "seconds", "frozen_seconds"]
+    assert list(report["rounds"][0]) == [
+        "pages", "bytes", "wire_bytes", "seconds", "frozen_seconds", "started_seconds", "dirty_rate",
+    ]  # fmt: skip
     assert report["downtime_seconds"] == 0.1123
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def rounds_of(hosts: Hosts) -> tuple[Rounds, Watcher]:
     async def beside() -> None:
         hosts.beside += 1
 
-    return Rounds(hosts, Streamed(hosts), watcher, beside), watcher  # type: ignore[arg-type]
+    return Rounds(hosts, Streamed(hosts), watcher, beside, time.monotonic()), watcher  # type: ignore[arg-type]
 
 
 async def test_rounds_until_it_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +73,10 @@ async def test_rounds_until_it_is_frozen(monkeypatch: pytest.MonkeyPatch) -> Non
     assert hosts.beside == 2, "beside each round"
     assert watcher.rounds == rounds.done
     assert [done.bytes for done in rounds.done] == [40960, 40960]
+    first, second = rounds.done
+    assert 0 < first.started_seconds < second.started_seconds
+    assert first.dirty_rate == 0, "nothing was watched before"
+    assert second.dirty_rate == pytest.approx(40960 / (second.started_seconds - first.started_seconds))
     assert rounds.predicted_downtime == 0.75
     assert watcher.notes == ["freezing: so it goes"], "over the limit: that is said"
 
