@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.protocol import LEASE, VERSION
 from migrator import answers, config, errors, operator_arguments, option_types, precopy, terminals
-from migrator.option_groups import add_agents, add_output
+from migrator.option_groups import add_agents, add_log, add_output
 from migrator.parsing import HOST, Parser, add_opposites, given
 
 if TYPE_CHECKING:
@@ -270,3 +270,4 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
     )
     add_agents(parser)
     add_output(parser)
+    add_log(parser)

@@ -120,13 +120,38 @@ class _Details(logging.Handler):
 
 
 async def _run(options: argparse.Namespace, show: Progress) -> int:
-    """Run one command to its end; the exit status. Everything is said but for what `finish` says."""
+    """Run one command to its end, with a log of it; the exit status. All is said but for what `finish` says."""
+    if not hasattr(options, "log_file"):
+        return (await _attempt(options, show))[0]
+    from migrator import logbook
+
+    try:
+        book = logbook.Logbook(logbook.sinks(options.log_file, system=options.command != "check"), _about(options))
+    except errors.UsageError as error:
+        show.failed(error)
+        return error.exit_code
+    show.listen(book.happened)
+    status, failure = await _attempt(options, show)
+    book.ended(status, failure)
+    book.close()
+    return status
+
+
+def _about(options: argparse.Namespace) -> dict[str, str | int]:
+    """What stands in every line of the log."""
+    named = {"id": getattr(options, "id", ""), "pid": getattr(options, "pid", 0)}
+    named |= {"target": getattr(options, "host", ""), "command": options.command}
+    return {key: value for key, value in named.items() if value}
+
+
+async def _attempt(options: argparse.Namespace, show: Progress) -> tuple[int, errors.MigrateError | None]:
+    """Run one command to its end: the exit status, and the error if there was one."""
     if options.verbose:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
     try:
-        return await _guard(_COMMANDS[options.command](options, show), show, options.command)
+        return await _guard(_COMMANDS[options.command](options, show), show, options.command), None
     except errors.MigrateError as error:
         if isinstance(error, (errors.PreflightError, errors.OpenedMeanwhile)) and error.obstacles:
             show.obstacles(error.obstacles, asked=False)
@@ -136,7 +161,7 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         failure = errors.MigrateError(f"a bug in migrate {VERSION}: {error!r}", hint="report it, with the traceback")
     show.failed(failure)
     _make_up_report(options, show, failure)
-    return failure.exit_code
+    return failure.exit_code, failure
 
 
 async def _migrate(options: argparse.Namespace, show: Progress) -> int:

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 
 from migrator import errors, option_types
-from migrator.option_groups import add_agents, add_output, add_reach
+from migrator.option_groups import add_agents, add_log, add_output, add_reach
 from migrator.parsing import HOST, Parser
 
 
@@ -29,6 +29,7 @@ def _recover_parser() -> argparse.ArgumentParser:
     _add_other_host(parser)
     add_agents(parser)
     add_output(parser)
+    add_log(parser)
     return parser
 
 
@@ -43,6 +44,7 @@ def _abort_parser() -> argparse.ArgumentParser:
     _add_other_host(parser)
     add_reach(parser)
     add_output(parser)
+    add_log(parser)
     return parser
 
 

@@ -34,3 +34,10 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-config", action="store_true", help="go without /etc/migrate.toml and ~/.config/migrate.toml"
     )
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """Where a log of it is written besides."""
+    parser.add_argument(
+        "--log-file", metavar="FILE", default="", help="append a line for each phase, and one for the end, to this file"
+    )

@@ -115,6 +115,7 @@ class Progress:
         self._phase: Phase | None = None
         self._report: Report | None = None
         self._shown = False
+        self._listeners: list[events.Listener] = []
         self.committed = False
         """Whether the point of no return has been passed."""
 
@@ -151,8 +152,14 @@ class Progress:
         """It is over; the report is shown by `finish`, after the error if there is one."""
         self._report = report
 
+    def listen(self, listener: events.Listener) -> None:
+        """Somebody else who is told what has `happened`, first."""
+        self._listeners.append(listener)
+
     def happened(self, event: events.Event) -> None:
         """Any of these, as a value."""
+        for listener in self._listeners:
+            listener(event)
         if isinstance(event, events.Transferred):  # by far the most
             self.transferred(event.bytes)
         elif isinstance(event, events.PhaseBegun):

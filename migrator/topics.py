@@ -83,7 +83,17 @@ OPTIONS = {
     ),
     "output": Topic(
         "what is said, and where",
-        ("--quiet", "--json", "--verbose", "--no-config", "--leftovers", "--compare", "--plot", "--version"),
+        (
+            "--quiet",
+            "--json",
+            "--verbose",
+            "--log-file",
+            "--no-config",
+            "--leftovers",
+            "--compare",
+            "--plot",
+            "--version",
+        ),
         (
             "Bars on a terminal, a line for each finished step in a pipe. Errors and warnings go to standard error. "
             "With --json standard output has one JSON object a line; the last one is the report.",

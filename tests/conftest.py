@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from migrator import config
+from migrator import config, logbook
 from tests.fake_hosts import Pair
 from tests.fork_server import ForkServer
 
@@ -26,9 +26,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(autouse=True)
-def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine's admin has set is no matter of the tests."""
+def _apart_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine's admin has set is no matter of the tests, and what they do is no matter of its log."""
     monkeypatch.setattr(config, "files", lambda: ())
+    monkeypatch.setattr(logbook, "JOURNAL", "")
+    monkeypatch.setattr(logbook, "SYSLOG", "")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from agent import protocol
-from migrator import cli, config, errors, hosts, migration, plan, recovery
+from migrator import cli, config, errors, hosts, logbook, migration, plan, recovery
 from migrator.obstacle import Obstacle
 from migrator.phases import Observer, Phase, Report, Round
 
@@ -170,6 +170,7 @@ def install(scenario: str) -> None:
     migration.check = engine.check
     recovery.recover_over = engine.recover
     recovery.unfinished = engine.unfinished
+    logbook.JOURNAL, logbook.SYSLOG = os.environ.get("FAKE_ENGINE_JOURNALD", ""), ""
     config.files = lambda: tuple(os.environ.get("FAKE_ENGINE_CONFIG", "").split())
 
 

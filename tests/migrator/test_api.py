@@ -39,7 +39,8 @@ def test_options_are_those_of_the_command_line() -> None:
     settable = {
         action.dest
         for action in arguments._migrate_parser()._actions
-        if action.option_strings and action.dest not in ("help", "version", "quiet", "json", "verbose", "no_config")
+        if action.option_strings
+        and action.dest not in ("help", "version", "quiet", "json", "verbose", "no_config", "log_file")
     }
     assert {field.name for field in dataclasses.fields(api.Options)} == settable
 
