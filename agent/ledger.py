@@ -14,7 +14,7 @@ import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from agent.disk import to_disk
 
@@ -35,26 +35,44 @@ class Ledger:
         self._record = record
         self._entries: dict[str, _Entry] = {}
         self._temporary: set[str] = set()
+        self._damaged = False
 
     @classmethod
     def read(cls, record: Path) -> Ledger:
-        """The ledger that a record tells of; an empty one where there is none. A torn last line was never acted on."""
+        """The ledger that a record tells of; an empty one where there is none. A torn last line was never acted on.
+
+        A line that is no act of ours is not acted on either: `undo` and `keep` name the record then.
+        """
         ledger = cls(record)
         try:
             lines = record.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return ledger
         for line in lines:
-            act = json.loads(line)
-            if act["act"] == "temporary":
-                ledger._temporary.add(act["name"])
-            elif act["act"] == "place":
-                identity = (act["device"], act["inode"])
-                ledger._entries[act["path"]] = _Entry(act["temporary"], act["saved"], identity)
-                ledger._temporary.discard(act["saved"])
-            elif act["act"] == "forget":
-                ledger._entries.pop(act["path"], None)
+            try:
+                ledger._did(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                ledger._damaged = True
         return ledger
+
+    def _did(self, act: dict[str, Any]) -> None:
+        """One line of a record. Raises KeyError, TypeError or ValueError for what is no act of ours."""
+        if act["act"] == "temporary":
+            self._temporary.add(_ours(act["name"]))
+        elif act["act"] == "place":
+            path, temporary, saved = act["path"], _ours(act["temporary"]), act["saved"] and _ours(act["saved"])
+            self._entries[path] = _Entry(temporary, saved, (int(act["device"]), int(act["inode"])))
+            self._temporary.discard(saved)
+        elif act["act"] == "forget":
+            self._entries.pop(act["path"], None)
+        else:
+            raise ValueError("no act of ours")
+
+    @property
+    def names(self) -> set[str]:
+        """All temporary and saved names, wherever they lie."""
+        placed = {name for entry in self._entries.values() for name in (entry.temporary, entry.saved) if name}
+        return self._temporary | placed
 
     def _write(self, *acts: dict[str, object], durable: bool = False) -> None:
         if self._record is None or not acts:
@@ -139,7 +157,16 @@ class Ledger:
     def _remove_temporary(self) -> tuple[str, ...]:
         left = [_remove(name) for name in sorted(self._temporary)]
         self._temporary.clear()
+        if self._damaged:
+            left.append(f"{self._record} is damaged: look for {PREFIX}* beside the files that came along")
         return tuple(filter(None, left))
+
+
+def _ours(name: str) -> str:
+    """A name that we may have made up. Raises ValueError for any other."""
+    if not os.path.isabs(name) or "\0" in name or not os.path.basename(name).startswith(PREFIX):
+        raise ValueError(f"{name!r} is no name of ours")
+    return name
 
 
 def _settled(path: str, identity: tuple[int, int]) -> str:

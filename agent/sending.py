@@ -92,7 +92,7 @@ class Outgoing:
                 raise FilesError(f"the target holds a file {held.file} that was not sent")
             if held.size < 0:
                 continue
-            if held.block < 1 or held.blocks != -(-held.size // held.block):
+            if held.block != blocks.block_for(held.size) or held.blocks != -(-held.size // held.block):
                 raise FilesError(
                     f"{self._paths[held.file]}: {held.blocks} blocks of {held.block} for {held.size} bytes"
                 )
@@ -146,8 +146,12 @@ class Outgoing:
     def _send_changed(self, out: BinaryIO, index: int, descriptor: int, status: os.stat_result, started: int) -> int:
         known, size = self._known[index], status.st_size
         inode = (status.st_dev, status.st_ino)
+        block = blocks.block_for(size)
         if not known.sums:
-            known.block = blocks.block_for(size)
+            known.block = block
+        elif known.block > block:
+            # it has become much smaller, or was never so large: all of it again, for a block is read as a whole
+            known.size, known.block, known.sums = 0, block, [b""] * -(-size // block)
         with _reading():
             first = self._appended_from(descriptor, known, size, inode)
             if first is None:

@@ -21,7 +21,7 @@ from agent.bulk import BrokenStream
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
-from agent.journal import JournalError, WrongOrder
+from agent.journal import JournalError, WrongOrder, check_id
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
@@ -239,6 +239,7 @@ class Server:
     async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
         async with self._turn:
             self._be_free()
+            check_id(request.migration)
             source = Source(self._settings, request, say)
             prepared = await source.begin()
             self._source = source
@@ -247,6 +248,7 @@ class Server:
     async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         async with self._turn:
             self._be_free()
+            check_id(request.migration)
             self._target = await Target.prepare(self._settings, request, say)
             return self._target.prepared
 

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from agent import criu, freezer, images, namespace, process, protocol, rules, throttle
 from agent.fill import wait_for_pager
-from agent.journal import Journal, JournalError, Record, unfinished
+from agent.journal import FIRST, Damaged, Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
 from agent.lost import MEMORY_LOST, forget, memory_lost
@@ -28,17 +28,19 @@ PATIENCE = 60.0
 
 
 def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
-    """What this host knows of a migration; "" asks for the newest that is not finished."""
+    """What this host knows of a migration; "" asks for the newest that is not finished. Raises Damaged."""
     if not migration:
         names = unfinished(settings.state)
         migration = names[0] if names else ""
     try:
         journal = Journal.load(settings.state, migration)
+    except Damaged:
+        raise  # that is more than nothing: there may be a tree
     except JournalError:
         return protocol.JournalState(migration, "", (), "", 0, True, False, False, 0, False)
-    first = journal.facts(journal.records[0].value)
-    same_boot = _same_boot(journal)
     try:
+        first = _first(journal)
+        same_boot = _same_boot(journal)
         return protocol.JournalState(
             migration=journal.migration,
             role=journal.role,
@@ -56,8 +58,17 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
         journal.close()
 
 
+def _first(journal: Journal) -> dict[str, Any]:
+    """What a migration began with. Raises Damaged where that is not all there."""
+    facts = journal.facts(FIRST[journal.role])
+    missing = [name for name in ("peer", "root", "boot") if name not in facts]
+    if missing:
+        raise Damaged(f"{journal.path} is damaged: its first line does not say {missing[0]}")
+    return facts
+
+
 def _images(settings: Settings, journal: Journal) -> Any:
-    facts = journal.facts(journal.records[0].value)
+    facts = _first(journal)
     return settings.place(journal.migration, on_disk=facts.get("on_disk", False), directory=facts.get("directory", ""))
 
 
@@ -128,7 +139,7 @@ def _owners(journal: Journal) -> list[tuple[int, int]]:
     """The agents, beside us, that have owned it and live: (PID, start time)."""
     if not _same_boot(journal):
         return []
-    agents = [journal.facts(journal.records[0].value).get("agent"), journal.facts("owner").get("agent")]
+    agents = [_first(journal).get("agent"), journal.facts("owner").get("agent")]
     known = {(pid, start) for pid, start in filter(None, agents) if pid != os.getpid()}
     return [owner for owner in known if process.alive(*owner)]
 
@@ -140,7 +151,7 @@ def _left_stopped(journal: Journal) -> bool:
 
 
 def _same_boot(journal: Journal) -> bool:
-    return bool(journal.facts(journal.records[0].value)["boot"] == process.boot_id())
+    return bool(_first(journal)["boot"] == process.boot_id())
 
 
 def _signal(who: tuple[int, int], number: int) -> None:

@@ -190,7 +190,8 @@ class Target:
         """HELD: every task of the tree is here, and pinned. What could not be brought back to it, in words."""
         inner = sorted(images.task_states(round_))
         pids = namespace.outside(self._journal.directory, [self._root, *inner], below=running.process.pid)
-        if len(pids) <= len(inner):
+        # what is pinned may be killed, and the numbers are the images' own: of this restore, whatever they say
+        if len(pids) <= len(inner) or not set(process.tree_pids(os.getpid())).issuperset(pids[1:]):
             raise TreeChanged("one of its processes is not there")
         self._tasks.close()
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])

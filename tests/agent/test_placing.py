@@ -178,7 +178,6 @@ def test_a_damaged_pass_is_refused_or_read_and_can_be_undone(tmp_path: Path, dat
     [
         Delta(0, size=-1), Delta(0, uid=1 << 40), Delta(0, size=1 << 62),
         Delta(0, attributes=(Attribute("nonsense", ""),)), Delta(0, attributes=(Attribute("user.x", "?"),)),
-        Delta(0, attributes=(Attribute("user.x\0y", ""),)),
     ],
 )  # fmt: skip
 def test_what_no_file_can_be_is_told_of_it(way: Way, delta: Delta) -> None:
@@ -187,6 +186,13 @@ def test_what_no_file_can_be_is_told_of_it(way: Way, delta: Delta) -> None:
     with pytest.raises((FilesError, OSError)) as raised:
         way.staging.receive(pass_of((delta, b"")))
     assert "log" in str(raised.value) or "file 0" in str(raised.value)
+
+
+def test_an_attribute_that_has_no_name_is_refused(way: Way) -> None:
+    way.write(b"x")
+    way.begin("log")
+    with pytest.raises(FilesError, match="stream of files is broken"):
+        way.staging.receive(pass_of((Delta(0, attributes=(Attribute("user.x\0y", ""),)), b"")))
     assert way.undone() == []
 
 

@@ -24,6 +24,7 @@ from migrator.peer import Peer, PeerFault
 from tests.fake_hosts import FakeHost, HostLink, Pair, soon
 
 ID = "20260101-000000-abcdef"
+ANOTHER = "20260101-000000-abcdf0"
 OPTIONS = protocol.CriuOptions()
 
 
@@ -393,8 +394,8 @@ async def test_what_a_source_does_not_do_when_it_has_just_begun(source: Peer, pa
     await source.begin(begin_of(victim.pid))
     for name in ("send_images", "commit", "finish", "accept", "accept_done", "restore", "resume", "receive_images"):
         assert (await fault(_ALONE[name](source, victim.pid))).code is FaultCode.BAD_REQUEST, name
-    assert (await fault(source.begin(begin_of(victim.pid, "another")))).code is FaultCode.BAD_REQUEST
-    assert (await fault(source.prepare(prepare_of(victim.pid, "another")))).code is FaultCode.BAD_REQUEST
+    assert (await fault(source.begin(begin_of(victim.pid, ANOTHER)))).code is FaultCode.BAD_REQUEST
+    assert (await fault(source.prepare(prepare_of(victim.pid, ANOTHER)))).code is FaultCode.BAD_REQUEST
     assert await source.abort(protocol.Abort("test")) == protocol.Leftovers()
     assert await source.abort(protocol.Abort("test again")) == protocol.Leftovers()
     for name in ("copy_files", "send_files", "send_images", "commit", "finish"):
@@ -427,28 +428,29 @@ async def test_begin_refuses(source: Peer, pair: Pair) -> None:
     changed = protocol.Begin(ID, victim.pid, good.start_time + 1, "beta", OPTIONS, True)
     assert (await fault(source.begin(changed))).code is FaultCode.CHANGED
     assert (await fault(source.begin(dead_begin))).code is FaultCode.NO_PROCESS
-    for name in ("", "../escape", "a/b", "x" * 65, "ünï"):
+    # the last could be the name of anybody's directory, and a migration's is removed
+    for name in ("", "../escape", "a/b", "x" * 65, "ünï", f"{ID}\n", f"../{ID}", "etc"):
         assert (await fault(source.begin(begin_of(victim.pid, name)))).code is FaultCode.JOURNAL, name
     await source.begin(good)
     second = await other.start()
-    assert (await fault(second.begin(begin_of(victim.pid, "another")))).code is FaultCode.LOCKED
+    assert (await fault(second.begin(begin_of(victim.pid, ANOTHER)))).code is FaultCode.LOCKED
     await source.abort(protocol.Abort("test"))
     assert (await fault(second.begin(good))).code is FaultCode.JOURNAL  # this id was used
-    await second.begin(begin_of(victim.pid, "another"))
+    await second.begin(begin_of(victim.pid, ANOTHER))
     await other.close()
-    assert pair.source.journal("another") == ["BEGIN", "ABORT", "DONE"]
+    assert pair.source.journal(ANOTHER) == ["BEGIN", "ABORT", "DONE"]
 
 
 async def test_two_begins_at_once(source: Peer, pair: Pair) -> None:
     first, second = pair.victim(), pair.victim()
     results = await asyncio.gather(
-        source.begin(begin_of(first.pid, "one")), source.begin(begin_of(second.pid, "two")), return_exceptions=True
+        source.begin(begin_of(first.pid)), source.begin(begin_of(second.pid, ANOTHER)), return_exceptions=True
     )
     assert isinstance(results[0], protocol.Prepared)
     assert isinstance(results[1], PeerFault)
     assert results[1].fault.code is FaultCode.BAD_REQUEST
     await source.abort(protocol.Abort("test"))
-    assert pair.source.journal("two") == []
+    assert pair.source.journal(ANOTHER) == []
 
 
 async def test_an_abort_that_overtakes_its_prepare(target: Peer, pair: Pair) -> None:
