@@ -25,6 +25,11 @@ def main() -> int:
 
         return rsync.remote_shell(int(sys.argv[2]), sys.argv[3:])
 
+    if sys.argv[1:2] == ["confined"] and len(sys.argv) > 4:
+        from agent import confined
+
+        return confined.main(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
+
     if sys.argv[1:2] == ["namespace"] and len(sys.argv) > 5:
         from pathlib import Path
 
@@ -59,6 +64,7 @@ def main() -> int:
     commands.add_parser("relay", help="SOCKET NAME [FORM]: carry one bulk stream between standard streams and a socket")
     commands.add_parser("pager", help="IMAGES JOURNAL: fill a restored tree's memory")
     commands.add_parser("shell", help="DESCRIPTOR HOST COMMAND...: rsync's remote shell, on a connected socket")
+    commands.add_parser("confined", help="ROOM DESCRIPTOR COMMAND...: run rsync's server where it can write little")
     commands.add_parser("namespace", help="JOURNAL ROOT LAST COMMAND...: run criu in a PID namespace of its own")
     commands.add_parser("holder", help="SOCKET attach|detach PTYS COMMAND...: hold a restored tree's terminal")
     commands.add_parser("terminal", help="SOCKET: show a terminal that is held")

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
+from agent import anchor
 from agent.disk import to_disk
 
 PREFIX = ".migrate-"
@@ -29,7 +30,7 @@ class _Entry:
 
 
 class Ledger:
-    """The files of one migration on this host."""
+    """The files of one migration on this host, by paths without links in their directories (`anchor.settled`)."""
 
     def __init__(self, record: Optional[Path] = None) -> None:
         self._record = record
@@ -102,10 +103,11 @@ class Ledger:
             if path in self._entries:
                 continue
             saved = ""
-            if os.path.lexists(path):
-                saved = self.temporary_beside(path)
-                os.link(path, saved, follow_symlinks=False)
-            status = os.lstat(temporary)
+            with anchor.at(path) as here:
+                if os.path.lexists(here):
+                    saved = self.temporary_beside(path)
+                    os.link(here, anchor.beside(here, saved), follow_symlinks=False)
+                status = os.lstat(anchor.beside(here, temporary))
             entries[path] = _Entry(temporary, saved, (status.st_dev, status.st_ino))
             act = {"act": "place", "path": path, "temporary": temporary, "saved": saved}
             acts.append({**act, "device": status.st_dev, "inode": status.st_ino})
@@ -116,7 +118,8 @@ class Ledger:
     def place(self, path: str) -> None:
         """Rename a file that is ready to its path. Raises OSError."""
         temporary = self._entries[path].temporary
-        os.rename(temporary, path)
+        with anchor.at(path) as here:
+            os.rename(anchor.beside(here, temporary), here)
         self._temporary.discard(temporary)
 
     def take_back(self, path: str) -> str:
@@ -124,18 +127,19 @@ class Ledger:
         entry = self._entries.get(path)
         if entry is None:
             return ""
-        there = _identity(path)
         try:
-            if os.path.lexists(entry.temporary):
-                left = _remove(entry.saved) if entry.saved else ""  # it never came to the rename
-                if left:
-                    return left
-            elif there not in (entry.identity, None):
-                return _put_aside(path, entry.saved)
-            elif entry.saved and os.path.lexists(entry.saved):
-                os.replace(entry.saved, path)
-            elif there is not None and not entry.saved:
-                os.unlink(path)
+            with anchor.at(path) as here:
+                there, saved = _identity(here), entry.saved and anchor.beside(here, entry.saved)
+                if os.path.lexists(anchor.beside(here, entry.temporary)):
+                    left = _remove(entry.saved) if entry.saved else ""  # it never came to the rename
+                    if left:
+                        return left
+                elif there not in (entry.identity, None):
+                    return _put_aside(path, entry.saved)
+                elif saved and os.path.lexists(saved):
+                    os.replace(saved, here)
+                elif there is not None and not saved:
+                    os.unlink(here)
         except OSError as error:
             return f"{path}: could not be made what it was before: {error.strerror}"
         self._write({"act": "forget", "path": path})
@@ -172,10 +176,11 @@ def _ours(name: str) -> str:
 def _settled(path: str, identity: tuple[int, int]) -> str:
     """Content and name; what did not get there, in words. What the tree has replaced since is its own business."""
     try:
-        if _identity(path) != identity or not stat.S_ISREG(os.lstat(path).st_mode):
-            return ""
-        for name in (path, os.path.dirname(path)):
-            to_disk(name)
+        with anchor.at(path) as here:
+            if _identity(here) != identity or not stat.S_ISREG(os.lstat(here).st_mode):
+                return ""
+            for name in (here, os.path.dirname(here)):
+                to_disk(name)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -198,7 +203,8 @@ def _identity(path: str) -> Optional[tuple[int, int]]:
 
 def _remove(name: str) -> str:
     try:
-        os.unlink(name)
+        with anchor.at(name) as here:
+            os.unlink(here)
     except FileNotFoundError:
         pass
     except OSError as error:

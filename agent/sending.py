@@ -281,7 +281,7 @@ class Sending:
 
     async def copy(self, request: CopyFiles) -> Moved:
         """rsync the files, and learn what the target holds then. Raises FilesError, ConnectionError, WrongOrder."""
-        if not self._may() or self._outgoing.begun or len(request.paths) != len(request.names):
+        if not self._may() or self._outgoing.begun:
             raise WrongOrder("files can't be copied now")
         outgoing = self._outgoing
         outgoing.add(request.paths)
@@ -289,7 +289,7 @@ class Sending:
         stream = await self._streams.get(request.stream)
 
         def run() -> Moved:
-            names = list(_make_farm(self._farm, zip(request.paths, request.names)))
+            names = list(_make_farm(self._farm, request.paths))
             rsync.send(self._program, self._farm, names, rsync_stream)
             shutil.rmtree(self._farm)
             with stream.makefile("rb") as source:
@@ -318,14 +318,11 @@ class Sending:
         return await self._jobs.run(run)
 
 
-def _make_farm(farm: Path, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Links to the files, each under the name that it gets on the target; those names. What is gone has none."""
+def _make_farm(farm: Path, paths: Sequence[str]) -> Iterator[str]:
+    """A link to each file, under its number, by which the target knows it too; those numbers. What is gone has none."""
     farm.mkdir(mode=0o700)
-    for path, name in pairs:
+    for number, path in enumerate(paths):
         with contextlib.suppress(OSError):
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                continue
-            link = farm / name.lstrip("/")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
-            yield name
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                (farm / str(number)).symlink_to(path)
+                yield str(number)

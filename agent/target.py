@@ -53,7 +53,9 @@ class Target:
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
         self._streams = Taken()
-        self.files = Placing(journal, settings.rsync, self._streams, self._jobs, self._still_accepting)
+        self.files = Placing(
+            journal, self._images / "files", settings.rsync, self._streams, self._jobs, self._still_accepting
+        )
         self._terminal = Terminal.of(settings, journal)
         self._fill: Optional[Fill] = None
 

@@ -258,9 +258,9 @@ class Peer:
         """More files come along."""
         return await self.call("add_files", request, protocol.Nothing)
 
-    async def stage(self, request: protocol.Stage) -> protocol.Staged:
-        """Find names for files that come along."""
-        return await self.call("stage", request, protocol.Staged)
+    async def stage(self, request: protocol.Stage) -> protocol.Nothing:
+        """Make room for files that come along."""
+        return await self.call("stage", request, protocol.Nothing)
 
     async def copy_files(self, request: protocol.CopyFiles) -> protocol.Moved:
         """rsync them."""

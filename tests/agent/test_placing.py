@@ -108,10 +108,43 @@ def test_what_is_there_and_no_file_is_never_written_over(way: Way, make: Callabl
     assert way.undone() == ["log"]
 
 
+@pytest.mark.parametrize("when", ["before a pass", "before it is placed", "before it is taken back"])
+def test_a_link_in_the_place_of_a_directory_is_not_followed(way: Way, when: str) -> None:
+    """Whoever owns the directory on the target must not have root write elsewhere."""
+    way.write(b"new")
+    way.begin("log").rsync()
+    there, moved, elsewhere = way.there, way.directory / "moved", way.directory / "elsewhere"
+    elsewhere.mkdir()
+
+    def trap() -> None:
+        for path in there.iterdir():  # as if the trap knew our names
+            (elsewhere / path.name).write_text("precious")
+        there.rename(moved)
+        there.symlink_to(elsewhere)
+
+    if when == "before it is taken back":
+        way.go()
+        way.staging.place()
+        trap()
+        assert "could not be made what it was before" in way.ledger.undo()[0]
+    elif when == "before it is placed":
+        way.go()
+        trap()
+        with pytest.raises(FilesError, match="Not a directory"):
+            way.staging.place()
+    else:
+        trap()
+        with pytest.raises(FilesError, match="Not a directory"):
+            way.go()
+    assert {path.read_text() for path in elsewhere.iterdir()} <= {"precious"}
+    assert {path.name for path in elsewhere.iterdir()} <= {path.name for path in moved.iterdir()}
+
+
 def test_a_link_in_the_place_of_a_staged_file_is_not_followed(way: Way) -> None:
     way.write(b"new")
     (way.directory / "victim").write_bytes(b"precious")
     way.begin("log")
+    os.unlink(way.staged[0])
     os.symlink(way.directory / "victim", way.staged[0])
     with pytest.raises(FilesError):
         way.go()

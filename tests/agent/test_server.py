@@ -134,9 +134,9 @@ async def test_every_command_of_the_table_in_the_right_order(
         streams.append(Stream(name, *ends, Way("none", Bucket(), lambda size: None, lambda size: None)))
 
     there_already = protocol.Incoming(str(extra), True, 1000, extra.stat().st_mtime_ns)  # both are this host
-    staged = await target.stage(protocol.Stage((there_already,)))
+    assert await target.stage(protocol.Stage((there_already,))) == protocol.Nothing()
     copied, taken = await asyncio.gather(
-        source.copy_files(protocol.CopyFiles("rsync", "files", (str(extra),), staged.names)),
+        source.copy_files(protocol.CopyFiles("rsync", "files", (str(extra),))),
         target.take_files(protocol.TakeFiles("rsync", "files")),
     )
     assert (copied.files, taken) == (1, protocol.Moved(1, 1000))
@@ -364,7 +364,7 @@ _ALONE: dict[str, Act] = {
     "newly_opened": lambda peer, pid: peer.newly_opened(),
     "add_files": lambda peer, pid: peer.add_files(protocol.AddFiles(())),
     "stage": lambda peer, pid: peer.stage(protocol.Stage(())),
-    "copy_files": lambda peer, pid: peer.copy_files(protocol.CopyFiles("rsync", "files", (), ())),
+    "copy_files": lambda peer, pid: peer.copy_files(protocol.CopyFiles("rsync", "files", ())),
     "take_files": lambda peer, pid: peer.take_files(protocol.TakeFiles("rsync", "files")),
     "send_files": lambda peer, pid: peer.send_files(protocol.SendFiles("files", False)),
     "receive_files": lambda peer, pid: peer.receive_files(protocol.ReceiveFiles("files", False)),

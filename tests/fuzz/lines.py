@@ -155,12 +155,15 @@ def rsync_server(data: bytes) -> None:
     with ours, theirs, contextlib.suppress(FilesError, ConnectionError):
         theirs.sendall(data)
         theirs.shutdown(socket.SHUT_WR)
-        rsync._asked(ours)
+        words = rsync._asked(ours)
+        assert words[:2] == ["rsync", "--server"]
+        assert words[-2:] == [".", "."]
+        assert set(words[3:-2]) <= {"--inplace", "--no-implied-dirs"}
 
 
 def rsync_servers() -> Iterable[bytes]:
     """What rsync 3.2 and 3.4 ask for."""
-    yield b'["rsync", "--server", "-LWSRe.LsfxCIvu", "--inplace", "--no-implied-dirs", ".", "/"]\n'
+    yield b'["rsync", "--server", "-WRSe.LsfxCIvu", "--inplace", "--no-implied-dirs", ".", "."]\n'
     yield b'["rsync", "--server", "--sender", "-e.LsfxCIvu", ".", "/etc/shadow"]\n'
 
 
