@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import time
 
 from agent import protocol
@@ -12,6 +14,15 @@ from migrator.phases import Observer, Phase
 from migrator.words import pid_text, seconds_text
 
 _LOST = (PeerFault, PeerLost, errors.MigrateError)
+
+
+def pasteable(command: str) -> str:
+    """A command that the target gave, for the operator to paste behind `ssh HOST`: "" where a shell here, or his
+    terminal, would make anything else of it than words for that host."""
+    with contextlib.suppress(ValueError):
+        if command.isprintable() and shlex.join(shlex.split(command)) == command and "'" not in command:
+            return command
+    return ""
 
 
 class Forward:
@@ -60,7 +71,7 @@ class Forward:
     async def _resume(self, killed: protocol.Killed) -> int:
         try:
             resumed = await self._ends.target.resume(protocol.Resume(killed.tasks))
-            self.terminal = resumed.terminal
+            self.terminal = pasteable(resumed.terminal)
             return resumed.pid
         except PeerFault as fault:
             log = f"{fault.fault.log} on {fault.host}" if fault.fault.log else ""

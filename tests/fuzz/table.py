@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from tests.fuzz import files, lines, memory
+from tests.fuzz import answers, files, lines, memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,9 @@ HARNESSES = (
     Harness("criu-log", lines.criu_log, lines.criu_logs),
     Harness("stat", lines.stat, lines.stats, 1024),
     Harness("target", lines.target, lines.targets, 256),
+    Harness("answers", answers.answers, answers.answers_seeds, 8192),
+    Harness("report", answers.report, answers.reports, 512),
+    Harness("verdict", answers.verdict, answers.verdicts),
     Harness("journal", files.journal, files.journals),
     Harness("ledger", files.ledger, files.ledgers),
     Harness("archive", files.archive, files.archives, 8192),
