@@ -441,6 +441,31 @@ async def test_begin_refuses(source: Peer, pair: Pair) -> None:
     assert pair.source.journal(ANOTHER) == ["BEGIN", "ABORT", "DONE"]
 
 
+@pytest.mark.parametrize("where", ["state", "run"])
+async def test_directories_that_somebody_else_could_write_to_are_not_used(source: Peer, pair: Pair, where: str) -> None:
+    """Who was there first could have left journals with processes to kill, or links."""
+    victim = pair.victim()
+    directory = pair.source.state if where == "state" else pair.source.run
+    directory.mkdir(mode=0o700)
+    directory.chmod(0o777)
+    calls = (
+        source.begin(begin_of(victim.pid)), source.prepare(prepare_of(victim.pid)),
+        source.journal(protocol.ReadJournal("")), source.settle(protocol.Settle(ID, protocol.Verdict.ABORT)),
+    )  # fmt: skip
+    for call in calls:
+        refused = await fault(call)
+        assert refused.code is FaultCode.FILES
+        assert f"{directory} is writable for others" in refused.message
+    if os.geteuid() == 0:
+        directory.chmod(0o700)
+        os.chown(directory, 1234, 0)
+        assert "belongs to user 1234" in (await fault(source.begin(begin_of(victim.pid)))).message
+        os.chown(directory, 0, 0)
+    directory.chmod(0o755)
+    await source.begin(begin_of(victim.pid))
+    assert list(directory.iterdir())
+
+
 async def test_two_begins_at_once(source: Peer, pair: Pair) -> None:
     first, second = pair.victim(), pair.victim()
     results = await asyncio.gather(

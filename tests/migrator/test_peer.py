@@ -371,7 +371,7 @@ def test_every_code_is_an_error_of_ours_or_a_bug() -> None:
 async def test_an_answer_to_what_was_not_asked(peer: Peer, agent: Scripted, answer: dict[str, Any]) -> None:
     """A target that names other files would have them looked for here."""
     asked = protocol.Check((_file("/a"), _file("/b")), (), (protocol.Account("user", 7, "x"),), (_ADDRESS,))
-    good = {"files": asked.files, "accounts": asked.accounts, "addresses": asked.addresses}
+    good: dict[str, Any] = {"files": asked.files, "accounts": asked.accounts, "addresses": asked.addresses}
     agent.answer(1, protocol.TargetCheck(taken=(), memory_available=1, disk_available=1, **good))
     assert (await peer.check(asked)).files == asked.files
     agent.answer(2, protocol.TargetCheck(taken=(), memory_available=1, disk_available=1, **{**good, **answer}))
