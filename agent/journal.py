@@ -89,6 +89,10 @@ class Damaged(JournalError):
     """What stands in the journal no agent has written: its disk is damaged, or somebody has edited it."""
 
 
+class IdTaken(JournalError):
+    """This host has had a migration of this id before."""
+
+
 class WrongOrder(Exception):
     """A command that makes no sense at this point of a migration."""
 
@@ -111,6 +115,7 @@ def check_name(migration: str) -> str:
 _KINDS: dict[str, type] = {
     "id": str, "role": str, "peer": str, "boot": str, "directory": str, "shared": str, "terminal": str, "path": str,
     "root": int, "pid": int, "start": int, "number": int, "namespace": int, "on_disk": bool, "options": dict,
+    "time": float, "address": str,
 }  # fmt: skip
 _NUMBERS = ("agent",)
 _PAIRS = ("tasks",)
@@ -157,13 +162,13 @@ class Journal:
 
     @classmethod
     def create(cls, state: Path, migration: str, role: str, **details: object) -> Journal:
-        """Begin a migration's journal and lock it. Raises JournalError when the id was used before on this host."""
+        """Begin a migration's journal and lock it. Raises IdTaken when the id was used before on this host."""
         directory = state / check_name(migration)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             directory.mkdir(mode=0o700)
         except FileExistsError:
-            raise JournalError(f"migration {migration} was here before: {directory}") from None
+            raise IdTaken(f"migration {migration} was here before: {directory}") from None
         descriptor = os.open(directory / "journal", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -243,6 +248,19 @@ class Journal:
         return str(self._lines[0].get("role"))
 
     @property
+    def first(self) -> dict[str, Any]:
+        """What it began with. Raises Damaged where that is not all there."""
+        missing = [name for name in ("peer", "root", "boot") if name not in self._lines[0]]
+        if missing:
+            raise Damaged(f"{self.path} is damaged: its first line does not say {missing[0]}")
+        return self._lines[0]
+
+    @property
+    def lines(self) -> tuple[dict[str, Any], ...]:
+        """Decisions and facts as they stand there, oldest first."""
+        return tuple(self._lines)
+
+    @property
     def records(self) -> tuple[Record, ...]:
         """The decisions so far, oldest first."""
         return tuple(Record(line["record"]) for line in self._lines if line["record"].isupper())
@@ -281,9 +299,13 @@ class Journal:
 
     def note(self, name: str, **details: object) -> None:
         """Keep a fact for recovery, as durable as a decision. `name` is in small letters."""
-        self._append({"record": name, **details})
+        self._append({"record": name, "time": time.time(), **details})
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def jot(self, name: str, **details: object) -> None:
+        """Keep a fact that says nothing any more after a reboot, so that nobody has to wait for the disk."""
+        self._append({"record": name, "time": time.time(), **details}, durable=False)
+
+    def _append(self, line: dict[str, Any], *, durable: bool = True) -> None:
         data = json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
         written = os.write(self._descriptor, data)
         if written != len(data):
@@ -291,7 +313,8 @@ class Journal:
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise JournalError(f"the disk is full: {self.path} can't be written")
         try:
-            os.fsync(self._descriptor)
+            if durable:
+                os.fsync(self._descriptor)
         except OSError:
             # not on disk, so not decided: nor may the hook, or another agent, read it in the file
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
@@ -308,7 +331,7 @@ class Journal:
 def unfinished(state: Path) -> tuple[str, ...]:
     """Ids of the migrations here that have no DONE, newest first. Of a damaged journal nobody knows that it has one."""
     found: list[tuple[float, str]] = []
-    for path in _journals(state):
+    for path in journals(state):
         try:
             journal = Journal.load(state, path.parent.name)
         except Damaged:
@@ -322,7 +345,8 @@ def unfinished(state: Path) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(found, reverse=True))
 
 
-def _journals(state: Path) -> list[Path]:
+def journals(state: Path) -> list[Path]:
+    """The journal of every migration that was ever here and is not forgotten."""
     try:
         return [entry / "journal" for entry in state.iterdir() if (entry / "journal").is_file()]
     except FileNotFoundError:
@@ -333,7 +357,7 @@ def prune(state: Path, keep: int = KEPT) -> None:
     """Forget the oldest finished migrations beyond `keep`: their journal and logs."""
     finished: list[tuple[float, Path]] = []
     open_ones = set(unfinished(state))
-    for path in _journals(state):
+    for path in journals(state):
         if path.parent.name not in open_ones:
             finished.append((path.stat().st_mtime, path.parent))
     for _, directory in sorted(finished, reverse=True)[keep:]:

@@ -122,6 +122,17 @@ class Ledger:
             os.rename(anchor.beside(here, temporary), here)
         self._temporary.discard(temporary)
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The temporary and saved names that are there now."""
+        names = {name for entry in self._entries.values() for name in (entry.temporary, entry.saved) if name}
+        return tuple(name for name in sorted(names | self._temporary) if os.path.lexists(name))
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """The paths that hold what we put there."""
+        return tuple(path for path, entry in sorted(self._entries.items()) if _identity(path) == entry.identity)
+
     def take_back(self, path: str) -> str:
         """Make one path what it was before; what could not be done, in words, or "". Does nothing if it is not ours."""
         entry = self._entries.get(path)

@@ -9,18 +9,20 @@ from pathlib import Path
 
 
 class TaskLocked(Exception):
-    """Another migration holds this task."""
+    """Another migration holds this task; `migration` is its id where that is known."""
 
-    def __init__(self, pid: int) -> None:
-        super().__init__(f"another migration holds process {pid}")
+    def __init__(self, pid: int, migration: str = "", hint: str = "") -> None:
+        super().__init__(f"{'migration ' + migration if migration else 'another migration'} holds process {pid}")
         self.pid = pid
+        self.hint = hint or (f"wait for it, or stop it: migrate abort {migration}" if migration else "")
 
 
 class TaskLocks:
-    """Locks on tasks by PID, as files in the run directory. All or none are taken."""
+    """Locks on tasks by PID, as files in the run directory; the holder's name stands in them. All or none are taken."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, migration: str = "") -> None:
         self._directory = directory
+        self._migration = migration
         self._held: dict[int, int] = {}
 
     def take(self, pids: Iterable[int]) -> None:
@@ -32,8 +34,16 @@ class TaskLocks:
             descriptor = self._lock(pid)
             if descriptor < 0:
                 self.release()
-                raise TaskLocked(pid)
+                raise TaskLocked(pid, self._holder(pid))
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, self._migration.encode())
             self._held[pid] = descriptor
+
+    def _holder(self, pid: int) -> str:
+        try:
+            return (self._directory / str(pid)).read_text()
+        except OSError:
+            return ""
 
     def _lock(self, pid: int) -> int:
         path = self._directory / str(pid)

@@ -272,17 +272,17 @@ class Placing:
     def __init__(
         self,
         journal: Journal,
-        room: Path,
+        images: Path,
         program: str,
         streams: Taken,
         jobs: Jobs,
         still_accepting: Callable[[], None],
     ) -> None:
-        """`room` is to be a directory of rsync's; whoever gives it removes it."""
+        """In `images` rsync gets a directory of its own; whoever removes them removes that."""
         # read, not made: after a takeover it knows what the dead agent put here
         self.ledger = Ledger.read(journal.directory / "ledger")
         self._journal = journal
-        self._room = room
+        self._room = images / "files"
         self._program = program
         self._streams = streams
         self._jobs = jobs

@@ -85,6 +85,14 @@ def start_time(pid: int) -> int:
     return read_stat(pid).start_time
 
 
+def identity(pid: int) -> Optional[list[int]]:
+    """[PID, start time] of a process, as journals keep it; None where there is none of this number."""
+    try:
+        return [pid, start_time(pid)]
+    except NoSuchProcess:
+        return None
+
+
 def boot_id() -> str:
     """Another one after each boot."""
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -220,6 +228,11 @@ def _children_listed(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         pass  # this process, or a thread of it, has just gone
     return sorted(found)
+
+
+def children(pid: int) -> list[int]:
+    """Its children now; none when it is gone."""
+    return _children_listed(pid) if _lists_children(pid) else _Parents().children(pid)
 
 
 class _Parents:

@@ -369,6 +369,7 @@ class Begin:
     options: CriuOptions
     track_memory: bool
     place: Place = Place()
+    migrate: int = 0  # PID of the `migrate` that asks, for `abort`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -636,6 +637,7 @@ class Leftovers:
 @dataclasses.dataclass(frozen=True)
 class ReadJournal:
     migration: str  # "" for the newest that is not finished
+    claim: str = ""  # "source", "target": where it has this role here, nobody else recovers it until we hang up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -653,6 +655,7 @@ class JournalState:
     tasks_alive: int
     images: bool  # the images are still here
     memory_lost: bool = False  # as in Leftovers
+    address: str = ""  # target: where the one that prepared it came from; "" where that isn't known
 
 
 class Verdict(str, enum.Enum):
@@ -676,6 +679,91 @@ class Settled:
     pid: int  # of the tree where it runs now on this host; 0 where it does not
     leftovers: tuple[str, ...] = ()
     memory_lost: bool = False  # as in Leftovers
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """One migration in a line."""
+
+    migration: str
+    role: str
+    peer: str
+    root: int
+    records: tuple[str, ...]
+    began: float  # seconds since the epoch
+    changed: float  # when its last record was written
+    at_work: bool  # somebody speaks to its agent, or it fills a running tree's memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Migrations:
+    items: tuple[Listed, ...]  # newest first
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of a journal."""
+
+    record: str  # in capitals a decision, in small letters a fact
+    time: float  # seconds since the epoch; 0 where it was not noted
+    facts: str  # the rest of it, as JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Living:
+    """A process that belongs to a migration."""
+
+    kind: str  # migrate, agent, criu, hook, rsync, pager, task
+    pid: int
+    state: str  # letter of /proc/PID/stat
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """One migration as this host has it: its journal, and what there is of it now."""
+
+    state: JournalState
+    lines: tuple[Line, ...] = ()
+    living: tuple[Living, ...] = ()
+    held: bool = False  # its tree is frozen here, or restored and not let go yet
+    at_work: bool = False  # as in Listed
+    images: str = ""  # where they lie; "" where there are none
+    image_bytes: int = 0
+    journal: str = ""
+    locks: tuple[str, ...] = ()
+    placed: tuple[str, ...] = ()  # files that were put in their places here
+    beside: tuple[str, ...] = ()  # temporary and saved files beside them
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupt:
+    """Source: have the `migrate` that runs this migration undo it, as SIGTERM does."""
+
+    migration: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupted:
+    pid: int  # of that `migrate`; 0 where it is gone
+
+
+@dataclasses.dataclass(frozen=True)
+class Remain:
+    """Something of a migration that is on this host."""
+
+    kind: str  # as agent/leftovers.py lists them
+    what: str  # its path or its name; of a process its PID
+    detail: str
+    migration: str  # "" where that can't be told
+    in_use: bool  # by a migration that somebody is at work on
+    remove: str  # the command that removes it
+    size: int = 0  # bytes that it takes, of images
+
+
+@dataclasses.dataclass(frozen=True)
+class Remains:
+    items: tuple[Remain, ...]
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -728,6 +816,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("finish", Finish, Leftovers, "any", Pace.WORK),
     Command("journal", ReadJournal, JournalState, "any", Pace.QUICK),
     Command("settle", Settle, Settled, "any", Pace.WORK),
+    Command("migrations", Nothing, Migrations, "any", Pace.QUICK),
+    Command("story", ReadJournal, Story, "any", Pace.QUICK),
+    Command("interrupt", Interrupt, Interrupted, "source", Pace.QUICK),
+    Command("remains", Nothing, Remains, "any", Pace.WORK),
 )
 
 BY_NAME = {command.name: command for command in COMMANDS}

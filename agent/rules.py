@@ -81,6 +81,12 @@ def _resume(known: Known) -> Optional[Record]:
     return Record.RESUMING
 
 
+def must_tell(known: Known) -> bool:
+    """Whether a host that has undone its part leaves its journal open all the same (without DONE), until the other one
+    was told: a target that may hold the tree waits for the source's word, and `recover` must find that it is owed."""
+    return known.role == "source" and known.has(Record.FROZEN)
+
+
 def must_restore(*, same_boot: bool, finished: bool, passed_hold: bool) -> bool:
     """RESUMING is written and no criu lives: whether the tree is to be restored from its images; if not, it runs.
 

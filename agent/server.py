@@ -16,18 +16,20 @@ import traceback
 from collections.abc import Awaitable
 from typing import Callable, Optional
 
-from agent import disk, files, host, images, newcomers, process, protocol, wire
+from agent import disk, files, host, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
+from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
-from agent.journal import JournalError, WrongOrder, check_id
+from agent.journal import IdTaken, JournalError, WrongOrder, check_id
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
 from agent.settings import Settings
 from agent.settle import read_journal, settle
 from agent.source import Source, Vetoed
+from agent.standing import refuse_held
 from agent.target import Target
 from agent.tasks import NotRunning, TreeChanged
 from agent.throttle import ThrottleError, why_not
@@ -53,6 +55,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(FaultCode.BROKEN_STREAM, str(error))
     if isinstance(error, NotInstant):
         return Fault(FaultCode.TOO_TORN, str(error), hint="restore all of it before it runs: --resume eager")
+    if isinstance(error, TaskLocked):
+        return Fault(FaultCode.LOCKED, str(error), hint=error.hint)
     for kind, code in _FAULTS:
         if isinstance(error, kind):
             return Fault(code, str(error))
@@ -69,8 +73,9 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (BadRequest, FaultCode.BAD_REQUEST),
     (WrongOrder, FaultCode.BAD_REQUEST),
     (wire.WireError, FaultCode.BAD_REQUEST),
-    (TaskLocked, FaultCode.LOCKED),
+    (IdTaken, FaultCode.LOCKED),
     (StillFilling, FaultCode.LOCKED),
+    (Claimed, FaultCode.LOCKED),
     (TreeChanged, FaultCode.CHANGED),
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
@@ -96,6 +101,7 @@ class Server:
         self._build = build
         self._source: Optional[Source] = None
         self._target: Optional[Target] = None
+        self._claimed: set[str] = set()  # migrations that nobody else recovers while we live
         self._seen: set[str] = set()  # files of the tree that was inspected, by name
         self._running: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()  # beginning and giving up never overlap: what has half begun can't be given up
@@ -129,10 +135,15 @@ class Server:
             "finish": self._finish,
             "journal": self._journal,
             "settle": self._settle,
+            "migrations": self._migrations,
+            "story": self._story,
+            "interrupt": self._interrupt,
+            "remains": self._remains,
         }
 
     async def serve(self) -> None:
         """Banner, then requests until the end of input; then undo what may be undone."""
+        instants.at("connect")
         rest = f"python={platform.python_version()}"
         banner = protocol.Banner(protocol.AGENT_PRODUCT, protocol.PROTOCOL, protocol.VERSION, self._build, rest)
         self._write(banner.line().encode() + b"\n")
@@ -190,7 +201,7 @@ class Server:
     async def _contact_lost(self) -> None:
         async with self._turn:
             if self._source is not None and not self._source.committed:
-                await self._source.abort("contact lost", told=False)
+                await self._source.abort("contact lost")
             if self._target is not None:
                 await self._target.contact_lost()
         if self._running:
@@ -213,10 +224,15 @@ class Server:
         return await host.facts(Criu(self._settings.criu), request)
 
     async def _inspect(self, request: protocol.Inspect) -> protocol.TreeFacts:
+        instants.at("preflight")
+
         def inspect() -> protocol.TreeFacts:
             facts = process.inspect(request.pid)
             return dataclasses.replace(facts, no_throttle=why_not(task.pid for task in facts.tasks))
 
+        if request.pid > 1:  # a tree of which a task is held can't even be looked at: it is said whose it is
+            tasks = process.tasks_of(request.pid)
+            refuse_held(self._settings, ((task.pid, task.start_time) for task in tasks))
         # before it is looked at: what is not there yet can't be measured, nor room be made for it
         await whole(self._settings.state, request.pid, say)
         facts = await asyncio.get_running_loop().run_in_executor(None, inspect)
@@ -229,6 +245,7 @@ class Server:
         return protocol.NewFiles(await run(None, newcomers.found, root, seen))
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
+        instants.at("preflight")
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
 
     async def _digest(self, request: protocol.Digest) -> protocol.Digests:
@@ -278,11 +295,38 @@ class Server:
 
     async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
         self._trust_our_own()
-        return read_journal(self._settings, request.migration)
+        state = read_journal(self._settings, request.migration)
+        if request.claim and state.role == request.claim and state.migration not in self._claimed:
+            self._claimed.add(state.migration)
+            await claim(self._settings.state / state.migration)
+            state = read_journal(self._settings, request.migration)  # somebody may have been at it meanwhile
+        return state
 
     async def _settle(self, request: protocol.Settle) -> protocol.Settled:
         self._trust_our_own()
         return await settle(self._settings, request, say)
+
+    # late imports: only whoever asks for them waits for their loading
+
+    async def _migrations(self, request: protocol.Nothing) -> protocol.Migrations:
+        from agent import story
+
+        return await asyncio.get_running_loop().run_in_executor(None, story.migrations, self._settings)
+
+    async def _story(self, request: protocol.ReadJournal) -> protocol.Story:
+        from agent import story
+
+        return await asyncio.get_running_loop().run_in_executor(None, story.tell, self._settings, request)
+
+    async def _interrupt(self, request: protocol.Interrupt) -> protocol.Interrupted:
+        from agent import story
+
+        return story.interrupt(self._settings, request)
+
+    async def _remains(self, request: protocol.Nothing) -> protocol.Remains:
+        from agent import leftovers
+
+        return await asyncio.get_running_loop().run_in_executor(None, leftovers.find, self._settings)
 
 
 def say(text: str) -> None:

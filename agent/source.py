@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, freezer, images, process, protocol, traits
+from agent import criu, freezer, images, instants, ours, process, protocol, traits
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
 from agent.sending import Sending
 from agent.settings import Settings
+from agent.standing import refuse_held
 from agent.streams import Jobs, Taken
 from agent.tasks import Tasks, TreeChanged
 from agent.throttle import Throttle
@@ -52,7 +53,7 @@ class Source:
         self._images = settings.place(begin.migration, on_disk=self._on_disk, directory=begin.place.directory)
         self._tasks = Tasks()
         self._home = Home(0)
-        self._locks = TaskLocks(settings.locks)
+        self._locks = TaskLocks(settings.locks, begin.migration)
         self._hold: Optional[Hold] = None
         self._criu: Optional[criu.Running] = None
         self._stopped: tuple[int, ...] = ()
@@ -80,6 +81,7 @@ class Source:
         self._locks.take(task.pid for task in facts)
         self._home = Home.of(self._begin.pid)
         try:
+            refuse_held(self._settings, ((task.pid, task.start_time) for task in facts))
             self._tasks.pin(facts, running=True)
             prune(self._settings.state)
             self._journal = Journal.create(
@@ -87,7 +89,8 @@ class Source:
                 peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
                 tasks=[[task.pid, task.start_time] for task in facts],
                 on_disk=self._on_disk, directory=self._begin.place.directory,
-                agent=[os.getpid(), process.start_time(os.getpid())],
+                images=str(self._images), locks=str(self._settings.locks),
+                agent=[os.getpid(), process.start_time(os.getpid())], migrate=process.identity(self._begin.migrate),
             )  # fmt: skip
         except BaseException:
             self._locks.release()
@@ -123,7 +126,7 @@ class Source:
                 )
             self._tell(f"$ {running.command}")
             self._criu = running
-            self._journal.note("criu", **running.identity)
+            self._journal.note("criu", what=log.stem, **running.identity)
         return running
 
     def _new_round(self, number: int) -> Path:
@@ -150,7 +153,9 @@ class Source:
             previous=self._previous(request.round), pre=True,
         )  # fmt: skip
         started = time.monotonic()
-        await self._end_of(await self._spawn(arguments, log, directory, stream))
+        running = await self._spawn(arguments, log, directory, stream)
+        instants.at(f"round {request.round}")
+        await self._end_of(running)
         seconds = time.monotonic() - started
         self._criu = None
         statistics = criu.read_statistics(directory / "stats-dump")
@@ -205,6 +210,7 @@ class Source:
         stream = await self._pages(request.stream)
         directory = self._new_round(request.round)
         self._journal.write(Record.FROZEN)
+        instants.at("freeze")
         log = self._journal.directory / "dump.log"
         hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
         arguments = functools.partial(
@@ -214,6 +220,7 @@ class Source:
         )  # fmt: skip
         started = time.monotonic()
         running = await self._spawn(arguments, log, directory, stream)
+        instants.at("dump")
         lifting = asyncio.ensure_future(self._lift())
         reached = await hold.reached_before(running.process.wait())
         lifting.cancel()
@@ -225,7 +232,9 @@ class Source:
         seconds = time.monotonic() - started
         if self._home.init:
             running.follow()
-            self._journal.note("criu", **running.identity)
+            self._journal.note("criu", what=log.stem, **running.identity)
+        hook = ours.hook_below(running.identity["pid"], str(hold.script))
+        self._journal.jot("hook", **hook)
         try:
             tasks = tuple(process.task_facts(pid) for pid in process.tree_pids(self._begin.pid))
         except process.NoSuchProcess as error:
@@ -274,7 +283,9 @@ class Source:
             stream.shutdown(socket.SHUT_WR)
             return moved
 
-        return await self._jobs.run(run)
+        moved = await self._jobs.run(run)
+        instants.at("images sent")
+        return moved
 
     async def commit(self) -> protocol.Killed:
         """The point of no return: COMMIT on disk, criu released, every task killed for good, KILLED on disk.
@@ -283,6 +294,7 @@ class Source:
         that the kernel has taken everything apart, which takes longer the more memory there was, `finish` waits for.
         Raises WrongOrder, CriuError, Ended or TreeChanged, and then there is no COMMIT.
         """
+        instants.at("commit asked")
         if self._hold is None or not self._hold.held or self._criu is None or self.committed:
             raise WrongOrder("there is no held tree to commit")
         if not self._criu.alive:
@@ -292,11 +304,13 @@ class Source:
             raise TreeChanged("a task of the tree was killed while it was held")
         started = time.monotonic()
         self._journal.write(Record.COMMIT, tasks=self._tasks.identities)
+        instants.at("committed")
         self._hold.go()
         self._tasks.signal(signal.SIGKILL)
         await self._tasks.never_run_again()
         freezer.thaw(self._journal.directory)
         self._journal.write(Record.KILLED)
+        instants.at("source killed")
         return protocol.Killed(len(self._tasks), time.monotonic() - started)
 
     @property
@@ -304,11 +318,11 @@ class Source:
         """Whether there is no way back."""
         return self._journal.has(Record.COMMIT)
 
-    async def abort(self, reason: str, *, told: bool = True) -> protocol.Leftovers:
+    async def abort(self, reason: str) -> protocol.Leftovers:
         """Undo: the tree runs on. Raises JournalError after COMMIT.
 
-        Unless the target will be `told`, a frozen migration stays unfinished in the journal: the target may hold the
-        tree, and waits for our word that `migrate recover` brings it.
+        A frozen migration stays unfinished in the journal until `finish`: the target may hold the tree, and waits for
+        our word, which `migrate recover` brings it if nobody else does.
         """
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
@@ -327,15 +341,27 @@ class Source:
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
         left = await self._unthrottle() + self._clean()
-        if told or not self._journal.has(Record.FROZEN):
-            self._journal.write(Record.DONE)
-        self._journal.close()
+        if not self._journal.has(Record.FROZEN):
+            self._close()
         return protocol.Leftovers(left)
 
+    def _close(self) -> None:
+        self._journal.write(Record.DONE)
+        self._journal.close()
+
     async def finish(self) -> protocol.Leftovers:
-        """After the migration: remove what is left on this host. Raises WrongOrder before KILLED."""
+        """After the migration: remove what is left on this host. After `abort`: the target has been told.
+
+        Raises WrongOrder before KILLED or ABORT.
+        """
+        instants.at("clean")
+        if self._journal.has(Record.DONE):
+            return protocol.Leftovers()
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
+        if self._journal.has(Record.ABORT):
+            self._close()
+            return protocol.Leftovers()
         if self._criu is not None:
             await self._criu.process.wait()
         await self._tasks.dead()
@@ -343,8 +369,7 @@ class Source:
         left = await self._unthrottle() + self._clean()
         for log in self._journal.directory.glob("*.log"):
             log.unlink()
-        self._journal.write(Record.DONE)
-        self._journal.close()
+        self._close()
         return protocol.Leftovers(left)
 
     def _clean(self) -> tuple[str, ...]:

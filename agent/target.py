@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, memory, namespace, process, protocol, rules, scope, traits
+from agent import criu, images, instants, memory, namespace, ours, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -53,9 +53,7 @@ class Target:
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
         self._streams = Taken()
-        self.files = Placing(
-            journal, self._images / "files", settings.rsync, self._streams, self._jobs, self._still_accepting
-        )
+        self.files = Placing(journal, self._images, settings.rsync, self._streams, self._jobs, self._still_accepting)
         self._terminal = Terminal.of(settings, journal)
         self._fill: Optional[Fill] = None
 
@@ -68,7 +66,10 @@ class Target:
             peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
             shared=request.shared, terminal=request.terminal, ptys=request.ptys,
             namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
+            images=str(settings.place(request.migration, on_disk=request.on_disk, directory="")),
             options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
+            # sshd says where the session comes from, unless sudo has taken it out of the environment
+            address=os.environ.get("SSH_CONNECTION", "").split(" ")[0],
         )  # fmt: skip
         target = cls(settings, journal, request.options, tell)
         try:
@@ -97,8 +98,8 @@ class Target:
     @property
     def prepared(self) -> protocol.Prepared:
         """Where this migration's things are."""
-        socket, log = str(self._settings.socket(self._journal.migration)), str(self._journal.directory)
-        return protocol.Prepared(socket, str(self._images), log, self._terminal.path)
+        socket = str(self._settings.socket(self._journal.migration))
+        return protocol.Prepared(socket, str(self._images), str(self._journal.directory), self._terminal.path)
 
     async def _warm(self, *, lazy: bool = False) -> tuple[criu.Running, Hold]:
         """A restore that only waits for its images: forked, scoped and hooked before the freeze."""
@@ -116,7 +117,7 @@ class Target:
             wrapper += namespace.maker(directory, *self._namespace)
         running = self._restore = await criu.spawn_waiting(self._settings.criu, arguments, log, wrapper=wrapper)
         self._tell(f"$ {running.command}")
-        self._journal.note("criu", **running.identity)
+        self._journal.note("criu", what="restore", **running.identity)
         if self._namespace:
             await namespace.made(directory, running)
         return running, hold
@@ -129,7 +130,7 @@ class Target:
             self._still_accepting()
             running = await self._arriving.serve(request.round, stream.fileno())
             self._tell(f"$ {running.command}")
-            self._journal.note("criu", **running.identity)
+            self._journal.note("criu", what="page-server", **running.identity)
         return protocol.Nothing()
 
     def _still_accepting(self) -> None:
@@ -171,6 +172,7 @@ class Target:
         directory = images.round_directory(self._images, request.round)
         self._still_accepting()
         self._journal.note("round", number=request.round)
+        instants.at("restore")
         if self._restore is None or self._hold is None:
             raise JournalError("there is no restore that waits")
         running, hold, started = self._restore, self._hold, time.monotonic()
@@ -186,19 +188,21 @@ class Target:
             lost = self._pin(directory, running)
         except (OSError, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
+        instants.at("held")
         return protocol.Restored(seconds, self._root, lost)
 
     def _pin(self, round_: Path, running: criu.Running) -> tuple[str, ...]:
-        """HELD: every task of the tree is here, and pinned. What could not be brought back to it, in words."""
+        """HELD: all are here, and pinned: descendants of ours, for the pinned may be killed. What is lost, in words."""
         inner = sorted(images.task_states(round_))
         pids = namespace.outside(self._journal.directory, [self._root, *inner], below=running.process.pid)
-        # what is pinned may be killed, and the numbers are the images' own: of this restore, whatever they say
         if len(pids) <= len(inner) or not set(process.tree_pids(os.getpid())).issuperset(pids[1:]):
             raise TreeChanged("one of its processes is not there")
         self._tasks.close()
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])
         lost = traits.bring_back(round_, pids[1:])
         self._terminal.foreground(round_, pids[0], pids[1:])
+        hook = ours.hook_below(running.process.pid, str(self._journal.directory / "hold"))
+        self._journal.jot("hook", **hook)
         self._journal.write(Record.HELD, tasks=self._tasks.identities, root=pids[0])
         if first := namespace.init_of(self._journal.directory):
             self._tasks.pin([process.task_facts(first[0])])  # it ends with them
@@ -216,15 +220,19 @@ class Target:
         A restore that failed before it detached is done once more from the images, if no task of it exists (rule 5).
         """
         started = time.monotonic()
+        instants.at("resume asked")
         if request.killed_tasks < 1:
             raise JournalError("resume needs the source's proof of death")
         if not self._journal.has(Record.HELD):
             raise WrongOrder("there is no held tree to resume")
         self._journal.write(Record.RESUMING)
+        instants.at("resuming")
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")
             await self.restore_again()
-        return protocol.Resumed(self.resumed(), time.monotonic() - started, self._terminal.shown_by)
+        pid = self.resumed()
+        instants.at("resumed")
+        return protocol.Resumed(pid, time.monotonic() - started, self._terminal.shown_by)
 
     def resumed(self) -> int:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
@@ -353,6 +361,7 @@ class Target:
         """After RESUMED: remove the images and all else that is ours.
 
         A fill that has stood still for `patience` seconds is left over, with all that it needs."""
+        instants.at("clean")
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         if self._fill is not None:

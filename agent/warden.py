@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from agent import namespace, process
+from agent import instants, namespace, process
 from agent.images import ImageError
 from agent.pagemap import TooTorn
 from agent.pager import Pager
@@ -280,6 +280,7 @@ class Life:
             elif "mark" in order:
                 self._tell(order=number, lazy=self._pager.mark())
             elif "resumed" in order:
+                instants.at("fill")
                 self._record.resumed_ns = self._record.resumed_ns or time.monotonic_ns()
                 self._record.punching = 1
                 self._record.filling = 1

@@ -6,17 +6,12 @@ Owns every option, its default and its help. Refuses to do anything: `cli` does,
 from __future__ import annotations
 
 import argparse
-import math
-import re
 from collections.abc import Callable
 from typing import NoReturn
 
 from agent.protocol import VERSION
-from migrator import bandwidth, catalogue, criu_options, errors, precopy, terminals
+from migrator import errors, option_types, precopy, terminals
 
-LARGEST_PID = 4194304
-"""PID_MAX_LIMIT of a 64-bit kernel."""
-MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 EPILOG = """\
 exit status: 0 migrated; 3 migrated, leftovers named; 2 usage; 10-19 no connection, 20-29 obstacles, 30-49 failed and
 undone, 128+N stopped by signal N: the process runs on the source; 70, 71: `migrate recover ID`; 1 a bug.
@@ -43,6 +38,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _fit_together(options: argparse.Namespace) -> None:
     """Raises UsageError for options that say nothing together."""
+    if hasattr(options, "words"):
+        _tell_apart(options)
     if not hasattr(options, "transport"):
         return
     if options.overwrite_files and not options.copy_files:
@@ -56,6 +53,17 @@ def _fit_together(options: argparse.Namespace) -> None:
         raise errors.UsageError("with --shared nothing is sent: leave --images-dir and --rsh")
 
 
+def _tell_apart(options: argparse.Namespace) -> None:
+    """`id` and `other` of the words of `status`. Raises UsageError."""
+    words = list(options.words)
+    options.id = words.pop(0) if words and option_types.GIVEN_ID.fullmatch(words[0]) else ""
+    options.other = words.pop(0) if words else ""
+    if words or options.other.startswith("-"):
+        raise errors.UsageError(f"{words[0] if words else options.other!r}: status takes an ID and a HOST")
+    if options.id and options.leftovers:
+        raise errors.UsageError("--leftovers are those of all migrations: leave the ID")
+
+
 def _migrate_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="migrate",
@@ -63,7 +71,9 @@ def _migrate_parser() -> argparse.ArgumentParser:
         "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate rehearse [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate explain [--json] [CHECK]\n"
-        "       migrate recover [OPTION…] [ID]",
+        "       migrate status [OPTION…] [ID] [[USER@]HOST[:PORT]]\n"
+        "       migrate recover [OPTION…] [ID]\n"
+        "       migrate abort [OPTION…] ID",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -90,21 +100,21 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-downtime",
         metavar="SECONDS",
-        type=_seconds,
+        type=option_types.seconds,
         default=precopy.Limits.max_downtime,
         help="freeze when the predicted downtime is at most this (default: %(default)s)",
     )
     parser.add_argument(
         "--max-rounds",
         metavar="N",
-        type=_count,
+        type=option_types.count,
         default=precopy.Limits.max_rounds,
         help="pre-copy rounds at most; 0 moves everything in the freeze (default: %(default)s)",
     )
     parser.add_argument(
         "--bandwidth",
         metavar="RATE",
-        type=_rate,
+        type=option_types.rate,
         default=0.0,
         help="bytes a second on the wire at most, until the freeze: 20M, 1.5G (1024s), 20MB (1000s), as rsync has them",
     )
@@ -129,7 +139,9 @@ def _explain_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="migrate explain", description="Say what an obstacle means, why it stands in the way, and what to do."
     )
-    parser.add_argument("id", metavar="CHECK", type=_kind, nargs="?", help="its id (default: list all of them)")
+    parser.add_argument(
+        "id", metavar="CHECK", type=option_types.kind, nargs="?", help="its id (default: list all of them)"
+    )
     parser.add_argument("--json", action="store_true", help="one event a line")
     parser.set_defaults(quiet=False, verbose=False)
     return parser
@@ -138,24 +150,70 @@ def _explain_parser() -> argparse.ArgumentParser:
 def _recover_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="migrate recover",
-        description="Settle a migration that was cut off, by the journals of both hosts. Run it on the source.",
+        description="Settle what was cut off, by the journals of both hosts: undone before COMMIT, completed after it. "
+        "Run it on either host, as often as you like.",
     )
     parser.add_argument(
         "id",
         metavar="ID",
-        type=_migration_id,
+        type=option_types.migration_id,
         nargs="?",
-        help="the migration, as its error message named it (default: the newest one that is not finished)",
+        help="the migration, as its error message named it (default: all that are not finished here)",
+    )
+    _add_other_host(parser)
+    _add_agents(parser)
+    _add_output(parser)
+    return parser
+
+
+def _abort_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate abort",
+        description="Undo a migration that is at work, before COMMIT: the `migrate` that runs it is told, and exits "
+        "143. Where it is gone, undo what it has left.",
+        epilog="exit status: 0 undone; 73 too late: it is past COMMIT.",
+    )
+    parser.add_argument("id", metavar="ID", type=option_types.migration_id, help="`migrate status` lists them")
+    _add_other_host(parser)
+    _add_reach(parser)
+    _add_output(parser)
+    return parser
+
+
+def _status_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate status",
+        description="What runs, what is held and what is left over; on this host and, where it can be reached, on the "
+        "other. Changes nothing.",
+        epilog="exit status: 0; with --leftovers 3 where something is left over.",
     )
     parser.add_argument(
+        "words",
+        metavar="[ID] [[USER@]HOST[:PORT]]",
+        nargs="*",
+        help="one migration at length (default: those that are not finished, and the newest others); and the other "
+        "host, where that is not what the journal says",
+    )
+    parser.add_argument(
+        "--leftovers", action="store_true", help="everything that migrations have left here, and on HOST if it is given"
+    )
+    _add_reach(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_other_host(parser: argparse.ArgumentParser) -> None:
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
         "--target",
+        dest="other",
         metavar="[USER@]HOST[:PORT]",
         default="",
         help="how to reach the target now, where that is not what the journal says",
     )
-    _add_agents(parser)
-    _add_output(parser)
-    return parser
+    other.add_argument(
+        "--source", dest="other", metavar="[USER@]HOST[:PORT]", help="the same of the source, when run on the target"
+    )
 
 
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
@@ -163,11 +221,13 @@ _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "rehearse": _rehearse_parser,
     "explain": _explain_parser,
     "recover": _recover_parser,
+    "abort": _abort_parser,
+    "status": _status_parser,
 }
 
 
 def _add_order(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pid", metavar="PID", type=_pid, help="root of the process tree on this host")
+    parser.add_argument("pid", metavar="PID", type=option_types.pid, help="root of the process tree on this host")
     parser.add_argument("host", metavar="[USER@]HOST[:PORT]", help="where to; ~/.ssh/config applies")
     parser.add_argument(
         "--copy-files",
@@ -229,21 +289,21 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images-dir",
         metavar="PATH",
-        type=_directory,
+        type=option_types.directory,
         default="",
         help="with --transport rsync: where the image directories lie here",
     )
     parser.add_argument(
         "--shared",
         metavar="PATH",
-        type=_directory,
+        type=option_types.directory,
         default="",
         help="a directory that both hosts see, as on NFS: the images are written there, and nothing is sent",
     )
     parser.add_argument(
         "--criu-option",
         metavar="OPT",
-        type=_criu_option,
+        type=option_types.criu_option,
         action="append",
         default=[],
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
@@ -276,7 +336,11 @@ def _add_agents(parser: argparse.ArgumentParser) -> None:
         default="instant",
         help="run before memory is filled in, or after (default: %(default)s)",
     )
-    parser.add_argument("--sudo", action="store_true", help="become root on the target with sudo -n")
+    _add_reach(parser)
+
+
+def _add_reach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sudo", action="store_true", help="become root on the other host with sudo -n")
     parser.add_argument("--criu", metavar="PATH", default="", help="the criu program on both hosts (default: by PATH)")
 
 
@@ -285,59 +349,3 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--quiet", action="store_true", help="only the last line, and errors")
     how.add_argument("--json", action="store_true", help="one event a line; the last one is the report")
     parser.add_argument("-v", "--verbose", action="store_true", help="show every criu command, and measurements")
-
-
-def _pid(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and len(word) < 20 and 0 < int(word) <= LARGEST_PID):
-        raise argparse.ArgumentTypeError(f"{word!r} is no process id")
-    return int(word)
-
-
-def _count(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and len(word) < 7):
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of rounds")
-    return int(word)
-
-
-def _seconds(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{word!r} is no time in seconds")
-    return value
-
-
-def _rate(word: str) -> float:
-    try:
-        return bandwidth.parse_rate(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _directory(word: str) -> str:
-    if word and not word.startswith("/"):
-        raise argparse.ArgumentTypeError(f"{word!r} is no absolute path")
-    return word.rstrip("/") or word[:1]
-
-
-def _kind(word: str) -> str:
-    if word not in catalogue.KINDS:
-        near = ", ".join(catalogue.nearest(word))
-        hint = f": is it {near}?" if near else ": `migrate explain` lists them"
-        raise argparse.ArgumentTypeError(f"{word!r} is no check{hint}")
-    return word
-
-
-def _criu_option(word: str) -> criu_options.CriuOption:
-    try:
-        return criu_options.parse(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _migration_id(word: str) -> str:
-    if not MIGRATION_ID.fullmatch(word):
-        raise argparse.ArgumentTypeError(f"{word!r} is no migration's id")
-    return word

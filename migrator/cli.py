@@ -10,7 +10,9 @@ The first word is a PID, or one of the subcommands:
     migrate check PID [USER@]HOST[:PORT]    preflight alone
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate explain [CHECK]                 what an obstacle means
-    migrate recover [ID]                    settle a migration that was cut off
+    migrate status [ID] [[USER@]HOST[:PORT]] what runs, what is held, what is left over
+    migrate recover [ID]                    settle what was cut off
+    migrate abort ID                        undo a migration that runs, from another shell
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
 undo has to end. From COMMIT on a signal is noted and the migration goes on to its end. Ctrl-Z is refused: a stopped
@@ -50,6 +52,8 @@ _INTERRUPTED = {
     "check": ("stopping", "nothing was changed"),
     "explain": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
+    "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
+    "status": ("stopping", "nothing was changed"),
 }
 """What a signal brings about, and how things are afterwards, by command."""
 
@@ -143,9 +147,9 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "recover": _recover}[
-        options.command
-    ]
+    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain}.get(
+        options.command, _operate
+    )
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -201,17 +205,15 @@ async def _explain(options: argparse.Namespace, show: Progress) -> int:
     return errors.EXIT_MIGRATED
 
 
-async def _recover(options: argparse.Namespace, show: Progress) -> int:
-    from migrator import recovery
+async def _operate(options: argparse.Namespace, show: Progress) -> int:
+    """`status`, `recover` and `abort`."""
+    from migrator import operators
 
-    migration_id = options.id or ""
     try:
-        outcome = await recovery.recover(migration_id, options.target, show, sudo=options.sudo, criu=options.criu)
+        return await operators.COMMANDS[options.command](options, show)
     except (errors.UsageError, errors.ConnectError, errors.PreflightError) as error:
         error.where = "nothing was changed"  # only the journals know where the process is
         raise
-    show.recovered(migration_id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
-    return errors.EXIT_MIGRATED
 
 
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:

@@ -25,6 +25,7 @@
     ├── NotResumed            70   past the point of no return, not resumed yet; images kept on the target
     ├── InDoubt               71   contact lost at COMMIT or RESUME; one copy at most
     ├── MemoryLost            72   moved, then both that filled its memory were killed at once; stopped on the target
+    ├── TooLate               73   it was to be undone, after COMMIT; nothing was changed
     └── Interrupted        128+N   a signal before COMMIT; undone
 
 Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug with its traceback.
@@ -224,6 +225,13 @@ class MemoryLost(MigrateError):
             f"{host}: pager and warden were killed at once: what they had not filled in reads as zeros",
             hint=f"do not continue process {pid} there: end it (`kill -KILL {pid}`) and start it anew",
         )
+
+
+class TooLate(MigrateError):
+    """It was to be undone, and is past the point of no return: it goes forward only."""
+
+    exit_code = 73
+    where = "nothing was changed: the process belongs to the target"
 
 
 class Interrupted(MigrateError):

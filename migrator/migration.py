@@ -210,7 +210,9 @@ class Migration:
         chosen = self._plan
         root, numbers = chosen.tree.tasks[0], chosen.numbers
         target = str(self._order.target)
-        begin = protocol.Begin(self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place)
+        begin = protocol.Begin(
+            self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place, os.getpid()
+        )
         here = socket.gethostname()
         ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
         prepare = protocol.Prepare(
@@ -230,11 +232,15 @@ class Migration:
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
         undo.push_async_callback(uninterrupted, self._undoing.source, self._observer.note)
+        beginning = self._undoing.beginning
         if chosen.place.shared:  # the target looks for what the source has made
-            source = await self._ends.source.begin(begin)
-            prepared = await self._ends.target.prepare(prepare)
+            source = await beginning("source", self._ends.source.begin(begin))
+            prepared = await beginning("target", self._ends.target.prepare(prepare))
         else:
-            source, prepared = await both(self._ends.source.begin(begin), self._ends.target.prepare(prepare))
+            source, prepared = await both(
+                beginning("source", self._ends.source.begin(begin)),
+                beginning("target", self._ends.target.prepare(prepare)),
+            )
         self._terminal = prepared.terminal
         self._carrier.begin(source, prepared)
         if chosen.compress == "none" != self._order.wishes.compress:

@@ -11,11 +11,11 @@ does not read on, must not hold up a frozen process.
 | `--quiet` | the last line                                       | the same                     |
 | `--json`  | events, one a line                                  | the same, without obstacles  |
 
-Events: phase, note, detail (with -v), round, obstacle, checked, kind, recovered, error, report. Each is one object a
-line; `event` names it and `at` is the seconds since the start. The last event of a migration is `report` (without
-`at`); an
-`error`, if there is one, comes right before it. File names are text with `surrogateescape`: a byte that is no UTF-8 is
-the escape `\\udcXX`. Everywhere else odd characters are shown escaped.
+Events: phase, note, detail (with -v), round, obstacle, checked, kind, recovered, error, report; those of `migrate
+status` are in `status_words`. Each is one object a line; `event` names it and `at` is the seconds since the start. The
+last event of a migration is `report` (without `at`); an `error`, if there is one, comes right before it. File names are
+text with `surrogateescape`: a byte that is no UTF-8 is the escape `\\udcXX`. Everywhere else odd characters are shown
+escaped.
 """
 
 from __future__ import annotations
@@ -182,6 +182,10 @@ class Progress:
         """The result of `migrate recover`: what was done, and where the process is now."""
         self._printer.write(f"{words.escape(text)}\n")
 
+    def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """An answer to a question, for people; and what scripts get in its place: (name, fields) of events."""
+        self._printer.write(text)
+
     def failed(self, error: MigrateError) -> None:
         """One clear paragraph on stderr: what failed, a hint, the log, and where the process is."""
         self._printer.error(words.error_text(error))
@@ -271,6 +275,11 @@ class Events(Progress):
     def recovered(self, migration: str, course: str, host: str, pid: int, text: str) -> None:
         """`{"event":"recovered","at":…,"id":…,"course":…,"host":…,"pid":…,"text":…}`; pid 0: it runs on no host yet."""
         self._event("recovered", id=migration, course=course, host=host, pid=pid, text=text)
+
+    def told(self, text: str, events: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """The events (`status_words` and `status` say which there are)."""
+        for name, fields in events:
+            self._event(name, **fields)
 
     def failed(self, error: MigrateError) -> None:
         """`{"event":"error","at":…,"error":…,"exit_code":…,"message":…,"hint":…,"log":…,"where":…}`"""

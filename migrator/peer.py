@@ -334,3 +334,19 @@ class Peer:
     async def settle(self, request: protocol.Settle) -> protocol.Settled:
         """Finish or undo a migration whose agent is gone."""
         return await self.call("settle", request, protocol.Settled)
+
+    async def migrations(self) -> protocol.Migrations:
+        """Every migration that the host remembers."""
+        return await self.call("migrations", protocol.Nothing(), protocol.Migrations)
+
+    async def story(self, request: protocol.ReadJournal) -> protocol.Story:
+        """One migration as the host has it."""
+        return await self.call("story", request, protocol.Story)
+
+    async def interrupt(self, request: protocol.Interrupt) -> protocol.Interrupted:
+        """Have the `migrate` that runs a migration undo it."""
+        return await self.call("interrupt", request, protocol.Interrupted)
+
+    async def remains(self) -> protocol.Remains:
+        """Everything of ours on the host."""
+        return await self.call("remains", protocol.Nothing(), protocol.Remains)

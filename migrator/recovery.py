@@ -1,5 +1,7 @@
 """`migrate recover ID`: what the two journals say, and the one verdict that follows. Pure decision, then the acts.
 
+It may be run on either host; which of the two we run on only says which one has to be reached.
+
 The table (DESIGN: the commit, exactly). S is the source's journal, T the target's:
 
     S has COMMIT               → kill what is left of the tree here, prove it, then T resumes from HELD
@@ -7,12 +9,17 @@ The table (DESIGN: the commit, exactly). S is the source's journal, T the target
     S rebooted without either  → the tree died with it: where T has HELD, COMMIT is written now and T resumes
     T has RESUMING, no RESUMED → T recognises a running tree; it never starts one again by itself
     T has RESUMED or DONE      → clean up on both
+
+Where only T can be asked: it goes on from RESUMING, discards what is less than HELD, and keeps what is held.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import enum
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from agent import protocol
@@ -62,58 +69,100 @@ def died_undecided(source: protocol.JournalState) -> bool:
 
 
 class Hosts(Protocol):
-    """How recovery reaches the two hosts."""
+    """How an operator's command reaches the two hosts."""
 
-    async def source(self) -> transport.Link:
+    async def here(self) -> transport.Link:
         """The host we run on."""
 
-    async def target(self, peer: str) -> transport.Link:
-        """The target; `peer` is what the source's journal calls it."""
+    async def there(self, peer: str, address: str = "") -> transport.Link:
+        """The other host; `peer` is what our journal calls it, `address` where it came from. Raises MigrateError."""
 
 
 class RealHosts:
-    """This host, and the one that the journal or the operator names."""
+    """This host, and the one that the operator or the journal names."""
 
-    def __init__(self, target: str, sudo: bool, criu: str) -> None:
-        self._target = target
+    def __init__(self, other: str = "", *, sudo: bool = False, criu: str = "", patience: float = 0.0) -> None:
+        """`other` is "" for what the journal says; `patience` bounds the seconds until it lets us in, 0 does not."""
+        self._other = other
         self._sudo = sudo
         self._arguments = ("--criu", criu) if criu else ()
+        self._patience = patience or None
 
-    async def source(self) -> transport.Link:
+    async def here(self) -> transport.Link:
         """The local agent."""
         return transport.LocalLink(agent_arguments=self._arguments)
 
-    async def target(self, peer: str) -> transport.Link:
-        """A new SSH connection."""
-        where = transport.parse_target(self._target or peer)
-        return await transport.connect(where, sudo=self._sudo, agent_arguments=self._arguments)
+    async def there(self, peer: str, address: str = "") -> transport.Link:
+        """A new SSH connection: to what the operator said, else by the journal's name, else by the address."""
+        names = [self._other] if self._other else [name for name in dict.fromkeys((peer, address)) if name]
+        failures: list[errors.MigrateError] = [] if names else [errors.ConnectError("no other host is known: name it")]
+        for name in names:
+            try:
+                return await self._reach(name)
+            except errors.MigrateError as error:
+                failures.append(error)
+        first, *others = failures
+        first.message += "".join(f"; {other.message}" for other in others)
+        raise first
 
-
-async def recover(migration: str, target: str, observer: Observer, *, sudo: bool = False, criu: str = "") -> Outcome:
-    """Finish or undo a migration that was interrupted. Run on the source, where the decision lies.
-
-    `target` is "" for the one that the journal names. Raises PreflightError when there is nothing of that name, Locked
-    while it is at work, InDoubt when a host that is needed can't be reached, NotResumed when the tree can't be brought
-    to run.
-    """
-    return await recover_over(migration, RealHosts(target, sudo, criu), observer)
-
-
-async def recover_over(migration: str, hosts: Hosts, observer: Observer) -> Outcome:
-    """`recover`, over these hosts."""
-    link = await hosts.source()
-    try:
-        source = await meet(link, "source")
+    async def _reach(self, name: str) -> transport.Link:
+        where = transport.parse_target(name)
         try:
-            return await _recover(migration, source, hosts, observer)
-        finally:
-            await source.close()
+            async with asyncio.timeout(self._patience):
+                return await transport.connect(where, sudo=self._sudo, agent_arguments=self._arguments)
+        except TimeoutError:
+            raise errors.Refused(f"{name}: no answer within {self._patience:.0f} s") from None
+
+
+async def unfinished(hosts: Hosts) -> tuple[protocol.Listed, ...]:
+    """The migrations here that have no end yet, oldest first. Raises ConnectError and its kinds."""
+    async with agent_at(await hosts.here(), "source") as own:
+        known = (await own.migrations()).items
+    return tuple(one for one in reversed(known) if "DONE" not in one.records)
+
+
+async def recover_over(migration: str, hosts: Hosts, observer: Observer, *, undo_only: bool = False) -> Outcome:
+    """Finish or undo a migration that was interrupted, from either of its hosts. The decision is the source's.
+
+    With `undo_only` nothing goes forward. Raises PreflightError when there is nothing of that name, Locked while it is
+    at work, TooLate when it may only go forward and must not, InDoubt when a host that is needed can't be reached,
+    NotResumed when the tree can't be brought to run.
+    """
+    try:
+        async with agent_at(await hosts.here(), "source") as own:
+            # one recovery at a time: who claims the source's half has it, from whichever host; then the target's
+            known = await own.journal(protocol.ReadJournal(migration, claim="source"))
+            if known.role == "source":
+                return await _Recovery(known.migration, observer, undo_only).from_source(own, known, hosts)
+            if known.role == "target":
+                return await _Recovery(known.migration, observer, undo_only).from_target(own, known, hosts)
+            raise errors.PreflightError(
+                f"{own.host} has no journal of a migration {migration}",
+                hint="`migrate status` lists them; the journals lie in /var/lib/migrate",
+            )
     except PeerLost as lost:
         raise errors.InDoubt(str(lost), hint=f"migrate recover {migration}") from lost
     except PeerFault as fault:
-        raise errors.NotResumed(
-            f"{fault.host}: {fault.fault.message}", hint=f"migrate recover {migration}", log=fault.fault.log
-        ) from fault
+        raise _judged(migration, fault) from fault
+
+
+def _judged(migration: str, fault: PeerFault) -> errors.MigrateError:
+    if fault.fault.code is protocol.FaultCode.LOCKED:
+        return errors.Locked(f"{fault.host}: {fault.fault.message}", hint=f"wait for it: migrate status {migration}")
+    return errors.NotResumed(
+        f"{fault.host}: {fault.fault.message}", hint=f"migrate recover {migration}", log=fault.fault.log
+    )
+
+
+@contextlib.asynccontextmanager
+async def agent_at(link: transport.Link, role: str) -> AsyncIterator[Peer]:
+    """A new agent at the end of this link, for as long as the block lasts; then the link goes too. As `meet` raises."""
+    try:
+        peer = await meet(link, role)
+        try:
+            yield peer
+        finally:
+            await peer.close()
     finally:
         await link.close()
 
@@ -125,77 +174,131 @@ async def meet(link: transport.Link, role: str) -> Peer:
     return peer
 
 
-async def _recover(migration: str, source: Peer, hosts: Hosts, observer: Observer) -> Outcome:
-    here = await source.journal(protocol.ReadJournal(migration))
-    if here.role != "source":
-        raise errors.PreflightError(
-            f"{source.host} has no journal of a migration {migration or 'that is unfinished'} from here",
-            hint="run it on the host that the process came from; the journals lie in /var/lib/migrate",
-        )
-    if here.agent_alive:
-        raise errors.Locked(f"migration {here.migration} is still at work", hint="wait for it, or stop it with Ctrl-C")
-    try:
-        link = await hosts.target(here.peer)
-    except errors.MigrateError as error:
-        return await _without_target(here.migration, source, here, error)
-    try:
-        target = await meet(link, "target")
+class _Recovery:
+    """One migration's recovery."""
+
+    def __init__(self, migration: str, observer: Observer, undo_only: bool) -> None:
+        self._id = migration
+        self._observer = observer
+        self._undo_only = undo_only
+
+    async def from_source(self, source: Peer, here: protocol.JournalState, hosts: Hosts) -> Outcome:
+        """Run where the tree came from."""
+        self._refuse_at_work(here)
         try:
-            return await _with_target(here.migration, source, target, here, observer)
-        finally:
-            await target.close()
-    finally:
-        await link.close()
+            link = await hosts.there(here.peer)
+        except errors.MigrateError as error:
+            return await self._without_target(source, here, error)
+        async with agent_at(link, "target") as target:
+            there = await target.journal(protocol.ReadJournal(self._id, claim="target"))
+            return await self._decided(source, target, here, there)
 
+    async def from_target(self, target: Peer, there: protocol.JournalState, hosts: Hosts) -> Outcome:
+        """Run where the tree was to go: the same, with the links swapped."""
+        try:
+            link = await hosts.there(there.peer, there.address)
+        except errors.MigrateError as error:
+            return await self._without_source(target, error)
+        async with agent_at(link, "source") as source:
+            here = await source.journal(protocol.ReadJournal(self._id, claim="source"))
+            if here.role != "source":
+                # another host of that name, or a journal that is gone: nothing may be taken for decided there
+                raise errors.InDoubt(
+                    f"{source.host} knows of no migration {self._id} from there",
+                    hint=f"is it the host that the process came from? migrate recover {self._id} --source HOST",
+                )
+            self._refuse_at_work(here)
+            there = await target.journal(protocol.ReadJournal(self._id, claim="target"))
+            return await self._decided(source, target, here, there)
 
-async def _without_target(name: str, source: Peer, here: protocol.JournalState, error: errors.MigrateError) -> Outcome:
-    """The target can't be reached: only what the source's journal alone decides may be done."""
-    if "COMMIT" in here.records:
-        await source.settle(protocol.Settle(name, protocol.Verdict.KILL))
-        raise errors.InDoubt(
-            f"{here.peer} can't be reached: {error.message}",
-            hint=f"COMMIT was written: the process belongs to {here.peer}. Try again when it is back",
-        ) from error
-    if died_undecided(here):
-        raise errors.InDoubt(
-            f"{source.host} has rebooted in the freeze, and {here.peer}, which may hold the process, can't be reached: "
-            f"{error.message}",
-            hint=f"try again when {here.peer} is back; what it holds is kept until then",
-        ) from error
-    settled = await source.settle(protocol.Settle(name, protocol.Verdict.ABORT))
-    text = f"undone: {_on_source(source, settled)}; {here.peer} could not be told ({error.message}): "
-    text += "recover again when it is back"
-    return Outcome(Course.UNDO, text, source.host, settled.pid)
+    def _refuse_at_work(self, here: protocol.JournalState) -> None:
+        if here.agent_alive:
+            hint = f"wait for it, or stop it: migrate abort {self._id}"
+            raise errors.Locked(f"migration {self._id} is still at work", hint=hint)
 
+    def _refuse_forward(self) -> None:
+        if self._undo_only:
+            raise errors.TooLate(f"migration {self._id} is past COMMIT", hint=f"migrate recover {self._id}")
 
-async def _with_target(
-    name: str, source: Peer, target: Peer, here: protocol.JournalState, observer: Observer
-) -> Outcome:
-    there = await target.journal(protocol.ReadJournal(name))
-    verdict = protocol.Verdict
-    observer.note(f"{source.host}: {' '.join(here.records)}; {target.host}: {' '.join(there.records) or 'nothing'}")
-    decision = course(here, there)
-    if decision is Course.UNDO:
-        # the source's ABORT is on disk before the target may discard what it holds
-        settled = await source.settle(protocol.Settle(name, verdict.ABORT))
-        if there.role and "DONE" not in there.records:
-            await target.settle(protocol.Settle(name, verdict.ABORT))
-        return Outcome(decision, f"undone: {_on_source(source, settled)}", source.host, settled.pid)
-    if decision is Course.FORWARD:
-        if not there.role:
-            raise errors.NotResumed(f"{target.host} knows nothing of migration {name}: its images are not there")
-        await source.settle(protocol.Settle(name, verdict.KILL))
-        await target.settle(protocol.Settle(name, verdict.RESUME))
-        there = await target.journal(protocol.ReadJournal(name))
-    if decision in (Course.FORWARD, Course.CLEAN):
-        resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
-        there = dataclasses.replace(there, memory_lost=resumed.memory_lost)
-        await source.settle(protocol.Settle(name, verdict.CLEAN))
+    async def _without_target(self, source: Peer, here: protocol.JournalState, error: errors.MigrateError) -> Outcome:
+        """The target can't be reached: only what the source's journal alone decides may be done."""
+        if "COMMIT" in here.records:
+            self._refuse_forward()
+            await source.settle(protocol.Settle(self._id, protocol.Verdict.KILL))
+            raise errors.InDoubt(
+                f"{here.peer} can't be reached: {error.message}",
+                hint=f"COMMIT was written: the process belongs to {here.peer}. Try again when it is back",
+            ) from error
+        if died_undecided(here):
+            raise errors.InDoubt(
+                f"{source.host} has rebooted in the freeze, and {here.peer}, which may hold the process, can't be "
+                f"reached: {error.message}",
+                hint=f"try again when {here.peer} is back; what it holds is kept until then",
+            ) from error
+        settled = await source.settle(protocol.Settle(self._id, protocol.Verdict.ABORT))
+        text = f"undone: {_on_source(source, settled)}; {here.peer} could not be told ({error.message}): "
+        text += "recover again when it is back"
+        return Outcome(Course.UNDO, text, source.host, settled.pid)
+
+    async def _without_source(self, target: Peer, error: errors.MigrateError) -> Outcome:
+        """The source can't be reached: only what the target's journal alone decides may be done."""
+        verdict, name = protocol.Verdict, self._id
+        there = await target.journal(protocol.ReadJournal(name, claim="target"))
+        untold = f"{there.peer} could not be asked ({error.message}): recover there when it is back"
+        if "DONE" in there.records:
+            return Outcome(Course.NOTHING, f"nothing to do on {target.host}: it ended there; {untold}", target.host, 0)
+        if "RESUMING" in there.records:  # written with the source's proof of death in hand
+            self._refuse_forward()
+            await target.settle(protocol.Settle(name, verdict.RESUME))
+            resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
+            _trusted(target, dataclasses.replace(there, memory_lost=resumed.memory_lost))
+            text = f"the process runs on {target.host}; {untold}"
+            return Outcome(Course.CLEAN, text, target.host, resumed.pid)
+        if "HELD" in there.records and "ABORT" not in there.records:
+            raise errors.InDoubt(
+                f"{there.peer} can't be reached: {error.message}. {target.host} holds the process, and only the journal"
+                f" of {there.peer} tells on which of the two it may run",
+                hint=f"when {there.peer} is back, or from there: migrate recover {name} (--source HOST: its address is "
+                "another). What is held here is kept until then",
+            ) from error
+        if there.agent_alive:
+            raise errors.Locked(f"migration {name} is still at work", hint=f"stop it on {there.peer}, with Ctrl-C")
+        # it never held the process whole, or knows of the source's ABORT: nothing can have been committed
+        await target.settle(protocol.Settle(name, verdict.ABORT))
+        text = f"undone on {target.host}: the process belongs to {there.peer}; {untold}"
+        return Outcome(Course.UNDO, text, there.peer, 0)
+
+    async def _decided(
+        self, source: Peer, target: Peer, here: protocol.JournalState, there: protocol.JournalState
+    ) -> Outcome:
+        verdict, name = protocol.Verdict, self._id
+        records = f"{source.host}: {' '.join(here.records)}; {target.host}: {' '.join(there.records) or 'nothing'}"
+        self._observer.note(records)
+        decision = course(here, there)
+        if decision is Course.UNDO:
+            # the source's ABORT is on disk before the target may discard what it holds
+            settled = await source.settle(protocol.Settle(name, verdict.ABORT))
+            if there.role and "DONE" not in there.records:
+                await target.settle(protocol.Settle(name, verdict.ABORT))
+            await source.settle(protocol.Settle(name, verdict.CLEAN))  # the target was told: nothing is owed any more
+            return Outcome(decision, f"undone: {_on_source(source, settled)}", source.host, settled.pid)
+        if decision is not Course.NOTHING:
+            self._refuse_forward()
+        if decision is Course.FORWARD:
+            if not there.role:
+                raise errors.NotResumed(f"{target.host} knows nothing of migration {name}: its images are not there")
+            await source.settle(protocol.Settle(name, verdict.KILL))
+            await target.settle(protocol.Settle(name, verdict.RESUME))
+            there = await target.journal(protocol.ReadJournal(name))
+        if decision in (Course.FORWARD, Course.CLEAN):
+            resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
+            there = dataclasses.replace(there, memory_lost=resumed.memory_lost)
+            await source.settle(protocol.Settle(name, verdict.CLEAN))
+            _trusted(target, there)
+            return Outcome(decision, f"the process runs on {target.host}", target.host, resumed.pid)
         _trusted(target, there)
-        return Outcome(decision, f"the process runs on {target.host}", target.host, resumed.pid)
-    _trusted(target, there)
-    where = source.host if "ABORT" in here.records else target.host
-    return Outcome(decision, f"nothing to do: it ended before, on {where}", where, here.root)
+        where = source.host if "ABORT" in here.records else target.host
+        return Outcome(decision, f"nothing to do: it ended before, on {where}", where, here.root)
 
 
 def _trusted(target: Peer, there: protocol.JournalState) -> None:

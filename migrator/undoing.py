@@ -1,9 +1,14 @@
 """Undoing a migration on both hosts, before COMMIT: the tree runs on here, and nothing stays there.
 
 The source first: its recorded ABORT is what lets the target discard a tree that it holds (DESIGN: the commit, rule 3).
+The source last, too: only when the target was told is its journal done, so that `recover` finds what is still owed.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from agent import protocol
 from migrator import errors
@@ -11,6 +16,7 @@ from migrator.hosts import Ends
 from migrator.peer import PeerFault, PeerLost
 from migrator.phases import Observer
 
+T = TypeVar("T")
 _LOST = (PeerFault, PeerLost, errors.MigrateError)
 
 
@@ -25,6 +31,17 @@ class Undoing:
         """ABORT is on the source's disk."""
         self.leftovers: list[str] = []
         """HOST: what could not be removed."""
+        self._never_began: set[str] = set()
+
+    async def beginning(self, role: str, begin: Awaitable[T]) -> T:
+        """What begins it on a host. One that is refused, somebody else having the tree or the id there, began nothing:
+        then nothing is undone either, since what is there is the other's."""
+        try:
+            return await begin
+        except PeerFault as fault:
+            if fault.fault.code is protocol.FaultCode.LOCKED:
+                self._never_began.add(role)
+            raise
 
     @property
     def _recover(self) -> str:
@@ -33,6 +50,9 @@ class Undoing:
     async def source(self) -> None:
         """The tree runs on here. A lost agent is replaced by a new one, which reads the journal. Raises InDoubt."""
         if self.source_aborted:
+            return
+        if "source" in self._never_began:
+            self.source_aborted = True
             return
         try:
             left = (await self._ends.source.abort(protocol.Abort("undone"))).items
@@ -56,19 +76,34 @@ class Undoing:
                 # COMMIT may be in the source's journal, and this the only copy: that only `recover` can see
                 self._observer.note(f"{refused}; left as it is: {self._recover}")
                 return
+            if self._never_began:
+                return  # nothing of ours is there, or our agent discards it by itself; and what is another's stays
             try:
                 await self._ends.replace_target()
                 left = await self._settle("target")
             except _LOST as error:
                 left = (f"could not be told that it is over: {error} (later: {self._recover})",)
+                self._left(self._ends.target.host, left)
+                return
         self._left(self._ends.target.host, left)
+        if self.source_aborted and "source" not in self._never_began:
+            await self._told()
 
-    async def _settle(self, end: str) -> tuple[str, ...]:
+    async def _told(self) -> None:
+        """The target knows: DONE on the source. That it can't be written harms nobody: `recover` writes it then."""
+        try:
+            await self._ends.source.finish()
+        except (PeerFault, PeerLost):
+            with contextlib.suppress(*_LOST):
+                await self._ends.replace_source()
+                await self._settle("source", protocol.Verdict.CLEAN)
+
+    async def _settle(self, end: str, verdict: protocol.Verdict = protocol.Verdict.ABORT) -> tuple[str, ...]:
         peer = self._ends.source if end == "source" else self._ends.target
         state = await peer.journal(protocol.ReadJournal(self._id))
         if not state.role:  # it never began
             return ()
-        return (await peer.settle(protocol.Settle(self._id, protocol.Verdict.ABORT))).leftovers
+        return (await peer.settle(protocol.Settle(self._id, verdict))).leftovers
 
     def _left(self, host: str, items: tuple[str, ...]) -> None:
         for item in items:

@@ -424,6 +424,7 @@ def make_processes(run: Run) -> list[int]:
         os.rename(run.image(f"core-{name}.img"), run.image(f"core-{child}.img"))
         with open(os.path.join(HERE, "restored"), "a") as file:
             file.write(f"{child} {start_time(child)}\n")
+        run.log.write(f"Forking task with {child} pid (flags 0x0)")
         made.append(child)
     return made
 
@@ -455,6 +456,8 @@ def restore(run: Run) -> None:
     try:
         if run.behaviour == "die-before-hold":
             die()
+        while run.behaviour == "stand-still":
+            time.sleep(1)
         status = run.script("post-restore", made[0])
         if status:
             raise Failed(f"Aborting restore due to post-restore script ret code {status}")

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -431,6 +432,8 @@ class FakeLinks:
         self.hosts = {"source": source, "target": target}
         self.made: dict[str, list[HostLink]] = {"source": [], "target": []}
         self.unreachable: set[str] = set()
+        self.at = "source"
+        """Where operators' commands are run."""
 
     def _link(self, role: str) -> HostLink:
         if role in self.unreachable:
@@ -442,10 +445,19 @@ class FakeLinks:
         """The host of the process."""
         return self._link("source")
 
-    async def target(self, peer: str = "beta") -> HostLink:
-        """The host to move to; `recover` asks for it by the name that the source's journal has."""
-        assert peer == "beta"
+    async def target(self) -> HostLink:
+        """The host to move to."""
         return self._link("target")
+
+    async def here(self) -> HostLink:
+        """The host that an operator's command is run on."""
+        return self._link(self.at)
+
+    async def there(self, peer: str, address: str = "") -> HostLink:
+        """The other one, by the name that the journal here has."""
+        other = "target" if self.at == "source" else "source"
+        assert peer in ("", "beta" if other == "target" else socket.gethostname())
+        return self._link(other)
 
     def cut(self, role: str) -> None:
         """The connection drops."""

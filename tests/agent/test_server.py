@@ -398,8 +398,9 @@ async def test_what_a_source_does_not_do_when_it_has_just_begun(source: Peer, pa
     assert (await fault(source.prepare(prepare_of(victim.pid, ANOTHER)))).code is FaultCode.BAD_REQUEST
     assert await source.abort(protocol.Abort("test")) == protocol.Leftovers()
     assert await source.abort(protocol.Abort("test again")) == protocol.Leftovers()
-    for name in ("copy_files", "send_files", "send_images", "commit", "finish"):
+    for name in ("copy_files", "send_files", "send_images", "commit"):
         assert (await fault(_ALONE[name](source, victim.pid))).code is FaultCode.BAD_REQUEST, name
+    assert await source.finish() == protocol.Leftovers()  # it is over, and was
     assert pair.source.left_behind() == [f"agent {pair.source.agents[0][0]} lives"]
 
 
@@ -517,6 +518,8 @@ async def test_a_dump_is_answered_when_it_is_held_and_others_meanwhile(source: P
     assert (await fault(dump)).code in (FaultCode.CRIU, FaultCode.VETOED)
     assert victim.runs
     writer.close()
+    assert pair.source.journal(ID) == ["BEGIN", "FROZEN", "ABORT"], "the target may hold it, and has to be told"
+    assert await source.finish() == protocol.Leftovers()
     assert pair.source.journal(ID) == ["BEGIN", "FROZEN", "ABORT", "DONE"]
 
 

@@ -40,7 +40,7 @@ A, K, R, C = Verdict.ABORT, Verdict.KILL, Verdict.RESUME, Verdict.CLEAN
 
 # role, state, verdict -> what the journal ends with; everything that is not here is refused and changes nothing.
 ALLOWED = {
-    ("source", "BEGIN", A): "undone", ("source", "FROZEN", A): "undone", ("source", "ABORT", A): "undone",
+    ("source", "BEGIN", A): "undone", ("source", "FROZEN", A): "ABORT", ("source", "ABORT", A): "ABORT",
     ("source", "undone", A): "undone", ("source", "undone", C): "undone", ("source", "ABORT", C): "undone",
     ("source", "COMMIT", K): "KILLED", ("source", "KILLED", K): "KILLED", ("source", "over", K): "over",
     ("source", "KILLED", C): "over", ("source", "over", C): "over",
@@ -101,7 +101,8 @@ async def test_what_each_verdict_does_to_each_journal(
     # undone from the very beginning: neither FROZEN nor HELD was ever written
     after = [*before, "ABORT", "DONE"] if len(before) == 1 else _way(role, expected)
     assert list(settled.records) == after
-    assert settings.images(ID).exists() == (expected not in ("undone", "over") or state in ("undone", "over"))
+    gone = expected in ("undone", "over", "ABORT") and state not in ("undone", "over")
+    assert settings.images(ID).exists() == (not gone)
 
 
 @pytest.mark.parametrize("state", ["HELD", "RESUMING"])
@@ -201,10 +202,12 @@ async def test_settling_takes_over_from_a_living_agent(pair: Pair, dumped: tuple
     _, victim = dumped
     other = Talk(pair.source)
     settled = await (await other.start()).settle(protocol.Settle(ID, A))
-    assert settled.records == ("BEGIN", "FROZEN", "ABORT", "DONE")
+    assert settled.records == ("BEGIN", "FROZEN", "ABORT")
     assert settled.pid == victim.pid
     assert not process.alive(*pair.source.agents[0])
     assert victim.runs
+    # nothing is owed to the target any more
+    assert (await other.peer.settle(protocol.Settle(ID, C))).records == ("BEGIN", "FROZEN", "ABORT", "DONE")
     await other.close()
     assert pair.source.settle_down() == []
 
@@ -218,7 +221,7 @@ async def test_an_agent_that_was_left_stopped_is_not_at_work(pair: Pair, dumped:
     os.kill(pair.source.agents[0][0], signal.SIGSTOP)
     eventually(lambda: state_of(pair.source.agents[0][0]) == "T", "the agent stops")
     assert not (await peer.journal(protocol.ReadJournal(ID))).agent_alive
-    assert (await peer.settle(protocol.Settle(ID, A))).records == ("BEGIN", "FROZEN", "ABORT", "DONE")
+    assert (await peer.settle(protocol.Settle(ID, A))).records == ("BEGIN", "FROZEN", "ABORT")
     assert victim.runs
     await other.close()
     assert pair.source.settle_down() == []

@@ -146,10 +146,10 @@ class Engine:
         return chosen, found if self.scenario == "obstacles" else found[2:]
 
     async def recover(
-        self, migration: str, target: str, observer: Observer, *, sudo: bool = False, criu: str = ""
+        self, migration: str, hosts: recovery.Hosts, observer: Observer, *, undo_only: bool = False
     ) -> recovery.Outcome:
         """As if the process had run on."""
-        observer.note(f"asking {target or 'the target'}")
+        observer.note(f"asking {vars(hosts)['_other'] or 'the target'}")
         if self.scenario == "no-journal":
             raise errors.PreflightError(f"db1 has no journal of a migration {migration} from here")
         if self.scenario == "wait-recover":
@@ -157,13 +157,18 @@ class Engine:
             await asyncio.sleep(WAIT)
         return recovery.Outcome(recovery.Course.UNDO, "undone: the process runs on the source", "db1", 4711)
 
+    async def unfinished(self, hosts: recovery.Hosts) -> tuple[protocol.Listed, ...]:
+        """One."""
+        return (protocol.Listed("20260704-031500-a1b2c3", "source", "db2", 4711, ("BEGIN",), 0.0, 0.0, False),)
+
 
 def install(scenario: str) -> None:
     """Put the scripted engine in the real one's place."""
     engine = Engine(scenario)
     migration.migrate = engine.migrate
     migration.check = engine.check
-    recovery.recover = engine.recover
+    recovery.recover_over = engine.recover
+    recovery.unfinished = engine.unfinished
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from agent import protocol
 from agent.protocol import JournalState
 from migrator import errors, recovery
+from migrator.peer import Peer
 from migrator.phases import Phase
 from migrator.recovery import Course
 from tests.fake_hosts import Pair, eventually
@@ -28,6 +30,8 @@ def state(role: str, records: list[str], *, same_boot: bool = True, agent_alive:
     [
         (["BEGIN"], ["PREPARED"], Course.UNDO),
         (FROZEN, HELD, Course.UNDO),
+        ([*FROZEN, "ABORT"], HELD, Course.UNDO),
+        ([*FROZEN, "ABORT"], [*HELD, "ABORT", "DONE"], Course.UNDO),
         ([*FROZEN, "ABORT", "DONE"], HELD, Course.UNDO),
         ([*FROZEN, "ABORT", "DONE"], [*HELD, "ABORT", "DONE"], Course.NOTHING),
         ([*FROZEN, "ABORT", "DONE"], [], Course.NOTHING),
@@ -101,3 +105,43 @@ async def test_nothing_is_given_up_while_the_only_copy_is_out_of_reach(lab: Lab)
     lab.links.unreachable.clear()
     assert (await lab.recover(attempt)).course is Course.FORWARD
     attempt.lives_on_target()
+
+
+# --- what is owed to the target --------------------------------------------------------------------------------------
+
+
+async def undone_and_not_told(lab: Lab) -> Attempt:
+    """`migrate` dies between the source's ABORT and the target's: that one holds the tree, and waits."""
+    abort = Peer.abort
+
+    async def die_before_the_target_is_told(peer: Peer, request: protocol.Abort) -> protocol.Leftovers:
+        if peer.host == lab.target.name:
+            lab.all_is_lost()
+        return await abort(peer, request)
+
+    with lab.monkeypatch.context() as patch:
+        patch.setattr(Peer, "abort", die_before_the_target_is_told)
+        attempt = await lab.migrate({Phase.COMMIT: lab.signal})
+    lab.all_is_well()
+    assert lab.source.journal(attempt.id) == [*FROZEN, "ABORT"]
+    assert lab.target.journal(attempt.id) == HELD
+    assert attempt.victim.runs
+    return attempt
+
+
+async def test_recover_finds_by_itself_what_the_target_was_not_told(lab: Lab) -> None:
+    attempt = await undone_and_not_told(lab)
+    outcome = await recovery.recover_over("", lab.links, attempt.watcher)
+    assert (outcome.course, outcome.host) == (Course.UNDO, "alpha")
+    attempt.lives_on_source()
+
+
+async def test_what_the_target_can_not_be_told_stays_to_be_told(lab: Lab) -> None:
+    attempt = await undone_and_not_told(lab)
+    lab.links.unreachable.add("target")
+    assert "could not be told" in (await recovery.recover_over("", lab.links, attempt.watcher)).text
+    lab.links.unreachable.clear()
+    assert (await recovery.recover_over("", lab.links, attempt.watcher)).course is Course.UNDO
+    attempt.lives_on_source()
+    with pytest.raises(errors.PreflightError):  # nothing is unfinished any more
+        await recovery.recover_over("", lab.links, attempt.watcher)

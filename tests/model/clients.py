@@ -119,26 +119,28 @@ class ModelLink:
 
 
 async def meet(link: ModelLink, role: str) -> ModelPeer:
-    """In the place of `recovery.meet`."""
-    name = await Do(link.stage, "meet", role)
+    """In the place of `recovery.meet`, which is told a role before it is known."""
+    name = await Do(link.stage, "meet", link.name)
     if name == LOST:
-        raise errors.ConnectError(f"{role} can't be reached")
-    return ModelPeer(link.stage, role, name)
+        raise errors.ConnectError(f"{link.name} can't be reached")
+    return ModelPeer(link.stage, link.name, name)
 
 
 class ModelHosts:
     """In the place of `recovery.RealHosts`."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, at: str, other: str) -> None:
         self._stage = stage
+        self._at = at
+        self._other = other
 
-    async def source(self) -> ModelLink:
-        return ModelLink(self._stage, "source")
+    async def here(self) -> ModelLink:
+        return ModelLink(self._stage, self._at)
 
-    async def target(self, peer: str) -> ModelLink:
-        if not await Do(self._stage, "reach target"):
-            raise errors.ConnectError("the target can't be reached")
-        return ModelLink(self._stage, "target")
+    async def there(self, peer: str, address: str = "") -> ModelLink:
+        if not await Do(self._stage, f"reach {self._other}"):
+            raise errors.ConnectError(f"the {self._other} can't be reached")
+        return ModelLink(self._stage, self._other)
 
 
 class ModelEnds:
@@ -187,9 +189,15 @@ async def migrate(stage: Stage) -> None:
 
 
 async def recover(stage: Stage) -> None:
-    """`migrate recover`."""
+    """`migrate recover` on the source."""
     with contextlib.suppress(errors.MigrateError):
-        await recovery.recover_over(ID, cast(Any, ModelHosts(stage)), cast(Any, Deaf()))
+        await recovery.recover_over(ID, cast(Any, ModelHosts(stage, "source", "target")), cast(Any, Deaf()))
 
 
-PROGRAMS = {"migrate": migrate, "recover": recover}
+async def recover_there(stage: Stage) -> None:
+    """`migrate recover` on the target."""
+    with contextlib.suppress(errors.MigrateError):
+        await recovery.recover_over(ID, cast(Any, ModelHosts(stage, "target", "source")), cast(Any, Deaf()))
+
+
+PROGRAMS = {"migrate": migrate, "recover": recover, "recover there": recover_there}
