@@ -7,6 +7,9 @@ import sys
 
 def main() -> int:
     """Parse the arguments and serve, or carry one bulk stream."""
+    from agent import secrecy
+
+    secrecy.no_core_dumps()
     if sys.argv[1:2] == ["relay"] and len(sys.argv) in (4, 5):
         # a relay is started in every migration while somebody waits: it loads nothing that it does not need
         from agent import bulk
