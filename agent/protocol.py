@@ -34,6 +34,8 @@ Replies may come in another order than requests: `dump` is answered when the tre
 meanwhile is served at once. Fields are exactly those of the dataclasses below; decoders reject unknown fields, missing
 fields and wrong types. File names are text with `surrogateescape`, so that any bytes survive.
 
+**Trust.** `agent/THREATS.md` has, for each of these, what the other side could do with it, and what stops it.
+
 Units: sizes in bytes, times in seconds, unless a field's name says otherwise.
 """
 

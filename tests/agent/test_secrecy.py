@@ -29,7 +29,8 @@ def test_the_agent_and_its_relays_leave_no_memory_in_a_core_dump(role: str) -> N
     words = {"serve": ["serve", "--build", "x"], "relay": ["relay", "/nowhere", "pages"]}[role]
     watched = (
         "import os, sys; sys.argv = ['agent', *sys.argv[1:]]; from agent.__main__ import main; "
-        f"from agent import bulk, server; end = lambda *_: [{NO_DUMP}, sys.stdout.flush(), os._exit(0)]; bulk.relay = server.serve = end; main()"
+        f"from agent import bulk, server; end = lambda *_: [{NO_DUMP}, sys.stdout.flush(), os._exit(0)]; "
+        "bulk.relay = server.serve = end; main()"
     )
     said = subprocess.run(
         ["sh", "-c", f'{DUMPS} "$@"', "sh", watched, *words], cwd=ROOT, capture_output=True, text=True, check=True
