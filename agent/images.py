@@ -246,7 +246,8 @@ def make_place(path: Path, *, memory: int) -> None:
     Its own mount, so that a full one harms nobody else and that everything is gone with one umount. Raises NoRoom.
     """
     try:
-        path.mkdir(mode=0o700, parents=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # `parents` alone would leave it open to all
+        path.mkdir(mode=0o700)
         if memory:
             options = f"size={memory},mode=0700".encode()
             if _libc.mount(b"migrate", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, options) != 0:

@@ -358,3 +358,8 @@ def test_core_images_of_nobody(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(fake_criu.core_image(1))
     with pytest.raises(ImageError, match="is no core image"):
         images.task_states(tmp_path)
+
+
+def test_a_place_is_closed_to_others_and_so_is_where_it_lies(tmp_path: Path) -> None:
+    images.make_place(tmp_path / "run" / "m", memory=0)
+    assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("run", "run/m")] == ["0o700"] * 2
