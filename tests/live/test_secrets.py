@@ -105,8 +105,8 @@ def test_one_that_is_given_back(kept: Kept, migrate: Any) -> None:
 def test_one_whose_migration_is_killed_and_settled(
     kept: Kept, migrate: Any, sabotage: Callable[..., Run], at: str
 ) -> None:
-    """Before COMMIT, and behind it; agents, criu and `migrate` alike."""
-    killed = sabotage(kept.pid, at, "kill-everything", options="")
+    """Before COMMIT, and behind it: `migrate` is gone, and its agents are left to themselves."""
+    killed = sabotage(kept.pid, at, "kill-self", options="")
     alpha, beta = kept.hosts
     settled(alpha)
     until(lambda: at == "freeze" or not alpha.alive(kept.pid), "it is still on the source")
