@@ -50,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--json", action="store_true", help="one object a row instead of the table")
     measured.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these only, e.g. 'by hand' ours")
     measured.add_argument("--picture", type=Path, metavar="FILE", help="where the SVG goes")
+    fuzz = commands.add_parser("fuzz", help="every parser of foreign bytes against made up ones, led by coverage")
+    fuzz.add_argument("--runs", help="inputs of all together, however long that takes")
+    fuzz.add_argument("--seconds", help="for each parser (default: 3)")
+    fuzz.add_argument("names", nargs="*", metavar="NAME", help="these parsers only")
     commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
     commands.add_parser("down", parents=[named], help="stop both hosts and remove what they left")
     status = commands.add_parser("status", parents=[named], help="where the hosts are")
@@ -167,6 +171,7 @@ def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> in
         # who is not root can't run them all
         strictly = ["--no-skips"] if os.geteuid() == 0 else []
         done.command("fast tests", checks.pytest_command(python, [*strictly, "tests"]))
+        done.command("fuzz", checks.fuzz_command(python, []))
     for kind in backends:
         # The number keeps two runs on one machine apart.
         name = f"test-{kind}-{os.getpid()}"
@@ -176,6 +181,17 @@ def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> in
         words = checks.pytest_command(python, chosen)
         done.on_lab(kind, lambda: up(name, kind), lambda: down(name), words)  # noqa: B023  # called at once
     return done.report()
+
+
+def run_fuzz(arguments: argparse.Namespace) -> int:
+    """On this machine alone: parsers need no lab."""
+    with cache.lock("build"):
+        python = project.developer_python()
+    options = {"--runs": arguments.runs, "--seconds": arguments.seconds}
+    words = [word for name, value in options.items() if value is not None for word in (name, value)]
+    return subprocess.run(
+        checks.fuzz_command(python, [*words, *arguments.names]), cwd=cache.REPOSITORY, check=False
+    ).returncode
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -191,6 +207,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """One command."""
     if arguments.command == "bench":
         return run_bench(arguments)
+    if arguments.command == "fuzz":
+        return run_fuzz(arguments)
     if arguments.command == "test":
         return run_tests(arguments.everything, arguments.backend, rest)
     if arguments.command == "demo":
