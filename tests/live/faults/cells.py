@@ -156,7 +156,9 @@ def _killed(victim: str, instant: str) -> tuple[tuple[str, ...], frozenset[int]]
         return (SOURCE, CRIU_LOST), UNDONE | {21}  # CRIU's limit (DESIGN: the commit, rule 6)
     if victim in ("source agent", "source criu", "source hook"):
         return _undone(instant) if _is_before(instant, "committed") else FORWARD
-    if victim in ("target agent", "target criu", "page server"):
+    if victim == "target agent":  # at `held` nobody has its word yet
+        return _undone(instant) if _is_before(instant, "commit asked") else FORWARD
+    if victim in ("target criu", "page server"):
         return _undone(instant) if _is_before(instant, "held") else FORWARD
     if victim == "ssh":
         if instant == "images sent":  # whether criu has the word of the last page already is nobody's to say
@@ -169,8 +171,8 @@ def _ended(victim: str, instant: str) -> tuple[tuple[str, ...], frozenset[int]]:
     """What must come of a SIGTERM."""
     if victim == "migrate":
         return ((SOURCE,), frozenset({143})) if _is_before(instant, "commit asked") else FORWARD
-    if victim == "source agent" and instant == "commit asked":
-        return FORWARD  # it hears of it when it has carried out what it is at
+    if (victim, instant) in (("source agent", "commit asked"), ("target agent", "held")):
+        return FORWARD  # it hears of it when it has carried out, and answered, what it is at
     if victim in ("source criu", "page server", "pager", "warden"):
         return FORWARD  # they do not heed it
     return _killed(victim, instant)

@@ -93,14 +93,18 @@ class Outside:
             time.sleep(0.02)
         return True
 
-    def _run(self, make: Callable[[], Callable[[], tuple[bytes, str]]]) -> None:
+    def _run(self, make: Callable[[], tuple[socket.socket, Callable[[], tuple[bytes, str]]]]) -> None:
         try:
-            receive = make()
+            receiver, receive = make()
         except BaseException as error:
             self._failed = error
             return
         finally:
             self._ready.set()
+        with receiver:
+            self._collect(receive)
+
+    def _collect(self, receive: Callable[[], tuple[bytes, str]]) -> None:
         while not self._stop:
             try:
                 data, sender = receive()
@@ -110,7 +114,7 @@ class Outside:
             if token == self._token and sender in self._sender_of:
                 self.signs.append(Sign(time.monotonic(), self._sender_of[sender], *map(int, numbers)))
 
-    def _in_namespace(self) -> Callable[[], tuple[bytes, str]]:
+    def _in_namespace(self) -> tuple[socket.socket, Callable[[], tuple[bytes, str]]]:
         """Only this thread is in the new namespace; it lives as long as the thread."""
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(_CLONE_NEWNET):
@@ -130,9 +134,9 @@ class Outside:
             data, (sender, _) = receiver.recvfrom(2048)
             return data, sender
 
-        return receive
+        return receiver, receive
 
-    def _at_cards(self) -> Callable[[], tuple[bytes, str]]:
+    def _at_cards(self) -> tuple[socket.socket, Callable[[], tuple[bytes, str]]]:
         """Frames as the machines' cards send them: Ethernet, IPv4 without options, UDP."""
         path = Path(self._status["folder"]) / "outside.sock"
         path.unlink(missing_ok=True)
@@ -150,7 +154,7 @@ class Outside:
             length = int.from_bytes(frame[38:40], "big")
             return frame[42 : 34 + length], socket.inet_ntoa(frame[26:30])
 
-        return receive
+        return receiver, receive
 
 
 def judge(signs: Sequence[Sign], moves: int) -> str:
