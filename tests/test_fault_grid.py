@@ -87,10 +87,16 @@ def test_the_table_is_kept_only_when_it_is_whole(tmp_path: Path, monkeypatch: py
         for cell in cells.cells(backend):
             rows.add(cell, cell.places[0])
         assert rows.keep()
+    again = table.Rows("vm", "kernel")
+    again.add(cells.cells("vm")[3], "FAIL")
+    assert again.keep()  # the others are there, from a run of the same
+    assert not table.Rows("vm", "another kernel").keep()
     text = table.GRID.read_text()
     count = len(cells.cells("netns")) + len(cells.cells("vm"))
-    assert text.count("| ok |\n") == count + 1  # and the head
-    assert text.count(", 0 failed, ") == 2
+    assert text.count("| ok |\n") == count  # the head among them
+    assert text.count("| FAIL |\n") == 1
+    assert ", 0 failed, " in text
+    assert ", 1 failed, " in text
 
 
 def test_growth_is_seen() -> None:

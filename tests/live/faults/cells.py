@@ -154,6 +154,9 @@ def _killed(victim: str, instant: str) -> tuple[tuple[str, ...], frozenset[int]]
         return ((TARGET,) if _is_before("held", instant) else (SOURCE,)), frozenset({KILLED})
     if victim == "source criu" and (instant == "dump" or instant in ROUNDS):
         return (SOURCE, CRIU_LOST), UNDONE | {21}  # CRIU's limit (DESIGN: the commit, rule 6)
+    if victim in ("source criu", "source hook") and instant in ("held", "commit asked"):
+        # not seen dead yet when COMMIT is asked for, COMMIT stands: SIGSTOP has kept the tree from running
+        return (SOURCE, TARGET), UNDONE | MIGRATED
     if victim in ("source agent", "source criu", "source hook"):
         return _undone(instant) if _is_before(instant, "committed") else FORWARD
     if victim == "target agent":  # at `held` nobody has its word yet
@@ -173,8 +176,8 @@ def _ended(victim: str, instant: str) -> tuple[tuple[str, ...], frozenset[int]]:
         return ((SOURCE,), frozenset({143})) if _is_before(instant, "commit asked") else FORWARD
     if (victim, instant) in (("source agent", "commit asked"), ("target agent", "held")):
         return FORWARD  # it hears of it when it has carried out, and answered, what it is at
-    if victim in ("source criu", "page server", "pager", "warden"):
-        return FORWARD  # they do not heed it
+    if victim in ("source criu", "source hook", "page server", "pager", "warden"):
+        return FORWARD  # they do not heed it; a hook has that from its criu
     return _killed(victim, instant)
 
 

@@ -45,42 +45,48 @@ class Rows:
     """What became of the cells of this run."""
 
     def __init__(self, backend: str, run: str) -> None:
+        """`run` says what was tested, and on what."""
         self._backend = backend
         self._run = run
-        self._rows: list[str] = []
-        self._done: set[str] = set()
-        self._failed = 0
-        self._lost = 0
+        self._rows: dict[tuple[str, ...], str] = {}
 
     def add(self, cell: Cell, place: str) -> None:
-        """A cell's row."""
-        failed = place == "FAIL"
-        self._failed += failed
-        self._lost += place == cells.CRIU_LOST
-        self._done.add(cell.id)
-        ended = "?" if failed else place
-        row = (cell.fault, cell.victim, cell.instant, cell.backend, ended, "FAIL" if failed else "ok")
-        self._rows.append(f"| {' | '.join(row)} |")
+        """A cell's row; the place FAIL where something was not as it must be."""
+        ended = ("?", "FAIL") if place == "FAIL" else (place, "ok")
+        row = (cell.fault, cell.victim, cell.instant, cell.backend, *ended)
+        self._rows[row[:3]] = f"| {' | '.join(row)} |"
 
     def text(self) -> str:
         """The table of this run."""
-        return "\n".join([HEAD, "|---" * 6 + "|", *self._rows])
+        return "\n".join([HEAD, "|---" * 6 + "|", *self._rows.values()])
 
     def summary(self) -> str:
         """What there is to say of them all."""
-        return f"{len(self._rows)} cells, {self._failed} failed, {self._lost} criu-lost"
+        failed = sum(row.endswith("| FAIL |") for row in self._rows.values())
+        lost = sum(f"| {cells.CRIU_LOST} |" in row for row in self._rows.values())
+        return f"{len(self._rows)} cells, {failed} failed, {lost} criu-lost"
 
     def keep(self) -> bool:
-        """Write GRID.md, if this was all of the backend's grid. Rows of the other backend stay."""
-        if self._done != {cell.id for cell in cells.cells(self._backend)}:
-            return False
+        """Write GRID.md, if this was all of the backend's grid, or the rest is there from another run of the very same.
+
+        Rows of the other backend stay.
+        """
         old = GRID.read_text().splitlines() if GRID.exists() else []
         runs = {found[1]: line for line in old if (found := _RUN.match(line))}
-        others = [line for line in old if (found := _ROW.match(line)) and found[4] != self._backend]
+        rows: dict[str, dict[tuple[str, ...], str]] = {"netns": {}, "vm": {}}
+        for line in old:
+            if found := _ROW.match(line):
+                rows[found[4]][found.groups()[:3]] = line
+        same = runs.get(self._backend, "").endswith(self._run)
+        self._rows = (rows[self._backend] if same else {}) | self._rows
+        order = [(cell.fault, cell.victim, cell.instant) for cell in cells.cells(self._backend)]
+        if set(self._rows) != set(order):
+            return False
+        self._rows = {key: self._rows[key] for key in order}
+        rows[self._backend] = self._rows
         day = time.strftime("%Y-%m-%d", time.gmtime())
         runs[self._backend] = f"- `{self._backend}`: {day}, {self.summary()}; {self._run}"
-        rows = self._rows + others if self._backend == "netns" else others + self._rows
-        GRID.write_text(document(runs, rows))
+        GRID.write_text(document(runs, [row for name in sorted(rows) for row in rows[name].values()]))
         return True
 
 
