@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from agent.protocol import VERSION
@@ -39,6 +39,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
         options = _migrate_parser().parse_args(argv, argparse.Namespace(command="migrate"))
     _fit_together(options)
     return options
+
+
+def order_options() -> dict[str, bool]:
+    """The long options of a migration, without their dashes, and whether one is a flag, which has no value."""
+    return {
+        word.removeprefix("--"): action.nargs == 0
+        for action in _migrate_parser()._actions
+        for word in action.option_strings
+        if word.startswith("--") and "=" not in word
+    }
+
+
+def parse_option(words: Sequence[str]) -> None:
+    """See whether the command line of a migration takes these words alone. Raises errors.UsageError."""
+    _migrate_parser().parse_args([*words, "1", "host"])
 
 
 def _fit_together(options: argparse.Namespace) -> None:
