@@ -16,6 +16,8 @@ from migrator import bandwidth, catalogue, criu_options, errors, precopy, termin
 
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
+MOST_AT_ONCE = 64
+"""Migrations of a drain that are under way at the same time."""
 MIGRATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 EPILOG = """\
 exit status: 0 migrated; 3 migrated, leftovers named; 2 usage; 10-19 no connection, 20-29 obstacles, 30-49 failed and
@@ -78,7 +80,9 @@ def _migrate_parser() -> argparse.ArgumentParser:
         "       migrate check [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate rehearse [OPTION…] PID [USER@]HOST[:PORT]\n"
         "       migrate explain [--json] [CHECK]\n"
-        "       migrate recover [OPTION…] [ID]",
+        "       migrate recover [OPTION…] [ID]\n"
+        "       migrate drain [OPTION…] PLAN.toml\n"
+        "       migrate return [OPTION…] PLAN.toml",
         description="Move a running process tree to another host, with memory, open files and PIDs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -173,11 +177,68 @@ def _recover_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _drain_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate drain",
+        description="Move everything away from this host that a plan lists, in its order. Run again after a failure or "
+        "Ctrl-C it goes on where it stood.",
+    )
+    _add_plan(parser)
+    parser.add_argument("--dry-run", action="store_true", help="every preflight, on all targets, in one table; no more")
+    parser.set_defaults(overwrite_files=False)
+    return parser
+
+
+def _return_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="migrate return",
+        description="Bring back to this host what `migrate drain` has moved away by the same plan, the last first.",
+    )
+    _add_plan(parser)
+    parser.add_argument(
+        "--overwrite-files",
+        action="store_true",
+        help="with copy-files in the plan: also over the older copies that were left here",
+    )
+    parser.set_defaults(dry_run=False)
+    return parser
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="PLAN", help="a TOML file; README has an example")
+    parser.add_argument(
+        "--parallel",
+        metavar="N",
+        type=_parallel,
+        default=0,
+        help="so many at once (default: the plan's, or 1)",
+    )
+    parser.add_argument(
+        "--max-total-downtime",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="begin none any more when the downtimes of all together reach this; none may take more than is left of it",
+    )
+    failing = parser.add_mutually_exclusive_group()
+    failing.add_argument(
+        "--stop-on-failure", dest="keep_going", action="store_false", default=None,
+        help="begin none any more after one has failed (the default)",
+    )  # fmt: skip
+    failing.add_argument(
+        "--keep-going", dest="keep_going", action="store_true", help="go on with those that do not wait for it"
+    )
+    parser.add_argument("--report", metavar="FILE", default="", help="what became of each, as JSON")
+    _add_output(parser)
+
+
 _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
     "explain": _explain_parser,
     "recover": _recover_parser,
+    "drain": _drain_parser,
+    "return": _return_parser,
 }
 
 
@@ -311,6 +372,12 @@ def _pid(word: str) -> int:
 def _count(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) < 7):
         raise argparse.ArgumentTypeError(f"{word!r} is no number of rounds")
+    return int(word)
+
+
+def _parallel(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) < 4 and 0 < int(word) <= MOST_AT_ONCE):
+        raise argparse.ArgumentTypeError(f"{word!r} is not between 1 and {MOST_AT_ONCE}")
     return int(word)
 
 

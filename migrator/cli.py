@@ -11,6 +11,8 @@ The first word is a PID, or one of the subcommands:
     migrate rehearse PID [USER@]HOST[:PORT] everything up to the tree held on the target, and back
     migrate explain [CHECK]                 what an obstacle means
     migrate recover [ID]                    settle a migration that was cut off
+    migrate drain PLAN.toml                 move everything away that a plan lists
+    migrate return PLAN.toml                bring it back
 
 A signal (INT, TERM, HUP) before COMMIT undoes the migration and exits 128+N; further ones change nothing, since the
 undo has to end. From COMMIT on a signal is noted and the migration goes on to its end. Ctrl-Z is refused: a stopped
@@ -28,7 +30,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
@@ -50,6 +52,8 @@ _INTERRUPTED = {
     "check": ("stopping", "nothing was changed"),
     "explain": ("stopping", "nothing was changed"),
     "recover": ("stopping", "what the journals say still holds: run it again"),
+    "drain": ("undoing what is under way", "what had moved stays there: run it again to go on, or `migrate return`"),
+    "return": ("undoing what is under way", "what had come back stays: run it again to go on"),
 }
 """What a signal brings about, and how things are afterwards, by command."""
 
@@ -72,7 +76,7 @@ def _main(argv: list[str], status: list[int]) -> int:
         show.failed(error)
         show.finish()
         return error.exit_code
-    show = progress.choose(
+    show = _chooser(options.command)(
         sys.stdout,
         sys.stderr,
         quiet=options.quiet,
@@ -87,6 +91,15 @@ def _main(argv: list[str], status: list[int]) -> int:
     asyncio.run(command())
     show.finish()  # outside the loop: Ctrl-C leaves even a reader that never reads on, now that nothing can be lost
     return status[0]
+
+
+def _chooser(command: str) -> Callable[..., Progress]:
+    """What chooses how a command looks."""
+    if command not in ("drain", "return"):
+        return progress.choose
+    from migrator import overview
+
+    return overview.choose
 
 
 def _order(options: argparse.Namespace) -> hosts.Order:
@@ -143,9 +156,10 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         log = logging.getLogger("migrator.agent")
         log.setLevel(logging.DEBUG)
         log.addHandler(_Details(show))
-    work = {"migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "recover": _recover}[
-        options.command
-    ]
+    work = {
+        "migrate": _migrate, "rehearse": _migrate, "check": _check, "explain": _explain, "recover": _recover,
+        "drain": _drain, "return": _drain,
+    }[options.command]  # fmt: skip
     try:
         return await _guard(work(options, show), show, options.command)
     except errors.MigrateError as error:
@@ -212,6 +226,13 @@ async def _recover(options: argparse.Namespace, show: Progress) -> int:
         raise
     show.recovered(migration_id, outcome.course.value, outcome.host, outcome.pid, outcome.text)
     return errors.EXIT_MIGRATED
+
+
+async def _drain(options: argparse.Namespace, show: Progress) -> int:
+    from migrator import drains, overview
+
+    assert isinstance(show, overview.Overview)
+    return await drains.run(options, show, _order)
 
 
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:

@@ -99,7 +99,7 @@ class Audience(Protocol):
     def observer(self, job: Job, target: str) -> Observer:
         """A migration begins; what happens in it goes to the observer."""
 
-    def failed(self, job: Job, error: errors.MigrateError) -> None:
+    def failed_to_move(self, job: Job, error: errors.MigrateError) -> None:
         """Why it did not move, or may not have."""
 
     def ended(self, job: Job, standing: Standing) -> None:
@@ -110,6 +110,12 @@ class Audience(Protocol):
 
     def note(self, text: str) -> None:
         """A line for the operator."""
+
+    def checked_all(self, checks: Sequence[Checked]) -> None:
+        """The result of a dry run."""
+
+    expected: int
+    """Processes that are to be moved."""
 
 
 class _Targets:
@@ -196,8 +202,13 @@ class Drain:
                 raise errors.UsageError(f"pid {job.found.pid} is meant by two moves, one of them {job.move.name!r}")
         return found
 
-    async def dry_run(self) -> list[Checked]:
-        """Every preflight, on all targets; nothing is changed."""
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """Every process of the plan that is known, from former runs too."""
+        return self._ledger.entries
+
+    async def dry_run(self) -> int:
+        """Every preflight, on all targets; nothing is changed. The exit code: 0 where each has a target to go to."""
         room = asyncio.Semaphore(max(self._limits.parallel, 1))
 
         async def check(job: Job, target: str) -> Checked:
@@ -213,7 +224,8 @@ class Drain:
         for one in done:
             by_job.setdefault(one.job.standing.key, []).append(one.exit_code)
         self.codes += (0 if 0 in codes else worst(codes) for codes in by_job.values())
-        return list(done)
+        self._audience.checked_all(done)
+        return worst(self.codes)
 
     # --- moving ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +239,7 @@ class Drain:
                 self.codes.append(0)
         if self._failed and not self._limits.keep_going:
             self._stopped = "not all that the plan names was found"
+        self._audience.expected = len(jobs)
         await self._schedule(waiting)
         return worst(self.codes)
 
@@ -246,6 +259,7 @@ class Drain:
             back = dataclasses.replace(move, targets=(one.target,), after=later)
             waiting.append(Job(back, Found(one.target_pid, 0, one.name), one))
         self._returning = True
+        self._audience.expected = len(waiting)
         await self._schedule(waiting)
         return worst(self.codes)
 
@@ -362,7 +376,7 @@ class Drain:
         self._ledger.set(entry)
         self.codes.append(error.exit_code)
         self._failed.add(job.move.name)
-        self._audience.failed(job, error)
+        self._audience.failed_to_move(job, error)
         self._audience.ended(job, entry)
         if not self._limits.keep_going:
             self._stopped = f"{job.label} failed (--keep-going goes on with the others)"

@@ -5,11 +5,13 @@ exchanged: the agent that dumps is at the other end of SSH then, and the one tha
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import protocol
 from migrator import bundle, channel, errors, history, hosts, migration, precopy, runbook, selection
@@ -18,6 +20,9 @@ from migrator.obstacle import Obstacle
 from migrator.peer import Peer, PeerFault, PeerLost
 from migrator.phases import Observer, Phase, Report, Round
 
+if TYPE_CHECKING:
+    from migrator import transport
+
 
 class Errands:
     """The real hosts. `order_of` makes of a command line what the engine is asked for."""
@@ -25,7 +30,12 @@ class Errands:
     def __init__(self, order_of: Callable[[argparse.Namespace], hosts.Order]) -> None:
         self._order_of = order_of
         self._history = history.of_user(os.environ, os.geteuid())
+        self._connections = Connections()
         self.boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    async def close(self) -> None:
+        """End the connections that were shared."""
+        await self._connections.close()
 
     def find(self, wanted: runbook.Selection) -> tuple[selection.Found, ...]:
         """Raises NotFound."""
@@ -56,7 +66,7 @@ class Errands:
     async def move(self, move: runbook.Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
         """Move it. Raises MigrateError, or CancelledError after all was undone."""
         order = _within(self._order(move, pid, target), max_downtime)
-        return await migration.move(order, observer, hosts.RealLinks(order), self._history)
+        return await migration.move(order, observer, OutboundLinks(order, self._connections), self._history)
 
     async def bring_back(
         self, move: runbook.Move, pid: int, target: str, max_downtime: float, observer: Observer
@@ -64,9 +74,7 @@ class Errands:
         """Move it from there to here. Raises as `move`."""
         order = _within(self._order(move, pid, target), max_downtime)
         if order.wishes.rsync or order.wishes.shared:
-            raise errors.UsageError(
-                f"{move.name}: what comes back comes as a stream, not by rsync or a shared directory"
-            )
+            raise errors.UsageError(f"{move.name}: what comes back comes as a stream, not by rsync")
         there = order.target
         # what comes in is not packed: that would be done here, after the way
         wishes = dataclasses.replace(order.wishes, compress="none")
@@ -75,6 +83,68 @@ class Errands:
 
     def _order(self, move: runbook.Move, pid: int, target: str) -> hosts.Order:
         return self._order_of(runbook.options_of(move, target, pid))
+
+
+class Connections:
+    """SSH connections that migrations share, one a target: logging in costs more than what a small process takes."""
+
+    def __init__(self) -> None:
+        self._links: dict[tuple[object, ...], transport.SshLink] = {}
+        self._lock = asyncio.Lock()
+
+    async def to(self, order: hosts.Order, arguments: tuple[str, ...]) -> transport.SshLink:
+        """One that stands, or a new one. Raises ConnectError and its kinds."""
+        from migrator import transport  # late: loading SSH takes long
+
+        key = (order.target, order.sudo, arguments)
+        async with self._lock:
+            link = self._links.get(key)
+            if link is None or not link.stands:
+                link = self._links[key] = await transport.connect(
+                    order.target, sudo=order.sudo, agent_arguments=arguments
+                )
+            return link
+
+    async def close(self) -> None:
+        """End them all."""
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+
+class OutboundLinks(hosts.RealLinks):
+    """This host, and one over a connection that others use too."""
+
+    def __init__(self, order: hosts.Order, connections: Connections) -> None:
+        super().__init__(order)
+        self._connections = connections
+
+    async def target(self) -> channel.Link:
+        """The connection that stands, or a new one."""
+        return Borrowed(await self._connections.to(self._order, self._arguments))
+
+
+class Borrowed:
+    """A link whose connection stays when it is closed."""
+
+    def __init__(self, link: transport.SshLink) -> None:
+        self.name = link.name
+        self._link = link
+        self._channels: list[channel.Channel] = []
+
+    async def start_agent(self, role: str) -> channel.Channel:
+        """As the link's."""
+        return self._kept(await self._link.start_agent(role))
+
+    async def open_stream(self, socket: str, name: str, form: str = "plain") -> channel.Channel:
+        """As the link's, memory too: a connection of its own is not worth its start."""
+        return self._kept(await self._link.open_stream(socket, name, form, own=False))
+
+    def _kept(self, opened: channel.Channel) -> channel.Channel:
+        self._channels.append(opened)
+        return opened
+
+    async def close(self) -> None:
+        """Close what was opened here."""
+        await asyncio.gather(*(each.close() for each in self._channels))
 
 
 class InboundLinks:

@@ -290,7 +290,7 @@ class Events(Progress):
             self._dump({"event": "report", **dataclasses.asdict(self._report)})
         self._printer.close()
 
-    def _event(self, name: str, **fields: object) -> None:
+    def _event(self, name: str, /, **fields: object) -> None:
         self._dump({"event": name, "at": self.elapsed(), **fields})
 
     def _dump(self, event: dict[str, object]) -> None:

@@ -28,11 +28,10 @@ from typing import Any
 
 import tomllib
 
-from migrator import arguments, channel, errors
+from migrator import arguments, channel, errors, words
 
 LARGEST = 1 << 20
 """Bytes of a plan."""
-MOST_AT_ONCE = 64
 
 SELECTORS = {"pid": int, "pidfile": str, "unit": str, "process": str, "user": str}
 _MOVE = {**SELECTORS, "name": str, "target": (str, list), "after": list, "together": bool, "options": dict}
@@ -58,8 +57,7 @@ class BadPlan(errors.UsageError):
 
     def __init__(self, name: str, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(sorted(mistakes, key=lambda one: one.line))
-        lines = (f"{name}:{one.line}: {one.text}" if one.line else f"{name}: {one.text}" for one in self.mistakes)
-        super().__init__("; ".join(lines))
+        super().__init__(f"{name}: {words.count(len(self.mistakes), 'mistake')}", hint="nothing was moved")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +177,8 @@ class _Reader:
         if len(moves) == len(entries):
             self._check_names(moves)
         parallel, most = known.get("parallel", 0), float(known.get("max-total-downtime", 0.0))
-        if "parallel" in known and not 0 < parallel <= MOST_AT_ONCE:
-            self._wrong(f"parallel: {parallel} is not between 1 and {MOST_AT_ONCE}", "parallel")
+        if "parallel" in known and not 0 < parallel <= arguments.MOST_AT_ONCE:
+            self._wrong(f"parallel: {parallel} is not between 1 and {arguments.MOST_AT_ONCE}", "parallel")
         if "max-total-downtime" in known and not 0 < most < float("inf"):
             self._wrong(f"max-total-downtime: {most} is no time in seconds", "max-total-downtime")
         return Runbook(tuple(moves), parallel, most, known.get("keep-going", False))

@@ -44,9 +44,9 @@ def find(selection: Selection) -> tuple[Found, ...]:
             return (_found(psutil.Process(number)),)
         except psutil.NoSuchProcess:
             raise NotFound(f"there is no process {number}") from None
-    matching = {process.pid: process for process in _matching(selection)}
-    above = _above(os.getpid())
-    roots = [one for pid, one in matching.items() if pid not in above and not (_above(pid) - {pid}) & matching.keys()]
+    ours = _above(os.getpid())
+    matching = {process.pid: process for process in _matching(selection) if process.pid not in ours}
+    roots = [process for pid, process in matching.items() if not (_above(pid) - {pid}) & matching.keys()]
     found = [one for process in roots for one in _if_there(process)]
     if not found:
         what = "process of that name" if selection.by == "process" else "process of that user"

@@ -116,12 +116,15 @@ class Ledger:
             raise errors.StateError(f"{self.path} can't be written: {error.strerror}") from None
 
 
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "Stage": (str,)}
+
+
 def _entry(values: Any) -> Standing:
     """Raises ValueError, TypeError, KeyError."""
     kinds = {field.name: field.type for field in dataclasses.fields(Standing)}
     for name, value in values.items():
-        kind = {"int": int, "float": (int, float), "str": str, "Stage": str}[str(kinds[name])]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = _KINDS[str(kinds[name])]
+        if not isinstance(value, wanted) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}")
     return Standing(**{**values, "stage": Stage(values["stage"])})
 
