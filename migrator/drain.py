@@ -282,6 +282,8 @@ class Drain:
             await asyncio.gather(*running, return_exceptions=True)
         for job in waiting:
             self._audience.left(job, self._stopped or "what it is to come after did not move")
+        if waiting and not self._failed:  # nothing failed but the budget
+            self.codes.append(errors.NotConverging.exit_code)
 
     def _ready(self, waiting: list[Job], running: list[Job]) -> list[list[Job]]:
         """What may begin now: one by one, or all that go together."""

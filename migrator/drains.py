@@ -28,7 +28,7 @@ async def run(
     except runbook.BadPlan as bad:
         for mistake in bad.mistakes:
             show.warn(f"{path}:{mistake.line}: {mistake.text}" if mistake.line else f"{path}: {mistake.text}")
-        raise
+        raise errors.UsageError(f"{path} has {bad}", hint="nothing was moved") from None
     if options.command == "return" and options.overwrite_files:
         book = dataclasses.replace(book, moves=tuple(map(_overwriting, book.moves)))
     limits = Limits(
@@ -54,15 +54,15 @@ async def run(
 
 
 def read(path: Path) -> runbook.Runbook:
-    """A plan from its file. Raises UsageError: BadPlan with every mistake, or what keeps the file from being read."""
+    """A plan from its file. Raises BadPlan with every mistake, UsageError for a file that can't be read."""
     try:
         with open(path, "rb") as file:
             text = file.read(runbook.LARGEST + 1).decode()
     except OSError as error:
         raise errors.UsageError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise runbook.BadPlan(str(path), [runbook.Mistake(0, f"no UTF-8 at byte {error.start}")]) from None
-    return runbook.parse(text, str(path))
+        raise runbook.BadPlan([runbook.Mistake(0, f"no UTF-8 at byte {error.start}")]) from None
+    return runbook.parse(text)
 
 
 def _overwriting(move: runbook.Move) -> runbook.Move:

@@ -18,8 +18,6 @@ from migrator.standing import Stage, Standing
 from migrator.words import bytes_text, escape, seconds_text
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from migrator.drain import Checked, Job
     from migrator.errors import MigrateError
 
@@ -128,8 +126,8 @@ class OverviewBars(Overview):
     ) -> None:  # fmt: skip
         super().__init__(printer, verbose=verbose, clock=clock)
         self._width = columns
-        self._all: tqdm[Any] | None = None
-        self._bars: dict[str, tqdm[Any]] = {}
+        self._all: Any | None = None
+        self._bars: dict[str, Any] = {}
         self._drawn: dict[str, tuple[str, float]] = {}
 
     def moves(self, label: str, target: str, phase: str, done: int, expected: int) -> None:
@@ -186,7 +184,7 @@ class OverviewBars(Overview):
         if self._all is not None:
             self._draw(self._all, "all", share, text)
 
-    def _draw(self, bar: tqdm[Any], label: str, share: float, text: str) -> None:
+    def _draw(self, bar: Any, label: str, share: float, text: str) -> None:
         columns = self._width() - 1
         room = columns - LABEL_COLUMNS - 24
         middle = f"{{bar:{min(room, 30)}}}  " if room >= 8 else ""

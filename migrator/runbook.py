@@ -52,12 +52,12 @@ class Mistake:
     text: str
 
 
-class BadPlan(errors.UsageError):
-    """A plan with mistakes, all of them in `mistakes`."""
+class BadPlan(Exception):
+    """A plan with mistakes, all of them in `mistakes`, in the order of their lines."""
 
-    def __init__(self, name: str, mistakes: Iterable[Mistake]) -> None:
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(sorted(mistakes, key=lambda one: one.line))
-        super().__init__(f"{name}: {words.count(len(self.mistakes), 'mistake')}", hint="nothing was moved")
+        super().__init__(words.count(len(self.mistakes), "mistake"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,20 +99,20 @@ class Runbook:
     keep_going: bool = False
 
 
-def parse(text: str, name: str = "plan") -> Runbook:
-    """Read a plan. Raises BadPlan with every mistake that it has; `name` is how the file is called in them."""
+def parse(text: str) -> Runbook:
+    """Read a plan. Raises BadPlan with every mistake that it has."""
     if len(text) > LARGEST:
-        raise BadPlan(name, [Mistake(0, f"longer than {LARGEST} bytes")])
+        raise BadPlan([Mistake(0, f"longer than {LARGEST} bytes")])
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadPlan(name, [_of_syntax(str(error))]) from None
+        raise BadPlan([_of_syntax(str(error))]) from None
     except RecursionError:
-        raise BadPlan(name, [Mistake(0, "nested too deeply")]) from None
+        raise BadPlan([Mistake(0, "nested too deeply")]) from None
     reader = _Reader(_Lines(text))
     runbook = reader.read(content)
     if reader.mistakes:
-        raise BadPlan(name, reader.mistakes)
+        raise BadPlan(reader.mistakes)
     return runbook
 
 

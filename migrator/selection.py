@@ -54,14 +54,6 @@ def find(selection: Selection) -> tuple[Found, ...]:
     return tuple(sorted(found, key=lambda one: (one.started, one.pid)))
 
 
-def same(found: Found) -> bool:
-    """Whether this very process is still here."""
-    try:
-        return _started(found.pid) == found.started
-    except OSError:
-        return False
-
-
 def _named(selection: Selection) -> int:
     """The PID that a pidfile has, or that systemd gives as a unit's main process."""
     name = str(selection.value)

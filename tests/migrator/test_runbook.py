@@ -7,7 +7,7 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator import errors, runbook
+from migrator import runbook
 from migrator.runbook import BadPlan, Move, Selection
 
 WHOLE = """\
@@ -155,11 +155,6 @@ def test_a_move_without_a_target() -> None:
 
 def test_too_long_a_plan() -> None:
     assert mistakes("#" * (runbook.LARGEST + 1)) == [(0, f"longer than {runbook.LARGEST} bytes")]
-
-
-def test_a_plan_is_a_usage_error() -> None:
-    with pytest.raises(errors.UsageError, match="1 mistake"):
-        runbook.parse("[[move]]\npid = 3\n")
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.sampled_from("abcd"), max_size=4), min_size=1))
