@@ -239,7 +239,7 @@ CASES = {
         "tracer", "root = os.getpid()\nlibc.prctl(0x59616d61, -1, 0, 0, 0)\n"
         "aside(lambda: sure(libc.ptrace(0x4206, root, 0, 0)))", criu=DUMP,
     ),
-    "a namespace": Case("namespace", "sure(libc.unshare(0x04000000))", object="uts"),
+    "a namespace": Case("namespace", "sure(libc.unshare(0x40000000))", object="net"),
     "a deleted file": Case(
         "", opened("w") + "\nheld.write('x' * 5000); held.flush(); os.unlink(held.name)", criu=CARRIED,
     ),
