@@ -173,7 +173,23 @@ class Server:
             task = asyncio.ensure_future(self._answer(request))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+        hanging_up = asyncio.ensure_future(self._hang_up())
         await self._contact_lost()
+        await hanging_up
+
+    async def _hang_up(self) -> None:
+        """Let the other side see that nobody listens any more, as soon as what is under way is answered.
+
+        It may be there still: SIGTERM, or its own silence, has ended this conversation, and a lease may follow.
+        """
+        if self._running:
+            await asyncio.wait(self._running)
+        os.close(self._output)
+        # sshd tells of the end of the output when that of the errors has come as well
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        for number in (1, 2):
+            os.dup2(null, number)
+        os.close(null)
 
     async def _answer(self, request: wire.Request) -> None:
         try:

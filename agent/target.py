@@ -164,7 +164,6 @@ class Target:
         directory = images.round_directory(self._images, request.round)
         self._still_accepting()
         self._journal.note("round", number=request.round)
-        instants.at("restore")
         if self._restore is None or self._hold is None:
             raise JournalError("there is no restore that waits")
         running, hold, started = self._restore, self._hold, time.monotonic()
@@ -172,6 +171,7 @@ class Target:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         self._terminal.fit(directory)
         self._lodging.lift(running.process.pid)
+        instants.at("restore")
         criu.go(running, directory)
         if not await hold.reached_before(running.process.wait()):
             await running.ended()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.lab_host import LOG, PROGRAMS, Done, LabHost, difference, start_lab, wait_for_log
+from tests.live.lab_host import LOG, Done, LabHost, bring_programs, difference, start_lab, wait_for_log
 from tests.live.screen import Screen
 
 
@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Which lab."""
     parser.addoption("--backend", default="netns", choices=("netns", "vm"), help="kind of lab")
     parser.addoption("--lab-name", default="default", help="name of a lab that is up")
+    parser.addoption("--faults", default="slice", choices=("slice", "all"), help="how much of the fault grid")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,11 +53,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def lab(request: pytest.FixtureRequest, backend: str) -> Iterator[tuple[LabHost, LabHost]]:
     """Both hosts."""
     hosts = start_lab(request.config.getoption("--lab-name"), backend)
-    for host in hosts:
-        host.run("mkdir -p /root/programs")
-        for program in PROGRAMS.iterdir():
-            if program.is_file():
-                host.put(f"/root/programs/{program.name}", program.read_bytes(), 0o755)
+    bring_programs(hosts)
     yield hosts
     for host in hosts:
         host.close()
@@ -148,11 +145,15 @@ def migrate(alpha: LabHost) -> Any:
 @pytest.fixture
 def both_ways(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
     """`migrate` on beta too: the lab has it on alpha only."""
-    alpha, beta = lab
-    where = "opt/migrate $(readlink -f $(command -v migrate)) $(command -v migrate)"
-    alpha.run(f"tar -C / -c {where} 2>/dev/null | ssh beta tar -C / -x")
+    bring_migrate(*lab)
     yield
-    beta.run("rm -rf /opt/migrate $(command -v migrate)")
+    lab[1].run("rm -rf /opt/migrate $(command -v migrate)")
+
+
+def bring_migrate(alpha: LabHost, beta: LabHost) -> None:
+    """Put `migrate` on beta as well."""
+    where = "opt/migrate $(readlink -f $(command -v migrate)) $(command -v migrate)"
+    alpha.run(f"tar -C / -c {where} 2>/dev/null | ssh {beta.name} tar -C / -x")
 
 
 @pytest.fixture

@@ -35,7 +35,12 @@ class LabHost:
         self.name = name
         self.backend = backend
         self.slow = 10 if backend == "vm" else 1
+        self._facts = facts
         self._client = paramiko.SSHClient()
+        self._connect()
+
+    def _connect(self) -> None:
+        facts = self._facts
         self._client.load_host_keys(facts["known_hosts"])
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
         self._client.connect(
@@ -52,6 +57,12 @@ class LabHost:
     def close(self) -> None:
         """Hang up."""
         self._client.close()
+
+    def reconnect(self) -> None:
+        """Connect again, to a host that has rebooted. Raises what paramiko raises as long as it does not answer."""
+        self._client.close()
+        self._client = paramiko.SSHClient()
+        self._connect()
 
     def start(self, command: str, pty: bool = False) -> paramiko.Channel:
         """Start a command on a channel of its own."""
@@ -175,10 +186,25 @@ class LabHost:
         return found
 
 
+def status_of(name: str) -> dict[str, Any]:
+    """What `vagrant/lab status` says of a lab that is up."""
+    lab = [sys.executable, str(PROJECT / "vagrant" / "lab"), "status", "--name", name, "--json"]
+    status: dict[str, Any] = json.loads(subprocess.run(lab, capture_output=True, text=True, check=True).stdout)
+    return status
+
+
+def bring_programs(hosts: tuple[LabHost, LabHost]) -> None:
+    """Put the tests' programs on both hosts."""
+    for host in hosts:
+        host.run("mkdir -p /root/programs")
+        for program in PROGRAMS.iterdir():
+            if program.is_file():
+                host.put(f"/root/programs/{program.name}", program.read_bytes(), 0o755)
+
+
 def start_lab(name: str, backend: str) -> tuple[LabHost, LabHost]:
     """The two hosts of a lab that is up."""
-    lab = [sys.executable, str(PROJECT / "vagrant" / "lab"), "status", "--name", name, "--json"]
-    status = json.loads(subprocess.run(lab, capture_output=True, text=True, check=True).stdout)
+    status = status_of(name)
     assert status["state"] == "up", f"lab {name} is {status['state']}: vagrant/lab up --name {name} --backend {backend}"
     assert status["backend"] == backend
     return LabHost("alpha", backend, status["hosts"]["alpha"]), LabHost("beta", backend, status["hosts"]["beta"])

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import os
 import re
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,10 @@ class Lab:
     def target_agent_dies(self) -> None:
         self.target.kill_agent()
 
+    def target_agent_is_ended(self) -> None:
+        """SIGTERM: to the agent this is the end of its input, and nobody else sees an end of anything."""
+        os.kill(self.target.agents[-1][0], signal.SIGTERM)
+
     def link_drops(self) -> None:
         self.links.cut("target")
 
@@ -321,6 +326,13 @@ async def test_the_targets_agent_dies_before_it_holds_the_tree(lab: Lab, phase: 
 @pytest.mark.parametrize("phase", FROM_COMMIT)
 async def test_the_targets_agent_dies_when_it_holds_the_tree(lab: Lab, phase: Phase) -> None:
     attempt = await lab.migrate({phase: lab.target_agent_dies})
+    assert attempt.succeeded().leftovers == ()
+    attempt.lives_on_target()
+
+
+async def test_the_targets_agent_is_ended_when_it_holds_the_tree(lab: Lab) -> None:
+    """It stays for its lease, and must be seen to listen no more: else it would be waited for, as long as that is."""
+    attempt = await lab.migrate({Phase.COMMIT: lab.target_agent_is_ended})
     assert attempt.succeeded().leftovers == ()
     attempt.lives_on_target()
 

@@ -34,6 +34,13 @@ def test_long_tests_are_left_out_unless_asked_for() -> None:
     assert "-m" not in checks.live_arguments("vm", "one", True)
 
 
+def test_the_whole_fault_grid_is_run_when_it_is_asked_for() -> None:
+    assert "--faults" not in checks.live_arguments("netns", "one", False)
+    known, rest = cli.parser().parse_known_args(["test", "--faults", "all", "tests/live/faults"])
+    assert checks.lab_arguments("netns", "one", known.faults)[-2:] == ["--faults", "all"]
+    assert rest == ["tests/live/faults"]
+
+
 def test_one_failed_check_fails_the_run_and_the_others_still_run(capsys: pytest.CaptureFixture[str]) -> None:
     done = checks.Run()
     for name, status in (("first", 0), ("second", 5), ("third", 0)):

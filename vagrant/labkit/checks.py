@@ -44,15 +44,15 @@ def pytest_command(python: Path, arguments: Iterable[str]) -> list[str]:
     return [str(python), "-m", "pytest", *arguments]
 
 
-def live_arguments(backend: str, lab: str, everything: bool) -> list[str]:
+def live_arguments(backend: str, lab: str, everything: bool, faults: str = "slice") -> list[str]:
     """pytest's arguments for the live tests on this lab."""
     chosen = [] if everything else ["-m", "not long"]
-    return [*lab_arguments(backend, lab), *chosen, LIVE]
+    return [*lab_arguments(backend, lab, faults), *chosen, LIVE]
 
 
-def lab_arguments(backend: str, lab: str) -> list[str]:
+def lab_arguments(backend: str, lab: str, faults: str = "slice") -> list[str]:
     """The options that tests/live/conftest.py knows."""
-    return ["--backend", backend, "--lab-name", lab]
+    return ["--backend", backend, "--lab-name", lab, *(["--faults", faults] if faults != "slice" else [])]
 
 
 def needs_lab(arguments: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from labkit import bench, cache, checks, demo, image, netns, packages, project, record, seed, ssh, tree, vm
+from labkit import bench, cache, checks, demo, image, netns, packages, project, record, seed, soak, ssh, tree, vm
 from labkit.run import LabError, say, step
 
 PLACE = f"""
@@ -44,12 +44,21 @@ def parser() -> argparse.ArgumentParser:
     )
     test.add_argument("--all", action="store_true", dest="everything", help="also what is too long for CI")
     test.add_argument("--backend", choices=checks.BACKENDS, help="live tests on this kind of lab only")
+    test.add_argument(
+        "--faults", choices=("slice", "all"), default="slice",
+        help="the fault grid: what CI runs, or all of it, which is kept as tests/live/faults/GRID.md",
+    )  # fmt: skip
     measured = commands.add_parser("bench", help="from nothing: measure migrations, beside the usual ways")
     measured.add_argument("--backend", choices=bench.BACKENDS, help="default: one after the other")
     measured.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     measured.add_argument("--json", action="store_true", help="one object a row instead of the table")
     measured.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these only, e.g. 'by hand' ours")
     measured.add_argument("--picture", type=Path, metavar="FILE", help="where the SVG goes")
+    soaked = commands.add_parser(
+        "soak", help="from nothing: move a process to and fro; nothing may be missing, or grow"
+    )
+    soaked.add_argument("--backend", choices=("vm", "netns"), default="netns", help="default: %(default)s")
+    soaked.add_argument("--hops", type=positive, default=200, metavar="N", help="how often (default: %(default)s)")
     commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
     commands.add_parser("down", parents=[named], help="stop both hosts and remove what they left")
     status = commands.add_parser("status", parents=[named], help="where the hosts are")
@@ -62,6 +71,14 @@ def parser() -> argparse.ArgumentParser:
     remote.add_argument("host", choices=record.HOSTS)
     remote.add_argument("words", nargs=argparse.REMAINDER, metavar="CMD")
     return top
+
+
+def positive(text: str) -> int:
+    """An argument that is a number above 0."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def up(name: str, backend: str, memory: str = "") -> record.Lab:
@@ -150,7 +167,7 @@ def run_demo(name: str, backend: str, keep: bool) -> int:
     return 0
 
 
-def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> int:
+def run_tests(everything: bool, backend: str | None, faults: str, arguments: list[str]) -> int:
     """All checks and tests; or, with arguments, pytest with these."""
     with cache.lock("build"):
         python = project.developer_python()
@@ -170,9 +187,9 @@ def run_tests(everything: bool, backend: str | None, arguments: list[str]) -> in
     for kind in backends:
         # The number keeps two runs on one machine apart.
         name = f"test-{kind}-{os.getpid()}"
-        chosen = checks.live_arguments(kind, name, everything)
+        chosen = checks.live_arguments(kind, name, everything, faults)
         if arguments:
-            chosen = [*checks.lab_arguments(kind, name), *arguments]
+            chosen = [*checks.lab_arguments(kind, name, faults), *arguments]
         words = checks.pytest_command(python, chosen)
         done.on_lab(kind, lambda: up(name, kind), lambda: down(name), words)  # noqa: B023  # called at once
     return done.report()
@@ -187,12 +204,22 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return bench.play(python, wanted, f"bench-{os.getpid()}", up, down)
 
 
+def run_soak(backend: str, hops: int) -> int:
+    """A lab of its own."""
+    with cache.lock("build"):
+        python = project.developer_python()
+    name = f"soak-{os.getpid()}"
+    return soak.play(python, name, backend, hops, lambda: up(name, backend), lambda: down(name))
+
+
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """One command."""
     if arguments.command == "bench":
         return run_bench(arguments)
     if arguments.command == "test":
-        return run_tests(arguments.everything, arguments.backend, rest)
+        return run_tests(arguments.everything, arguments.backend, arguments.faults, rest)
+    if arguments.command == "soak":
+        return run_soak(arguments.backend, arguments.hops)
     if arguments.command == "demo":
         return run_demo(arguments.name, arguments.backend, arguments.keep)
     if arguments.command == "status":

@@ -22,6 +22,7 @@ READY_TIMEOUT = 240.0  # a boot takes about 10 s; an emulated machine on a busy 
 PROBE_TIMEOUT = 20.0
 MEMORY = "1300M"
 QEMU = "qemu-system-x86_64"
+OUTSIDE = "remote.type=unix,remote.path=outside.sock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,9 @@ def host_arguments(name: str, control_port: int) -> list[str]:
         *("-device", f"virtio-net-pci,netdev=control,romfile=,mac=52:54:00:00:0{number}:01"),
         *("-netdev", f"stream,id=link,{side},addr.type=unix,addr.path=link.sock"),
         *("-device", f"virtio-net-pci,netdev=link,romfile=,mac=52:54:00:00:0{number}:02"),
+        # a way to nobody, but for a test that reads the frames that come out of it
+        *("-netdev", f"dgram,id=outside,local.type=unix,local.path={name}.outside,{OUTSIDE}"),
+        *("-device", f"virtio-net-pci,netdev=outside,romfile=,mac=52:54:00:00:0{number}:03"),
         *("-serial", f"file:{name}.log"),
     ]
 
