@@ -7,6 +7,9 @@ import sys
 
 def main() -> int:
     """Parse the arguments and serve, or carry one bulk stream."""
+    from agent import secrecy
+
+    secrecy.no_core_dumps()
     if sys.argv[1:2] == ["relay"] and len(sys.argv) in (4, 5):
         # a relay is started in every migration while somebody waits: it loads nothing that it does not need
         from agent import bulk
@@ -24,6 +27,11 @@ def main() -> int:
         from agent import rsync
 
         return rsync.remote_shell(int(sys.argv[2]), sys.argv[3:])
+
+    if sys.argv[1:2] == ["confined"] and len(sys.argv) > 4:
+        from agent import confined
+
+        return confined.main(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
 
     if sys.argv[1:2] == ["namespace"] and len(sys.argv) > 5:
         from pathlib import Path
@@ -59,6 +67,7 @@ def main() -> int:
     commands.add_parser("relay", help="SOCKET NAME [FORM]: carry one bulk stream between standard streams and a socket")
     commands.add_parser("pager", help="IMAGES JOURNAL: fill a restored tree's memory")
     commands.add_parser("shell", help="DESCRIPTOR HOST COMMAND...: rsync's remote shell, on a connected socket")
+    commands.add_parser("confined", help="ROOM DESCRIPTOR COMMAND...: run rsync's server where it can write little")
     commands.add_parser("namespace", help="JOURNAL ROOT LAST COMMAND...: run criu in a PID namespace of its own")
     commands.add_parser("holder", help="SOCKET attach|detach PTYS COMMAND...: hold a restored tree's terminal")
     commands.add_parser("terminal", help="SOCKET: show a terminal that is held")

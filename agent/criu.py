@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from agent.images import fields
+from agent.images import ImageError, fields
 from agent.process import alive, start_time, tree_pids
 from agent.protocol import CriuOptions
 
@@ -384,14 +384,15 @@ def read_statistics(path: Path) -> Statistics:
     Raises ValueError on anything else.
     """
     data = path.read_bytes()
-    if len(data) < 12:
-        raise ValueError("criu's statistics are truncated")
-    first, second, length = struct.unpack_from("<III", data)
+    first, second, length = struct.unpack("<III", data[:12].ljust(12, b"\0"))
     if (first, second) != _STATS_MAGIC or len(data) < 12 + length:
         raise ValueError("not criu's statistics")
-    entry = {number: body for number, _, body in fields(data[12 : 12 + length])}
-    # stats_entry.dump = 1; dump_stats_entry: frozen_time 2, memwrite_time 4, pages_written 7, shpages_written 13
-    values = {number: value for number, value, _ in fields(entry.get(1, b""))}
+    try:
+        entry = {number: body for number, _, body in fields(data[12 : 12 + length])}
+        # stats_entry.dump = 1; dump_stats_entry: frozen_time 2, memwrite_time 4, pages_written 7, shpages_written 13
+        values = {number: value for number, value, _ in fields(entry.get(1, b""))}
+    except ImageError as error:
+        raise ValueError(f"criu's statistics are damaged: {error}") from error
     return Statistics(
         pages=values.get(7, 0) + values.get(13, 0),
         frozen_seconds=values.get(2, 0) / 1e6,

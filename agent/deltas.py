@@ -93,13 +93,13 @@ def messages(source: BinaryIO, kind: type[T]) -> Iterator[T]:
                 raise FilesError("the stream of files has a line without an end")
             raise ConnectionError("the stream of files ended early")
         try:
-            value = json.loads(line)
+            value = wire.loads(line)
             if isinstance(value, dict) and set(value) == {"end"}:
                 if value["end"] != count:
                     raise FilesError(f"the stream of files announces {value['end']} files and has {count}")
                 return
             message = wire.decode(kind, value, "files")
-        except (ValueError, RecursionError, wire.WireError) as error:
+        except wire.WireError as error:
             raise FilesError(f"the stream of files is broken: {error}") from error
         count += 1
         yield message

@@ -95,7 +95,7 @@ def at_work(journal: Journal) -> bool:
 
 def same_boot(journal: Journal) -> bool:
     """Whether this host has not rebooted since the migration began."""
-    return bool(journal.facts(journal.records[0].value)["boot"] == process.boot_id())
+    return bool(journal.first["boot"] == process.boot_id())
 
 
 def send(who: tuple[int, int], number: int) -> None:
@@ -118,7 +118,7 @@ def _owners(journal: Journal) -> list[tuple[int, int]]:
     """The agents, beside us, that have owned it and live: (PID, start time)."""
     if not same_boot(journal):
         return []
-    agents = [journal.facts(journal.records[0].value).get("agent"), journal.facts("owner").get("agent")]
+    agents = [journal.first.get("agent"), journal.facts("owner").get("agent")]
     known = {(pid, start) for pid, start in filter(None, agents) if pid != os.getpid()}
     return [owner for owner in known if process.alive(*owner)]
 

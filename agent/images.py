@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import struct
 import tarfile
@@ -31,6 +32,16 @@ CORE_HEAD = 12
 """Bytes of a core image before its entry."""
 TASK_DEAD, TASK_STOPPED, TASK_ZOMBIE = 2, 3, 6
 """task_state of images/core.proto (compel/include/uapi/task-state.h)."""
+
+
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}\.img")
+"""What criu, and we, call an image."""
+_HEADERS = 64 * 1024
+"""Bytes that an archive may say about a member beside its name, size and mode; `send` says some fifty, once."""
+
+
+_MOST = 1 << 20
+"""Images in an archive; a task has some five."""
 
 
 class ImageError(Exception):
@@ -100,20 +111,33 @@ def send(directory: Path, out: BinaryIO) -> Moved:
     return Moved(files, total)
 
 
+class _Member(tarfile.TarInfo):
+    """A member of the two types that `send` writes. Others name files elsewhere, or stand for more than they have."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        """As the library reads a header. Raises ImageError before anything is made of what follows it."""
+        member = super().frombuf(buf, encoding, errors)
+        headers = member.type == tarfile.XHDTYPE and 0 <= member.size <= _HEADERS
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) and not headers:
+            raise ImageError(f"the archive of images holds a member of type {member.type!r}")
+        return member
+
+
 def receive(directory: Path, source: BinaryIO) -> Moved:
     """Read such an archive into a round's directory. Raises ImageError on anything that `send` does not write."""
     files = total = 0
     whole = False
     try:
-        with tarfile.open(fileobj=source, mode="r|", bufsize=256 * 1024) as archive:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=256 * 1024, tarinfo=_Member) as archive:
             for member in archive:
                 name = member.name
                 if _COUNT in member.pax_headers:
                     whole = member.pax_headers[_COUNT] == str(files)
                     break
-                usual = member.isreg() and "/" not in name and name.endswith(".img") and not name.startswith(_NOT_SENT)
-                if not usual or (directory / name).exists():
-                    raise ImageError(f"the archive of images holds {name!r}")
+                usual = _IMAGE.fullmatch(name) and not name.startswith(_NOT_SENT) and not member.pax_headers
+                if not usual or member.size < 0 or (directory / name).exists():
+                    raise ImageError(f"the archive of images holds {name[:100]!r}")
                 content = archive.extractfile(member)
                 if content is None:
                     raise ImageError(f"image {name!r} has no content")
@@ -121,7 +145,10 @@ def receive(directory: Path, source: BinaryIO) -> Moved:
                     while block := content.read(1024 * 1024):
                         file.write(block)
                 files, total = files + 1, total + member.size
-    except (tarfile.TarError, ValueError) as error:  # a header's numbers and names may be nonsense
+                if files > _MOST:
+                    raise ImageError(f"the archive of images holds more than {_MOST}")
+                archive.members = []  # type: ignore[attr-defined]  # documented: the library would keep all of them
+    except (tarfile.TarError, ValueError, RecursionError) as error:  # a header's numbers and names may be nonsense
         raise ImageError(f"the archive of images is broken: {error}") from error
     if not whole or not files:
         raise ImageError(f"the archive of images ended early, after {files} images")
@@ -195,7 +222,7 @@ def task_states(directory: Path) -> dict[int, int]:
     states: dict[int, int] = {}
     for path in directory.glob("core-*.img"):
         pid = path.name[len("core-") : -len(".img")]
-        if not pid.isdigit():
+        if not (pid.isascii() and pid.isdigit() and len(pid) < 11):
             raise ImageError(f"{path.name} is no core image")
         for number, _, body in fields(core_entry(path)):
             if number == 3:  # core_entry.tc
@@ -219,7 +246,8 @@ def make_place(path: Path, *, memory: int) -> None:
     Its own mount, so that a full one harms nobody else and that everything is gone with one umount. Raises NoRoom.
     """
     try:
-        path.mkdir(mode=0o700, parents=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # `parents` alone would leave it open to all
+        path.mkdir(mode=0o700)
         if memory:
             options = f"size={memory},mode=0700".encode()
             if _libc.mount(b"migrate", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, options) != 0:

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, Optional
@@ -34,6 +35,7 @@ ROOM = 64 * 1024
 TORN = "?"
 """What is put at the end of a line whose writer died over it: records end with a brace."""
 
+_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}", re.ASCII)
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -75,9 +77,16 @@ MAY_FOLLOW = {
 }
 """Role -> last decision -> what may be decided next. The order of a migration stands here and nowhere else."""
 
+FIRST = {"source": "BEGIN", "target": "PREPARED"}
+"""The first line of a journal, by role."""
+
 
 class JournalError(Exception):
     """The journal forbids this act, is not there, or belongs to a living agent."""
+
+
+class Damaged(JournalError):
+    """What stands in the journal no agent has written: its disk is damaged, or somebody has edited it."""
 
 
 class IdTaken(JournalError):
@@ -100,6 +109,45 @@ def check_name(migration: str) -> str:
     """A migration's id is one path component of letters, digits and dashes; anything else raises JournalError."""
     if not migration or len(migration) > 64 or not all(c.isascii() and (c.isalnum() or c == "-") for c in migration):
         raise JournalError(f"{migration!r} is not the id of a migration")
+    return migration
+
+
+_KINDS: dict[str, type] = {
+    "id": str, "role": str, "peer": str, "boot": str, "directory": str, "shared": str, "terminal": str, "path": str,
+    "root": int, "pid": int, "start": int, "number": int, "namespace": int, "on_disk": bool, "options": dict,
+    "time": float, "address": str,
+}  # fmt: skip
+_NUMBERS = ("agent",)
+_PAIRS = ("tasks",)
+"""Details of lines by their types: others are read by nobody but who wrote them."""
+
+
+def _read(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """One line. Raises Damaged."""
+    try:
+        said = json.loads(line)
+        name = said["record"]
+        well = isinstance(name, str) and (not name.isupper() or name in Record.__members__)
+        for key, value in said.items():
+            well &= type(value) is _KINDS.get(key, type(value))
+            well &= key not in _NUMBERS or _numbers(value)
+            well &= key not in _PAIRS or (isinstance(value, list) and all(map(_numbers, value)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        well = False
+    if not well:
+        raise Damaged(f"{path} is damaged in line {number}: mend that line, or end the migration by hand")
+    return dict(said)
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(one) is int for one in value)
+
+
+def check_id(migration: str) -> str:
+    """An id as `migrate` makes it, which no file or directory of anybody else is called: where a migration's directory
+    is removed, nothing else can be meant. Anything else raises JournalError."""
+    if not _ID.fullmatch(migration):
+        raise JournalError(f"{migration[:80]!r} is not the id of a migration")
     return migration
 
 
@@ -131,8 +179,7 @@ class Journal:
             directory.rmdir()
             raise OSError(error.errno, os.strerror(error.errno or 0), str(state)) from None
         journal = cls(directory, descriptor, [])
-        first = Record.BEGIN if role == "source" else Record.PREPARED
-        journal._append({"record": first.value, "time": time.time(), "role": role, "id": migration, **details})
+        journal._append({"record": FIRST[role], "time": time.time(), "role": role, "id": migration, **details})
         to_disk(directory)
         to_disk(state)
         return journal
@@ -146,18 +193,28 @@ class Journal:
         except FileNotFoundError:
             raise JournalError(f"this host has no journal of migration {migration} in {state}") from None
         journal = cls(directory, descriptor, [])
-        journal.reload()
-        if not journal._lines:
+        try:
+            journal.reload()
+            if not journal._lines:
+                raise JournalError(f"the journal of migration {migration} is empty: it never began")
+            begun = journal._lines[0]["record"] == FIRST.get(journal.role)
+            if not begun or journal.migration != migration:
+                raise Damaged(f"{journal.path} is damaged: its first line is not that of migration {migration}")
+        except BaseException:
             journal.close()
-            raise JournalError(f"the journal of migration {migration} is empty: it never began")
+            raise
         return journal
 
     def reload(self) -> int:
-        """Read what another agent has written since; the number of bytes of a torn last line."""
+        """Read what another agent has written since; the number of bytes of a torn last line.
+
+        Raises Damaged.
+        """
         with open(os.dup(self._descriptor), "rb") as file:
             file.seek(0)
             whole, _, torn = file.read().rpartition(b"\n")
-        self._lines = [json.loads(line) for line in whole.splitlines() if not line.endswith(TORN.encode())]
+        lines = enumerate(whole.split(b"\n"), 1)
+        self._lines = [_read(self.path, at, line) for at, line in lines if line and not line.endswith(TORN.encode())]
         return len(torn)
 
     def take_over(self) -> None:
@@ -183,12 +240,20 @@ class Journal:
     @property
     def migration(self) -> str:
         """Its id."""
-        return str(self._lines[0]["id"])
+        return str(self._lines[0].get("id"))
 
     @property
     def role(self) -> str:
         """source or target."""
-        return str(self._lines[0]["role"])
+        return str(self._lines[0].get("role"))
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """What it began with. Raises Damaged where that is not all there."""
+        missing = [name for name in ("peer", "root", "boot") if name not in self._lines[0]]
+        if missing:
+            raise Damaged(f"{self.path} is damaged: its first line does not say {missing[0]}")
+        return self._lines[0]
 
     @property
     def lines(self) -> tuple[dict[str, Any], ...]:
@@ -264,12 +329,15 @@ class Journal:
 
 
 def unfinished(state: Path) -> tuple[str, ...]:
-    """Ids of the migrations here that have no DONE, newest first."""
+    """Ids of the migrations here that have no DONE, newest first. Of a damaged journal nobody knows that it has one."""
     found: list[tuple[float, str]] = []
     for path in journals(state):
         try:
             journal = Journal.load(state, path.parent.name)
-        except (JournalError, ValueError, OSError):
+        except Damaged:
+            found.append((path.stat().st_mtime, path.parent.name))
+            continue
+        except (JournalError, OSError):
             continue
         if not journal.has(Record.DONE):
             found.append((path.stat().st_mtime, journal.migration))

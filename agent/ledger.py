@@ -14,8 +14,9 @@ import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
+from agent import anchor
 from agent.disk import to_disk
 
 PREFIX = ".migrate-"
@@ -29,32 +30,50 @@ class _Entry:
 
 
 class Ledger:
-    """The files of one migration on this host."""
+    """The files of one migration on this host, by paths without links in their directories (`anchor.settled`)."""
 
     def __init__(self, record: Optional[Path] = None) -> None:
         self._record = record
         self._entries: dict[str, _Entry] = {}
         self._temporary: set[str] = set()
+        self._damaged = False
 
     @classmethod
     def read(cls, record: Path) -> Ledger:
-        """The ledger that a record tells of; an empty one where there is none. A torn last line was never acted on."""
+        """The ledger that a record tells of; an empty one where there is none. A torn last line was never acted on.
+
+        A line that is no act of ours is not acted on either: `undo` and `keep` name the record then.
+        """
         ledger = cls(record)
         try:
             lines = record.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return ledger
         for line in lines:
-            act = json.loads(line)
-            if act["act"] == "temporary":
-                ledger._temporary.add(act["name"])
-            elif act["act"] == "place":
-                identity = (act["device"], act["inode"])
-                ledger._entries[act["path"]] = _Entry(act["temporary"], act["saved"], identity)
-                ledger._temporary.discard(act["saved"])
-            elif act["act"] == "forget":
-                ledger._entries.pop(act["path"], None)
+            try:
+                ledger._did(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                ledger._damaged = True
         return ledger
+
+    def _did(self, act: dict[str, Any]) -> None:
+        """One line of a record. Raises KeyError, TypeError or ValueError for what is no act of ours."""
+        if act["act"] == "temporary":
+            self._temporary.add(_ours(act["name"]))
+        elif act["act"] == "place":
+            path, temporary, saved = act["path"], _ours(act["temporary"]), act["saved"] and _ours(act["saved"])
+            self._entries[path] = _Entry(temporary, saved, (int(act["device"]), int(act["inode"])))
+            self._temporary.discard(saved)
+        elif act["act"] == "forget":
+            self._entries.pop(act["path"], None)
+        else:
+            raise ValueError("no act of ours")
+
+    @property
+    def names(self) -> set[str]:
+        """All temporary and saved names, wherever they lie."""
+        placed = {name for entry in self._entries.values() for name in (entry.temporary, entry.saved) if name}
+        return self._temporary | placed
 
     def _write(self, *acts: dict[str, object], durable: bool = False) -> None:
         if self._record is None or not acts:
@@ -84,10 +103,11 @@ class Ledger:
             if path in self._entries:
                 continue
             saved = ""
-            if os.path.lexists(path):
-                saved = self.temporary_beside(path)
-                os.link(path, saved, follow_symlinks=False)
-            status = os.lstat(temporary)
+            with anchor.at(path) as here:
+                if os.path.lexists(here):
+                    saved = self.temporary_beside(path)
+                    os.link(here, anchor.beside(here, saved), follow_symlinks=False)
+                status = os.lstat(anchor.beside(here, temporary))
             entries[path] = _Entry(temporary, saved, (status.st_dev, status.st_ino))
             act = {"act": "place", "path": path, "temporary": temporary, "saved": saved}
             acts.append({**act, "device": status.st_dev, "inode": status.st_ino})
@@ -98,7 +118,8 @@ class Ledger:
     def place(self, path: str) -> None:
         """Rename a file that is ready to its path. Raises OSError."""
         temporary = self._entries[path].temporary
-        os.rename(temporary, path)
+        with anchor.at(path) as here:
+            os.rename(anchor.beside(here, temporary), here)
         self._temporary.discard(temporary)
 
     @property
@@ -117,18 +138,19 @@ class Ledger:
         entry = self._entries.get(path)
         if entry is None:
             return ""
-        there = _identity(path)
         try:
-            if os.path.lexists(entry.temporary):
-                left = _remove(entry.saved) if entry.saved else ""  # it never came to the rename
-                if left:
-                    return left
-            elif there not in (entry.identity, None):
-                return _put_aside(path, entry.saved)
-            elif entry.saved and os.path.lexists(entry.saved):
-                os.replace(entry.saved, path)
-            elif there is not None and not entry.saved:
-                os.unlink(path)
+            with anchor.at(path) as here:
+                there, saved = _identity(here), entry.saved and anchor.beside(here, entry.saved)
+                if os.path.lexists(anchor.beside(here, entry.temporary)):
+                    left = _remove(entry.saved) if entry.saved else ""  # it never came to the rename
+                    if left:
+                        return left
+                elif there not in (entry.identity, None):
+                    return _put_aside(path, entry.saved)
+                elif saved and os.path.lexists(saved):
+                    os.replace(saved, here)
+                elif there is not None and not saved:
+                    os.unlink(here)
         except OSError as error:
             return f"{path}: could not be made what it was before: {error.strerror}"
         self._write({"act": "forget", "path": path})
@@ -150,16 +172,26 @@ class Ledger:
     def _remove_temporary(self) -> tuple[str, ...]:
         left = [_remove(name) for name in sorted(self._temporary)]
         self._temporary.clear()
+        if self._damaged:
+            left.append(f"{self._record} is damaged: look for {PREFIX}* beside the files that came along")
         return tuple(filter(None, left))
+
+
+def _ours(name: str) -> str:
+    """A name that we may have made up. Raises ValueError for any other."""
+    if not os.path.isabs(name) or "\0" in name or not os.path.basename(name).startswith(PREFIX):
+        raise ValueError(f"{name!r} is no name of ours")
+    return name
 
 
 def _settled(path: str, identity: tuple[int, int]) -> str:
     """Content and name; what did not get there, in words. What the tree has replaced since is its own business."""
     try:
-        if _identity(path) != identity or not stat.S_ISREG(os.lstat(path).st_mode):
-            return ""
-        for name in (path, os.path.dirname(path)):
-            to_disk(name)
+        with anchor.at(path) as here:
+            if _identity(here) != identity or not stat.S_ISREG(os.lstat(here).st_mode):
+                return ""
+            for name in (here, os.path.dirname(here)):
+                to_disk(name)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -182,7 +214,8 @@ def _identity(path: str) -> Optional[tuple[int, int]]:
 
 def _remove(name: str) -> str:
     try:
-        os.unlink(name)
+        with anchor.at(name) as here:
+            os.unlink(here)
     except FileNotFoundError:
         pass
     except OSError as error:

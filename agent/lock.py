@@ -27,7 +27,8 @@ class TaskLocks:
 
     def take(self, pids: Iterable[int]) -> None:
         """Lock every one of these tasks that is not ours yet. Raises TaskLocked, and then holds none."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # `parents` alone would leave it open
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         for pid in pids:
             if pid in self._held:
                 continue

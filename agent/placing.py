@@ -1,8 +1,8 @@
 """The target's half of the files that come along: staged beside their paths first, put in place in the freeze.
 
 Until `place` nothing is seen of them but names of ours (`ledger.py`), and what lies at their paths is as it was. Writes
-only what was announced, replaces only what was there when it was announced, never follows a link in the last component
-of a path, never makes a directory.
+only what was announced, replaces only what was there when it was announced, never makes a directory, follows no link
+that has come into a path since (`anchor`).
 
 Content that came in the freeze is not forced to disk there: that is done when the process runs (`Ledger.keep`), before
 what was replaced is let go.
@@ -20,13 +20,14 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import blocks, deltas, process, rsync
+from agent import anchor, blocks, deltas, process, rsync
 from agent.deltas import Delta, FilesError, Held
 from agent.journal import Journal
 from agent.ledger import Ledger
-from agent.protocol import Incoming, Moved, ReceiveFiles, Stage, Staged, TakeFiles
+from agent.protocol import Incoming, Moved, Nothing, ReceiveFiles, Stage, TakeFiles
 from agent.streams import Jobs, Taken
 
 _CHUNK = 1 << 18
@@ -37,6 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @dataclasses.dataclass
 class _File:
     path: str
+    real: str  # without links in its directories
     staged: str
     before: Optional[os.stat_result]  # what lay at its path; None: nothing
     told: bool = False  # the source has said what it is
@@ -53,26 +55,34 @@ class Staging:
         self.add(files)
 
     def add(self, files: Sequence[Incoming]) -> tuple[str, ...]:
-        """Where each of these is to be written, too. Raises FilesError, and then none is."""
+        """These as well: where each of them is written first. Raises FilesError, and then none is."""
         added = []
         for file in files:
             _plain(file.path)
         for file in files:
-            before = _lstat(file.path)
-            _may_replace(file, before)
-            # the directory as it really is: rsync follows no links in it
-            directory = os.path.realpath(os.path.dirname(file.path))
-            staged = self._ledger.temporary_beside(os.path.join(directory, "file"))
-            added.append(_File(file.path, staged, before))
+            with _writing(file.path):
+                real = anchor.settled(file.path)
+                before = _lstat(real)
+                _may_replace(file, before)
+                staged = self._ledger.temporary_beside(real)
+                with anchor.at(staged) as here:
+                    os.close(os.open(here, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            added.append(_File(file.path, real, staged, before))
         self._files += added
         return tuple(file.staged for file in added)
+
+    @property
+    def staged(self) -> tuple[str, ...]:
+        """Where each of all files is written, in their order."""
+        return tuple(file.staged for file in self._files)
 
     def hold(self, out: BinaryIO) -> Moved:
         """Say what is here of each, sums and all, once it is on disk; bytes of their data. Raises OSError."""
         files = size = 0
         for index, file in enumerate(self._files):
             try:
-                descriptor = os.open(file.staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                with anchor.at(file.staged) as here:
+                    descriptor = os.open(here, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 deltas.write(out, Held(index, -1))
                 continue
@@ -101,7 +111,7 @@ class Staging:
                 continue
             files, size = files + 1, size + _receive_one(file.path, file.staged, delta, source)
         try:
-            self._ledger.ready([(file.staged, file.path) for file in self._files if file.told and not file.gone])
+            self._ledger.ready([(file.staged, file.real) for file in self._files if file.told and not file.gone])
         except OSError as error:
             raise _told(error, str(error.filename or "")) from error
         return Moved(files, size)
@@ -111,12 +121,12 @@ class Staging:
         for file in self._files:
             if not file.told:
                 raise FilesError(f"{file.path}: the source did not say what it is")
-            if _identity(_lstat(file.path)) != _identity(file.before):
+            if _identity(_lstat(file.real)) != _identity(file.before):
                 raise FilesError(f"{file.path}: was changed there while it was being copied")
         for file in self._files:
             if not file.gone:
                 with _writing(file.path):
-                    self._ledger.place(file.path)
+                    self._ledger.place(file.real)
 
 
 def _plain(path: str) -> None:
@@ -126,7 +136,8 @@ def _plain(path: str) -> None:
 
 def _lstat(path: str) -> Optional[os.stat_result]:
     try:
-        return os.lstat(path)
+        with anchor.at(path) as here:
+            return os.lstat(here)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -149,7 +160,9 @@ def _may_replace(file: Incoming, there: Optional[os.stat_result]) -> None:
 
 def _receive_one(path: str, staged: str, delta: Delta, source: BinaryIO) -> int:
     try:
-        descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with anchor.at(staged) as here:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(here, flags, 0o600)
     except OSError as error:
         raise _told(error, path) from error
     try:
@@ -257,21 +270,30 @@ class Placing:
     """The files of one migration to this host, by its streams."""
 
     def __init__(
-        self, journal: Journal, program: str, streams: Taken, jobs: Jobs, still_accepting: Callable[[], None]
+        self,
+        journal: Journal,
+        images: Path,
+        program: str,
+        streams: Taken,
+        jobs: Jobs,
+        still_accepting: Callable[[], None],
     ) -> None:
+        """In `images` rsync gets a directory of its own; whoever removes them removes that."""
         # read, not made: after a takeover it knows what the dead agent put here
         self.ledger = Ledger.read(journal.directory / "ledger")
         self._journal = journal
+        self._room = images / "files"
         self._program = program
         self._streams = streams
         self._jobs = jobs
         self._still_accepting = still_accepting
         self._staging = Staging(self.ledger, ())
 
-    async def stage(self, request: Stage) -> Staged:
-        """Names for these files, beside their paths. Raises FilesError, WrongOrder."""
+    async def stage(self, request: Stage) -> Nothing:
+        """Make room for these files, beside their paths. Raises FilesError, WrongOrder."""
         self._still_accepting()
-        return Staged(self._staging.add(request.files))
+        self._staging.add(request.files)
+        return Nothing()
 
     async def take(self, request: TakeFiles) -> Moved:
         """rsync's other half; then say what is here. Raises FilesError, ConnectionError, WrongOrder.
@@ -283,9 +305,12 @@ class Placing:
         stream = await self._streams.get(request.stream)
 
         def run() -> Moved:
-            with rsync.serve(self._program, rsync_stream, self._journal.directory / "rsync.log") as server:
+            log = self._journal.directory / "rsync.log"
+            self._room.mkdir(mode=0o700)
+            with rsync.serve(self._program, rsync_stream, self._room, self._staging.staged, log) as server:
                 # after a takeover its end is waited for, before what it wrote is taken back
                 self._journal.note("rsync", pid=server.pid, start=process.start_time(server.pid))
+            rsync.started(server, log)
             with contextlib.suppress(OSError):  # the stream is gone already
                 rsync_stream.shutdown(socket.SHUT_RDWR)  # what the client waits for
             with stream.makefile("wb", buffering=_CHUNK) as out:

@@ -1,4 +1,4 @@
-"""This very agent as another program: pager, maker of a namespace, rsync's shell, a terminal's holder."""
+"""This very agent as another program: pager, maker of a namespace, rsync's two ends, a terminal's holder."""
 
 from __future__ import annotations
 

@@ -34,6 +34,8 @@ Replies may come in another order than requests: `dump` is answered when the tre
 meanwhile is served at once. Fields are exactly those of the dataclasses below; decoders reject unknown fields, missing
 fields and wrong types. File names are text with `surrogateescape`, so that any bytes survive.
 
+**Trust.** `agent/THREATS.md` has, for each of these, what the other side could do with it, and what stops it.
+
 Units: sizes in bytes, times in seconds, unless a field's name says otherwise.
 """
 
@@ -561,7 +563,7 @@ class Incoming:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Target: find names for these files beside their paths, those of an earlier time come before them."""
+    """Target: make room for these files beside their paths; they are numbered on from those of an earlier time."""
 
     files: tuple[Incoming, ...]
 
@@ -581,18 +583,12 @@ class NewFiles:
 
 
 @dataclasses.dataclass(frozen=True)
-class Staged:
-    names: tuple[str, ...]  # one per file of this time, in the order asked
-
-
-@dataclasses.dataclass(frozen=True)
 class CopyFiles:
-    """Source: rsync files to these names on one stream; then read from the other what the target holds of them."""
+    """Source: rsync files on one stream, by their numbers; then read from the other what the target holds of them."""
 
     rsync: str
     stream: str
     paths: tuple[str, ...]
-    names: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -865,7 +861,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("receive_images", ReceiveImages, Moved, "target", Pace.BULK),
     Command("newly_opened", Nothing, NewFiles, "source", Pace.WORK),
     Command("add_files", AddFiles, Nothing, "source", Pace.QUICK),
-    Command("stage", Stage, Staged, "target", Pace.WORK),
+    Command("stage", Stage, Nothing, "target", Pace.WORK),
     Command("copy_files", CopyFiles, Moved, "source", Pace.BULK),
     Command("take_files", TakeFiles, Moved, "target", Pace.BULK),
     Command("send_files", SendFiles, Moved, "source", Pace.BULK),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import agent.program
+from agent import confined, wire
 from agent.deltas import FilesError
 
 _VANISHED = 24
@@ -32,14 +34,13 @@ _LAST_WORDS = 2000
 
 
 def arguments(program: str, shell: str, farm: Path) -> list[str]:
-    """The client's command; the names come on its input, each ended by a zero byte, relative to `farm` and to /.
+    """The client's command; the names come on its input, each ended by a zero byte: links in `farm` (`--copy-links`).
 
-    `--copy-links`: `farm` has a link for each file, under the name that it gets. `--no-implied-dirs`: directories are
-    there on both sides, and none of theirs is changed.
+    Where it goes is not for it to say: the server has a directory of its own.
     """
     return [
         program, "--inplace", "--sparse", "--whole-file", "--copy-links", "--no-implied-dirs", "--from0",
-        "--files-from=-", f"--rsh={shell}", f"{farm}/", "target:/",
+        "--files-from=-", f"--rsh={shell}", f"{farm}/", "target:.",
     ]  # fmt: skip
 
 
@@ -54,41 +55,69 @@ def send(program: str, farm: Path, names: Iterable[str], stream: socket.socket) 
 
     What went away meanwhile is no error: the pass that follows says what there is.
     """
-    listed = b"".join(os.fsencode(name.lstrip("/")) + b"\0" for name in names)
+    names = list(names)
+    listed = b"".join(os.fsencode(name) + b"\0" for name in names)
     command = arguments(program, shell(stream.fileno()), farm)
     try:
         done = subprocess.run(
             command, input=listed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(stream.fileno(),),
-            env={**os.environ, "LC_ALL": "C"}, start_new_session=True, check=False,
+            env=_environment(), start_new_session=True, check=False,
         )  # fmt: skip
     except FileNotFoundError:
         raise FilesError("rsync is not installed") from None
     if done.returncode in (0, _VANISHED):
         return
-    if done.returncode == _PARTIAL and not all((farm / name.lstrip("/")).is_file() for name in names):
+    if done.returncode == _PARTIAL and not all((farm / name).is_file() for name in names):
         return
     said = done.stderr[-_LAST_WORDS:].decode(errors="replace").strip().splitlines()
     raise FilesError(f"rsync failed: {said[0] if said else f'exit status {done.returncode}'}")
 
 
-def serve(program: str, stream: socket.socket, log: Path) -> subprocess.Popen[bytes]:
+def _environment() -> dict[str, str]:
+    """Ours, without what changes how rsync's two halves speak to each other (rsync(1), ENVIRONMENT VARIABLES)."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RSYNC_")}
+    return {**kept, "LC_ALL": "C"}
+
+
+def serve(program: str, stream: socket.socket, room: Path, paths: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start the server that the far end asks for; leaving it as a context waits for it. What it says goes to `log`.
+
+    It can write to the files at `paths` and to nothing else (`confined`), by their numbers; they are empty, and their
+    paths settled (`anchor`). `room` is an empty directory, which is so again afterwards.
 
     Raises FilesError for another command, ConnectionError where nothing was asked.
     """
-    command = _asked(stream)
-    with log.open("ab") as said:
-        try:
+    words = _asked(stream)
+    listed = os.memfd_create("migrate-files")
+    try:
+        with open(listed, "wb", closefd=False) as file:
+            file.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
+        os.lseek(listed, 0, os.SEEK_SET)
+        with log.open("ab") as said:
             return subprocess.Popen(
-                [program, *command[1:]], stdin=stream.fileno(), stdout=stream.fileno(), stderr=said, cwd="/",
-                env={**os.environ, "LC_ALL": "C"}, umask=0o077, start_new_session=True,
+                agent.program.command("confined", str(room), str(listed), program, *words[1:]),
+                stdin=stream.fileno(), stdout=stream.fileno(), stderr=said, pass_fds=(listed,), cwd="/",
+                env=_environment(), umask=0o077, start_new_session=True,
             )  # fmt: skip
-        except FileNotFoundError:
-            raise FilesError("rsync is not installed") from None
+    finally:
+        os.close(listed)
+
+
+def started(server: subprocess.Popen[bytes], log: Path) -> None:
+    """Of a server that has ended. Raises FilesError where it never began, because it could not be confined."""
+    if server.returncode == confined.FAILED:
+        said = log.read_text(errors="replace").strip().splitlines()
+        raise FilesError(said[-1] if said else "rsync could not be started")
+
+
+_SERVER = re.compile(r"-[LRSWv]*e[0-9]*\.[A-Za-z]*", re.ASCII)
+"""What a client of ours asks for in letters, and what it can do: `-LWRSe.LsfxCIvu`."""
+_MAY_BE = {"--inplace", "--no-implied-dirs"}
 
 
 def _asked(stream: socket.socket) -> list[str]:
-    """The command on the stream's first line; nothing behind that line is taken."""
+    """The command on the stream's first line, with the directory that it is to run in; nothing behind that line is
+    taken. Options that our client does not use are refused: some name files."""
     line = b""
     while not line.endswith(b"\n"):
         byte = stream.recv(1)
@@ -96,13 +125,15 @@ def _asked(stream: socket.socket) -> list[str]:
             raise ConnectionError("no rsync asked for its other half")
         line += byte
     try:
-        command = json.loads(line)
-    except ValueError as error:
+        command = wire.loads(line)
+    except wire.WireError as error:
         raise FilesError(f"the stream of rsync is broken: {error}") from error
     words = command if isinstance(command, list) and all(isinstance(word, str) for word in command) else []
-    if words[:2] != ["rsync", "--server"] or "--sender" in words:
-        raise FilesError(f"the stream of rsync asks for another command: {words[:2]}")
-    return words
+    options = words[2:-2]
+    well = words[:2] == ["rsync", "--server"] and len(words) > 4 and words[-2] == "."
+    if not well or not _SERVER.fullmatch(options[0]) or not _MAY_BE.issuperset(options[1:]):
+        raise FilesError(f"the stream of rsync asks for another command: {str(words)[:200]}")
+    return [*words[:-1], "."]
 
 
 def remote_shell(descriptor: int, words: Sequence[str]) -> int:

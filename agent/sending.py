@@ -92,7 +92,7 @@ class Outgoing:
                 raise FilesError(f"the target holds a file {held.file} that was not sent")
             if held.size < 0:
                 continue
-            if held.block < 1 or held.blocks != -(-held.size // held.block):
+            if held.block != blocks.block_for(held.size) or held.blocks != -(-held.size // held.block):
                 raise FilesError(
                     f"{self._paths[held.file]}: {held.blocks} blocks of {held.block} for {held.size} bytes"
                 )
@@ -146,8 +146,12 @@ class Outgoing:
     def _send_changed(self, out: BinaryIO, index: int, descriptor: int, status: os.stat_result, started: int) -> int:
         known, size = self._known[index], status.st_size
         inode = (status.st_dev, status.st_ino)
+        block = blocks.block_for(size)
         if not known.sums:
-            known.block = blocks.block_for(size)
+            known.block = block
+        elif known.block > block:
+            # it has become much smaller, or was never so large: all of it again, for a block is read as a whole
+            known.size, known.block, known.sums = 0, block, [b""] * -(-size // block)
         with _reading():
             first = self._appended_from(descriptor, known, size, inode)
             if first is None:
@@ -277,7 +281,7 @@ class Sending:
 
     async def copy(self, request: CopyFiles) -> Moved:
         """rsync the files, and learn what the target holds then. Raises FilesError, ConnectionError, WrongOrder."""
-        if not self._may() or self._outgoing.begun or len(request.paths) != len(request.names):
+        if not self._may() or self._outgoing.begun:
             raise WrongOrder("files can't be copied now")
         outgoing = self._outgoing
         outgoing.add(request.paths)
@@ -285,7 +289,7 @@ class Sending:
         stream = await self._streams.get(request.stream)
 
         def run() -> Moved:
-            names = list(_make_farm(self._farm, zip(request.paths, request.names)))
+            names = list(_make_farm(self._farm, request.paths))
             rsync.send(self._program, self._farm, names, rsync_stream)
             shutil.rmtree(self._farm)
             with stream.makefile("rb") as source:
@@ -314,14 +318,11 @@ class Sending:
         return await self._jobs.run(run)
 
 
-def _make_farm(farm: Path, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Links to the files, each under the name that it gets on the target; those names. What is gone has none."""
+def _make_farm(farm: Path, paths: Sequence[str]) -> Iterator[str]:
+    """A link to each file, under its number, by which the target knows it too; those numbers. What is gone has none."""
     farm.mkdir(mode=0o700)
-    for path, name in pairs:
+    for number, path in enumerate(paths):
         with contextlib.suppress(OSError):
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                continue
-            link = farm / name.lstrip("/")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
-            yield name
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                (farm / str(number)).symlink_to(path)
+                yield str(number)

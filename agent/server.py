@@ -16,13 +16,13 @@ import traceback
 from collections.abc import Awaitable
 from typing import Callable, Optional
 
-from agent import files, host, images, instants, newcomers, process, protocol, wire
+from agent import disk, files, host, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
-from agent.journal import IdTaken, JournalError, WrongOrder
+from agent.journal import IdTaken, JournalError, WrongOrder, check_id
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
@@ -81,6 +81,7 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
     (FilesError, FaultCode.FILES),
+    (disk.NotOurs, FaultCode.FILES),
     (images.NotWhole, FaultCode.FILES),
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
@@ -273,7 +274,7 @@ class Server:
 
     async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
         async with self._turn:
-            self._be_free()
+            self._be_free(request.migration)
             source = Source(self._settings, request, say)
             prepared = await source.begin()
             self._source = source
@@ -281,13 +282,20 @@ class Server:
 
     async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         async with self._turn:
-            self._be_free()
+            self._be_free(request.migration)
             self._target = await Target.prepare(self._settings, request, say)
             return self._target.prepared
 
-    def _be_free(self) -> None:
+    def _be_free(self, migration: str) -> None:
+        check_id(migration)
+        self._trust_our_own()
         if self._source is not None or self._target is not None:
             raise BadRequest("this agent has a migration already")
+
+    def _trust_our_own(self) -> None:
+        """Journals name processes to be killed, and locks keep others away: nobody else may have written them."""
+        for directory in (self._settings.state, self._settings.run):
+            disk.trusted(directory)
 
     async def _abort(self, request: protocol.Abort) -> protocol.Leftovers:
         async with self._turn:
@@ -304,6 +312,7 @@ class Server:
         return await self._to.finish()
 
     async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
+        self._trust_our_own()
         # a holder that is asked may take a moment to answer
         run = asyncio.get_running_loop().run_in_executor
         state = await run(None, read_journal, self._settings, request.migration)
@@ -314,6 +323,7 @@ class Server:
         return state
 
     async def _settle(self, request: protocol.Settle) -> protocol.Settled:
+        self._trust_our_own()
         return await settle(self._settings, request, say)
 
     # late imports: only whoever asks for them waits for their loading

@@ -13,7 +13,7 @@ from typing import Any, Callable
 from agent import criu, freezer, images, lodging, namespace, process, protocol, rules, strays, suspension, throttle
 from agent.deposing import at_work, depose, same_boot, send, until
 from agent.fill import wait_for_pager
-from agent.journal import Journal, JournalError, Record, unfinished
+from agent.journal import Damaged, Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
 from agent.lost import MEMORY_LOST, forget, memory_lost
@@ -24,18 +24,20 @@ from agent.warden import LOCK
 
 
 def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
-    """What this host knows of a migration; "" asks for the newest that is not finished."""
+    """What this host knows of a migration; "" asks for the newest that is not finished. Raises Damaged."""
     if not migration:
         names = unfinished(settings.state)
         migration = names[0] if names else ""
     try:
         journal = Journal.load(settings.state, migration)
+    except Damaged:
+        raise  # that is more than nothing: there may be a tree
     except JournalError:
         return protocol.JournalState(migration, "", (), "", 0, True, False, False, 0, False)
-    first = journal.facts(journal.records[0].value)
-    this_boot = same_boot(journal)
-    terminal = Terminal.of(settings, journal) if this_boot and journal.has(Record.RESUMED) else None
     try:
+        first = journal.first
+        this_boot = same_boot(journal)
+        terminal = Terminal.of(settings, journal) if this_boot and journal.has(Record.RESUMED) else None
         return protocol.JournalState(
             migration=journal.migration,
             role=journal.role,
@@ -57,7 +59,7 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
 
 
 def _images(settings: Settings, journal: Journal) -> Any:
-    facts = journal.facts(journal.records[0].value)
+    facts = journal.first
     return settings.place(journal.migration, on_disk=facts.get("on_disk", False), directory=facts.get("directory", ""))
 
 

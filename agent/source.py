@@ -388,4 +388,5 @@ class Source:
 
 def _litter() -> set[Path]:
     """criu's sockets for its parasite, which stay behind when it is killed (CRIU.md)."""
-    return {path for path in Path("/tmp").glob(".criu*") if path.is_socket()}  # noqa: S108 - criu's choice, not ours
+    found = Path("/tmp").glob(".criu*")  # noqa: S108 - criu's choice, not ours
+    return {path for path in found if path.is_socket() and path.lstat().st_uid == os.geteuid()}

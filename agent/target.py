@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +52,7 @@ class Target:
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
         self._streams = Taken()
-        self.files = Placing(journal, settings.rsync, self._streams, self._jobs, self._still_accepting)
+        self.files = Placing(journal, self._images, settings.rsync, self._streams, self._jobs, self._still_accepting)
         self._terminal = Terminal.of(settings, journal)
         self._lodging = Lodging(journal)
         self._fill: Optional[Fill] = None
@@ -185,10 +186,10 @@ class Target:
         return protocol.Restored(seconds, self._root, lost)
 
     def _pin(self, round_: Path, running: criu.Running) -> tuple[str, ...]:
-        """HELD: every task of the tree is here, and pinned. What could not be brought back to it, in words."""
+        """HELD: all are here, and pinned: descendants of ours, for the pinned may be killed. What is lost, in words."""
         inner = sorted(images.task_states(round_))
         pids = namespace.outside(self._journal.directory, [self._root, *inner], below=running.process.pid)
-        if len(pids) <= len(inner):
+        if len(pids) <= len(inner) or not set(process.tree_pids(os.getpid())).issuperset(pids[1:]):
             raise TreeChanged("one of its processes is not there")
         self._tasks.close()
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])

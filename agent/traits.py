@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agent import images
+from agent import images, wire
 from agent.descriptors import Opened, status_field
 from agent.protocol import Peculiarity, TaskFacts
 
 FILE = "traits.img"
 """Beside criu's images, and so sent, verified, kept and removed with them."""
+_LARGEST = 64 * 1024 * 1024
+"""Bytes of that file at most."""
+MOST_CPUS = 1 << 16
+"""No kernel can have so many (CONFIG_NR_CPUS)."""
 _PROC = Path("/proc")
 _ONLINE = Path("/sys/devices/system/cpu/online")
 _USUAL_SLACK = {"0", "50000"}
@@ -44,12 +49,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def cpus(text: str) -> frozenset[int]:
-    """Numbers in the kernel's list format: `0-3,8`. What is no list holds none."""
+    """Numbers in the kernel's list format: `0-3,8`, none above MOST_CPUS. What is no list holds none."""
     found: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            found |= set(range(int(first), int(last or first) + 1))
+        numbers = [int(one) for one in (first, last or first) if one.isascii() and one.isdigit() and len(one) < 7]
+        if len(numbers) == 2:
+            found |= set(range(numbers[0], min(numbers[1], MOST_CPUS) + 1))
     return frozenset(found)
 
 
@@ -125,27 +131,60 @@ def _inner(tid: int) -> int:
     return int((status_field(status, b"NSpid").split() or [str(tid)])[-1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Thread:
+    """What of a thread comes along: "" and -1 leave it as it is."""
+
+    cpus: str = ""
+    io: int = -1
+    slack: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    """What `carry` wrote down, by the numbers that the images have."""
+
+    threads: dict[int, Thread]
+    filters: dict[int, int]
+
+
+def carried(directory: Path) -> Carried:
+    """That of a dump; nothing where nothing was written. Raises ImageError for what `carry` does not write."""
+    path = directory / FILE
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise images.ImageError(f"{FILE} is too large")
+        said = wire.loads(path.read_bytes())
+        threads = {int(tid): wire.decode(Thread, of) for tid, of in said["threads"].items()}
+        filters = {int(pid): int(mask, 16) for pid, mask in said["filters"].items()}
+    except FileNotFoundError:
+        return Carried({}, {})
+    except (wire.WireError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise images.ImageError(f"{FILE} is damaged: {error}") from error
+    if not all(0 <= mask < 1 << 32 for mask in filters.values()):
+        raise images.ImageError(f"{FILE} has a core dump filter that is none")
+    if not all(one.io < 1 << 16 and one.slack < 1 << 63 for one in threads.values()):
+        raise images.ImageError(f"{FILE} has a number that is too large")
+    return Carried(threads, filters)
+
+
 def bring_back(directory: Path, pids: Iterable[int]) -> tuple[str, ...]:
     """Give these restored processes what `carry` wrote down; what could not be set comes back in words.
 
     Processors that this host does not have are left out; a thread of which none remain may run on all of them.
     """
-    try:
-        carried = json.loads((directory / FILE).read_text())
-    except FileNotFoundError:
-        return ()
-    here, failed = cpus(online()), []
+    found, here, failed = carried(directory), cpus(online()), []
     for pid in pids:
         try:
             tids = [int(name) for name in os.listdir(_PROC / str(pid) / "task")]
-            mask = carried["filters"].get(str(_inner(pid)))
-            if mask:
-                (_PROC / str(pid) / "coredump_filter").write_text(f"0x{mask}")
+            mask = found.filters.get(_inner(pid))
+            if mask is not None:
+                (_PROC / str(pid) / "coredump_filter").write_text(f"{mask:#x}")
         except OSError:
             continue  # it has ended
         for tid in tids:
             try:
-                _set(tid, carried["threads"].get(str(_inner(tid)), {}), here)
+                _set(tid, found.threads.get(_inner(tid), Thread()), here)
             except (FileNotFoundError, ProcessLookupError):
                 continue
             except OSError as error:
@@ -153,14 +192,14 @@ def bring_back(directory: Path, pids: Iterable[int]) -> tuple[str, ...]:
     return tuple(failed)
 
 
-def _set(tid: int, wanted: dict[str, Any], here: frozenset[int]) -> None:
-    allowed = cpus(wanted.get("cpus", "")) & here
+def _set(tid: int, wanted: Thread, here: frozenset[int]) -> None:
+    allowed = cpus(wanted.cpus) & here
     if allowed:
         os.sched_setaffinity(tid, allowed)
-    if "io" in wanted:
-        _set_ioprio(tid, wanted["io"])
-    if "slack" in wanted:
-        (_PROC / str(tid) / "timerslack_ns").write_text(str(wanted["slack"]))
+    if wanted.io >= 0:
+        _set_ioprio(tid, wanted.io)
+    if wanted.slack >= 0:
+        (_PROC / str(tid) / "timerslack_ns").write_text(str(wanted.slack))
 
 
 def _set_ioprio(tid: int, priority: int) -> None:

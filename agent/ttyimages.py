@@ -32,7 +32,9 @@ def fit(directory: Path) -> int:
     Raises ImageError for what is no such image.
     """
     tree = list(_messages(directory / "pstree.img", _PSTREE))
-    root = _values(tree[0])[_PID] if tree else 0
+    root = _values(tree[0]).get(_PID, 0) if tree else 0
+    if not root:
+        raise ImageError("pstree.img names no root")
     led = [_with(entry, _SID, _NOBODY) if _values(entry).get(_SID) == root else entry for entry in tree]
     _write(directory / "pstree.img", _PSTREE, led)
     terminals = list(_messages(directory / "tty-info.img", _TTY_INFO))

@@ -1,7 +1,9 @@
 """Bytes <-> messages, with size limits. Knows no command by name and no host.
 
 Dataclasses are encoded as JSON objects by their fields and decoded by their annotations: unknown fields, missing fields
-and wrong types are refused, so that nothing unexpected gets past this file.
+and wrong types are refused, so that nothing unexpected gets past this file. Nor do values that no honest side has and
+that others would stumble over: numbers beyond 64 bits, infinite ones, text that names no file of any kind (with a zero
+byte, or half a surrogate pair), lists of more things than a line of that size needs.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import typing
 from typing import Any, Optional, TypeVar
 
@@ -17,7 +20,13 @@ from agent.protocol import Fault
 LINE_LIMIT = 64 * 1024 * 1024
 """Bytes of one message at most: the facts of a tree with some ten thousand files are a few MiB."""
 
+VALUES_LIMIT = 2 * 1024 * 1024
+"""Values in one message at most, each of which takes some 100 bytes when it is read: a file has sixteen."""
+
 BANNER_LIMIT = 4096
+
+_SHOWN = 80
+"""Characters of a wrong value that are told."""
 
 T = TypeVar("T")
 
@@ -49,7 +58,7 @@ def decode(kind: type[T], value: object, where: str = "message") -> T:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(value) - set(fields))
     if unknown:
-        raise WireError(f"{where}: unknown field {unknown[0]!r}")
+        raise WireError(f"{where}: unknown field {_shown(unknown[0])}")
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         if name in value:
@@ -64,7 +73,7 @@ def _typed(hint: Any, value: object, where: str) -> Any:
         try:
             return hint(value)
         except ValueError:
-            raise WireError(f"{where}: {value!r} is not one of {[item.value for item in hint]}") from None
+            raise WireError(f"{where}: {_shown(value)} is not one of {[item.value for item in hint]}") from None
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return decode(hint, value, where)
     if typing.get_origin(hint) is tuple:
@@ -72,13 +81,36 @@ def _typed(hint: Any, value: object, where: str) -> Any:
             raise WireError(f"{where}: expected a list, got {type(value).__name__}")
         item = typing.get_args(hint)[0]
         return tuple(_typed(item, element, f"{where}[{index}]") for index, element in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
     if hint not in (bool, int, float, str):
         raise WireError(f"{where}: protocol.py uses a type that the wire does not carry: {hint!r}")
-    if type(value) is not hint:
+    if type(value) is not hint and not (hint is float and type(value) is int):
         raise WireError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise WireError(f"{where}: a number beyond 64 bits")
+    if hint is float:
+        return _finite(float(typing.cast(float, value)), where)
+    if isinstance(value, str) and not _is_text(value):
+        raise WireError(f"{where}: {_shown(value)} is no text of a host")
     return value
+
+
+def _finite(value: float, where: str) -> float:
+    if not math.isfinite(value):
+        raise WireError(f"{where}: {value} is no number")
+    return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether it is bytes that a host may have for a name, as `os.fsdecode` gives them."""
+    try:
+        return "\0" not in value and (value.isascii() or bool(value.encode("utf-8", "surrogateescape")))
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _line(message: dict[str, Any]) -> bytes:
@@ -122,20 +154,38 @@ def encode_fault(number: int, fault: Fault) -> bytes:
 def _object(line: bytes) -> dict[str, Any]:
     if len(line) > LINE_LIMIT:
         raise WireError(f"a message of {len(line)} bytes is over the limit of {LINE_LIMIT}")
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"not JSON: {line[:80]!r}") from error
+    value = loads(line)
     if not isinstance(value, dict):
-        raise WireError(f"not an object: {line[:80]!r}")
+        raise WireError(f"not an object: {line[:_SHOWN]!r}")
     return value
+
+
+def loads(line: bytes) -> Any:
+    """What a line of JSON from somebody else says. Raises WireError, before it takes much more than its own size."""
+    if sum(map(line.count, (b",", b"[", b"{"))) > VALUES_LIMIT:
+        raise WireError(f"a message of more than {VALUES_LIMIT} values")
+    try:
+        return json.loads(line, parse_int=_whole, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {line[:_SHOWN]!r}") from error
+
+
+def _whole(digits: str) -> int:
+    """Python before 3.11 would take hours for some million digits."""
+    if len(digits) > _SHOWN:
+        raise ValueError("a number of too many digits")
+    return int(digits)
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def decode_request(line: bytes) -> Request:
     """A request of one line. Raises WireError."""
     value = _object(line)
     if set(value) != {"id", "command", "arguments"}:
-        raise WireError(f"a request has id, command and arguments, not {sorted(value)}")
+        raise WireError(f"a request has id, command and arguments, not {_shown(sorted(value))}")
     number, command, arguments = value["id"], value["command"], value["arguments"]
     if type(number) is not int or type(command) is not str or not isinstance(arguments, dict):
         raise WireError("a request's id is a number, its command text, its arguments an object")
@@ -146,7 +196,7 @@ def decode_reply(line: bytes) -> Reply:
     """A reply of one line. Raises WireError."""
     value = _object(line)
     if set(value) not in ({"id", "result"}, {"id", "fault"}):
-        raise WireError(f"a reply has id and result or fault, not {sorted(value)}")
+        raise WireError(f"a reply has id and result or fault, not {_shown(sorted(value))}")
     if type(value["id"]) is not int:
         raise WireError("a reply's id is a number")
     if "fault" in value:

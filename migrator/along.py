@@ -53,11 +53,11 @@ class Along:
         if not files:
             return
         started = time.monotonic()
-        staged = await self._ends.target.stage(protocol.Stage(files))
+        await self._ends.target.stage(protocol.Stage(files))
         paths = tuple(file.path for file in files)
         try:
             _, held = await both(
-                self._ends.source.copy_files(protocol.CopyFiles(_RSYNC, _STREAM, paths, staged.names)),
+                self._ends.source.copy_files(protocol.CopyFiles(_RSYNC, _STREAM, paths)),
                 self._ends.target.take_files(protocol.TakeFiles(_RSYNC, _STREAM)),
             )
         except PeerFault as fault:

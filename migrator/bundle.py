@@ -8,6 +8,9 @@ look at the version and at `~/.cache/migrate/agent-BUILD.pyz`, ask for the archi
 then *become* the agent. They speak one word a line, `migrate-boot …`, so that whatever a login shell prints first is
 skipped.
 
+Root runs nothing from below a directory that somebody else could exchange: where the usual place is such a one, as
+where sudo leaves HOME as it is, it is root's own home.
+
 What is kept there is the archive compiled by the Python that is to run it, since compiling took most of an agent's
 start; its first line names the archive, that Python, and a checksum of what follows.
 """
@@ -53,6 +56,21 @@ digest = sys.argv[1]
 cache = os.environ.get("XDG_CACHE_HOME", "")
 if not os.path.isabs(cache):
     cache = os.path.join(os.path.expanduser("~"), ".cache")
+def unsafe(path):
+    path = os.path.realpath(path)
+    while os.geteuid() == 0:
+        if os.path.exists(path):
+            about = os.stat(path)
+            shared = about.st_mode & 0o2 or (about.st_mode & 0o20 and about.st_gid)
+            if about.st_uid or (shared and not about.st_mode & 0o1000):
+                return path
+        if path == "/":
+            break
+        path = os.path.dirname(path)
+    return ""
+if unsafe(cache):
+    import pwd
+    cache = os.path.join(pwd.getpwuid(0).pw_dir, ".cache")
 place = os.path.join(cache, "migrate")
 path = os.path.join(place, "agent-" + digest[:16] + ".pyz")
 def stamped(data):
@@ -96,6 +114,8 @@ try:
     about = os.stat(place)
     if about.st_uid not in (0, os.geteuid()) or about.st_mode & 0o22:
         raise OSError(place + " is writable for others")
+    if unsafe(place):
+        raise OSError(unsafe(place) + " on the way to " + place + " is writable for others")
     if there():
         os.utime(path)
     else:

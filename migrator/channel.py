@@ -11,7 +11,9 @@ import contextlib
 import ctypes
 import dataclasses
 import logging
+import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from migrator.errors import UsageError
@@ -97,6 +99,14 @@ def keep_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, 16 * CHUNK)
         library.mallopt(_M_TRIM_THRESHOLD, 128 * CHUNK)
+
+
+def no_core_dumps() -> None:
+    """Bulk streams go through our memory, and that of ssh, which keeps what is set here: no core file, and no memory
+    in one that the kernel pipes into a program, whatever the limit is (core(5))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with contextlib.suppress(OSError):  # a kernel that writes no core dumps at all
+        Path("/proc/self/coredump_filter").write_text("0")
 
 
 class Tail:

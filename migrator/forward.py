@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import time
 
 from agent import protocol
@@ -12,6 +14,15 @@ from migrator.phases import Observer, Phase
 from migrator.words import pid_text, seconds_text
 
 _LOST = (PeerFault, PeerLost, errors.MigrateError)
+
+
+def pasteable(command: str) -> str:
+    """A command that the target gave, for the operator to paste behind `ssh HOST`: "" where a shell here, or his
+    terminal, would make anything else of it than words for that host."""
+    with contextlib.suppress(ValueError):
+        if command.isprintable() and shlex.join(shlex.split(command)) == command and "'" not in command:
+            return command
+    return ""
 
 
 class Forward:
@@ -81,7 +92,7 @@ class Forward:
     async def _find_terminal(self) -> None:
         """It runs, and whoever holds its terminal says by what that is shown."""
         try:
-            self.terminal = (await self._ends.target.journal(protocol.ReadJournal(self._id))).terminal
+            self.terminal = pasteable((await self._ends.target.journal(protocol.ReadJournal(self._id))).terminal)
         except (PeerFault, PeerLost) as error:
             self._observer.note(f"{error}: what shows its terminal is not known ({self._recover})")
 

@@ -62,6 +62,7 @@ class RealLinks:
 
     def __init__(self, order: Order) -> None:
         channel.keep_memory()
+        channel.no_core_dumps()
         self._order = order
         self._arguments = ("--criu", order.criu) if order.criu else ()
 

@@ -249,7 +249,8 @@ class Progress:
 
     def crashed(self, bug: BaseException) -> None:
         """The traceback of a bug, on stderr; what it means for the process is said by `failed`."""
-        self._printer.error("".join(traceback.format_exception(bug)))
+        said = "".join(traceback.format_exception(bug))  # what a far end said may stand in it
+        self._printer.error("".join(f"{words.escape(line)}\n" for line in said.splitlines()))
 
     def hand_over(self) -> None:
         """The terminal is about to be somebody else's: show the report now, and wait until everything is written."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from typing import TypeVar
 
 from agent import protocol, wire
@@ -15,6 +16,10 @@ from migrator import errors
 from migrator.channel import Channel
 
 T = TypeVar("T")
+
+
+LONGEST = 4000
+"""Characters of what an agent says of its fault, of which it has no need of more."""
 
 
 class PeerLost(Exception):
@@ -29,10 +34,12 @@ class PeerFault(Exception):
     """The agent could not do what it was asked."""
 
     def __init__(self, host: str, command: str, fault: protocol.Fault) -> None:
-        super().__init__(f"{command} on {host}: {fault.message}")
+        super().__init__(f"{command} on {host}: {fault.message[:LONGEST]}")
         self.host = host
         self.command = command
-        self.fault = fault
+        self.fault = dataclasses.replace(
+            fault, message=fault.message[:LONGEST], hint=fault.hint[:LONGEST], log=fault.log[:LONGEST]
+        )
 
 
 _ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
@@ -68,6 +75,24 @@ def error_of(fault: PeerFault) -> errors.MigrateError | None:
     if code in _ERRORS:
         return _ERRORS[code](f"{fault.host}: {fault.fault.message}", hint=fault.fault.hint)
     return None
+
+
+def answering(found: protocol.TargetCheck, asked: protocol.Check, host: str) -> protocol.TargetCheck:
+    """The answer, which is one to what was asked: what a target names besides, nobody here shall look for.
+
+    Raises PeerLost.
+    """
+    subjects = [
+        (
+            [file.path for file in check.files],
+            [(account.kind, account.number) for account in check.accounts],
+            [(address.protocol, address.address) for address in check.addresses],
+        )
+        for check in (asked, found)
+    ]
+    if subjects[0] != subjects[1]:
+        raise PeerLost(host, "its agent answers what it was not asked")
+    return found
 
 
 class Peer:
@@ -205,7 +230,7 @@ class Peer:
 
     async def check(self, request: protocol.Check) -> protocol.TargetCheck:
         """What the target has of that which the tree needs."""
-        return await self.call("check", request, protocol.TargetCheck)
+        return answering(await self.call("check", request, protocol.TargetCheck), request, self.host)
 
     async def digest(self, request: protocol.Digest) -> protocol.Digests:
         """What the content of files comes to."""
@@ -259,9 +284,9 @@ class Peer:
         """More files come along."""
         return await self.call("add_files", request, protocol.Nothing)
 
-    async def stage(self, request: protocol.Stage) -> protocol.Staged:
-        """Find names for files that come along."""
-        return await self.call("stage", request, protocol.Staged)
+    async def stage(self, request: protocol.Stage) -> protocol.Nothing:
+        """Make room for files that come along."""
+        return await self.call("stage", request, protocol.Nothing)
 
     async def copy_files(self, request: protocol.CopyFiles) -> protocol.Moved:
         """rsync them."""

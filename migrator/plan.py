@@ -183,7 +183,7 @@ def _names(source: HostFacts, target: HostFacts) -> tuple[str, str]:
 
 def _version(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: 4.1.1, 6.12.43+deb13-amd64."""
-    found = re.match(r"\d+(?:\.\d+)*", text)
+    found = re.match(r"[0-9]{1,9}(?:\.[0-9]{1,9})*", text)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ _DIFFERS = {"user": "user-differs", "group": "group-differs"}
 _PROTOCOLS = {"listen": "tcp", "receive": "udp"}
 _STRICT = 2
 """vm.overcommit_memory: never promise more than there is (Documentation/mm/overcommit-accounting.rst)."""
+_MOST_CPUS = 1 << 16
+"""No kernel can have so many (CONFIG_NR_CPUS)."""
 _OPEN_FILES = "Max open files"
 _FEW_THREADS = 64
 """Threads that the target needs besides: criu's own, ours, and whatever starts meanwhile."""
@@ -142,9 +145,11 @@ def _of_processors(there: str, target: HostFacts, tree: TreeFacts) -> Iterator[O
 
 
 def _numbers(text: str) -> set[int]:
-    """Of a list as the kernel writes it: 0-3,8."""
-    ranges = [part.partition("-") for part in text.split(",") if part]
-    return {number for first, _, last in ranges for number in range(int(first), int(last or first) + 1)}
+    """Of a list as the kernel writes it: 0-3,8. What is none, or has more than any kernel can have, holds nothing."""
+    found: set[int] = set()
+    for first, last in re.findall(r"(?:^|,)([0-9]{1,6})(?:-([0-9]{1,6}))?(?=,|$)", text):
+        found |= set(range(int(first), min(int(last or first), _MOST_CPUS) + 1))
+    return found
 
 
 def _of_labels(here: str, there: str, target: HostFacts, tree: TreeFacts, check: TargetCheck) -> Iterator[Obstacle]:

@@ -27,6 +27,9 @@ MOST_PAGES = 1 << 16
 MOST_RANGES = 1 << 18
 """Ranges of addresses that a round may be in; memory that is more torn is passed on as it is."""
 
+_HIGHEST = 1 << 63
+"""Above all addresses of a process."""
+
 WORTH = 0.1
 """Share of a round's pages that must have come unchanged, from the third round on, for going on to look."""
 
@@ -62,8 +65,8 @@ class _Ranges:
         return len(self._starts)
 
     def add(self, start: int, end: int) -> bool:
-        """One more behind the others; False where it is not behind them."""
-        if self._ends and start < self._ends[-1]:
+        """One more behind the others; False where it is not behind them, or where no address is."""
+        if end > _HIGHEST or (self._ends and start < self._ends[-1]):
             return False
         if self._ends and start == self._ends[-1]:
             self._ends[-1] = end

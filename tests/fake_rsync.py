@@ -1,7 +1,8 @@
 """A stand-in for rsync, both halves, as far as the agents use it. For speed, for faults, and where there is no rsync.
 
 What it does for real: it starts the remote shell that it is given, asks it for a server, and sends the content of what
-its links lead to, whole; the server writes that below its directory and says that it has. It sets nothing else.
+its links lead to, whole; the server writes that over the files of its directory and says that it has. It sets nothing
+else.
 
 `behaviour.json` beside it: {"rsync": "torn"}: what it does, on the source ("fail", "no-space", "partial": that exit
 status and its words) or on the target ("torn": part of what it writes is not what came; "hang": it does not end before
@@ -48,7 +49,7 @@ def main(here: str) -> None:
     """The client, or the server, by the arguments."""
     behaviour = _behaviour(here)
     if sys.argv[1] == "--server":
-        assert sys.argv[-2:] == [".", "/"]
+        assert sys.argv[-2:] == [".", "."]
         _serve(sys.stdin.buffer, behaviour)
     else:
         sys.exit(_send(behaviour))
@@ -90,7 +91,7 @@ def _serve(source: BinaryIO, behaviour: str) -> None:
         data = source.read(size)
         if behaviour == "torn":
             data = data[: size // 2] + b"?" * (size - size // 2)
-        with open(os.path.join("/", name), "wb") as file:
+        with open(name, "r+b") as file:
             file.write(data)
     if behaviour == "hang":
         source.read()

@@ -19,6 +19,7 @@ from agent import images
 from agent.images import ImageError
 from agent.protocol import Image, Moved
 from tests import fake_criu
+from tests.fuzz.limits import less_memory, less_time
 
 
 @pytest.fixture
@@ -142,6 +143,10 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile
         _member("fifo.img", tarfile.FIFOTYPE),
         _member("device.img", tarfile.CHRTYPE),
         _member("directory.img", tarfile.DIRTYPE),
+        _member("sparse.img", tarfile.GNUTYPE_SPARSE),
+        _member("x" * 101 + ".img"),
+        _member(".hidden.img"),
+        _member("new\nline.img"),
         _member("there.img"),
     ],
     ids=lambda member: member.name,
@@ -158,6 +163,59 @@ def test_what_send_does_not_write_is_not_received(tmp_path: Path, member: tarfil
         images.receive(there, out)
     assert (there / "there.img").read_text() == "was here before"
     assert [path.name for path in there.iterdir()] == ["there.img"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"path": "../escape.img"}, {"path": "a\0b.img"}, {"size": "1"}, {"linkpath": "/etc/passwd"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 40)},
+        {"GNU.sparse.map": f"0,0,{1 << 40},0", "GNU.sparse.size": str(1 << 40)},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)  # fmt: skip
+def test_what_is_said_beside_a_member_counts_for_nothing(tmp_path: Path, headers: dict[str, str]) -> None:
+    """A few bytes could stand for a terabyte of zeros, or for another name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = _member("inventory.img")
+        member.pax_headers = headers
+        archive.addfile(member)
+    there = tmp_path / "there"
+    there.mkdir()
+    with less_memory(), less_time(), pytest.raises(ImageError):
+        images.receive(there, io.BytesIO(out.getvalue()))
+    assert [path.stat().st_size for path in there.iterdir()] in ([], [0])
+    assert list(tmp_path.iterdir()) == [there]
+
+
+class Endless(io.RawIOBase):
+    """A head, and then zeros for ever."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self.given = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data, self._head = self._head[:size], self._head[size:]
+        self.given += size
+        return data + bytes(size - len(data))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_head_without_an_end_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    member = _member("x.img", kind)
+    member.size = 8 << 30
+    stream = Endless(member.tobuf(tarfile.GNU_FORMAT))
+    with less_memory(), pytest.raises(ImageError):
+        images.receive(tmp_path, stream)  # type: ignore[arg-type]  # all that is asked of it
+    assert stream.given < 1 << 20
+
+
+def test_heads_of_heads_without_an_end_are_an_error(tmp_path: Path) -> None:
+    member = _member("x", tarfile.XHDTYPE)
+    with pytest.raises(ImageError, match="broken"):
+        images.receive(tmp_path, io.BytesIO(member.tobuf() * 100_000))
 
 
 # --- protobuf --------------------------------------------------------------------------------------------------------
@@ -293,3 +351,15 @@ def test_a_round_that_has_been_sent_takes_no_room(tmp_path: Path) -> None:
     assert pages.stat().st_size == 1 << 20
     assert pages.stat().st_blocks == 0
     assert (tmp_path / "pagemap-1.img").read_bytes() == b"map"
+
+
+@pytest.mark.parametrize("name", ["core-x.img", "core-².img", "core-99999999999.img", "core-.img"])
+def test_core_images_of_nobody(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(fake_criu.core_image(1))
+    with pytest.raises(ImageError, match="is no core image"):
+        images.task_states(tmp_path)
+
+
+def test_a_place_is_closed_to_others_and_so_is_where_it_lies(tmp_path: Path) -> None:
+    images.make_place(tmp_path / "run" / "m", memory=0)
+    assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("run", "run/m")] == ["0o700"] * 2

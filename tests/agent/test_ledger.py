@@ -227,3 +227,27 @@ def test_what_was_got_ready_and_never_placed_leaves_nothing(tmp_path: Path, ledg
     assert len(listing(tmp_path)) == 3
     assert again(tmp_path, ledger, other).keep() == ()
     assert listing(tmp_path) == {"log": "before"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{", "[]", "7", "{}", '{"act":"format"}', '{"act":"temporary","name":"/etc/passwd"}',
+        '{"act":"temporary","name":".migrate-1"}', '{"act":"temporary","name":7}',
+        '{"act":"place","path":"/x","temporary":"/etc/passwd","saved":"","device":1,"inode":1}',
+        '{"act":"place","path":"/x","temporary":"/.migrate-1","saved":"/etc/passwd","device":1,"inode":1}',
+        '{"act":"place","path":"/x","temporary":"/.migrate-1","saved":"","device":"x","inode":1}',
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_act_of_ours_is_not_acted_on(tmp_path: Path, ledger: Ledger, line: str) -> None:
+    """A disk that garbles a record must not make us remove what is not ours; the rest of it is still taken back."""
+    name = Path(ledger.temporary_beside(str(tmp_path / "x")))
+    name.write_text("ours")
+    with (tmp_path / "record").open("a") as file:
+        file.write(f"{line}\n")
+    again = Ledger.read(tmp_path / "record")
+    assert again.names == {str(name)}
+    (left,) = again.undo()
+    assert "record is damaged" in left
+    assert not name.exists()
+    assert Path("/etc/passwd").exists()

@@ -108,10 +108,43 @@ def test_what_is_there_and_no_file_is_never_written_over(way: Way, make: Callabl
     assert way.undone() == ["log"]
 
 
+@pytest.mark.parametrize("when", ["before a pass", "before it is placed", "before it is taken back"])
+def test_a_link_in_the_place_of_a_directory_is_not_followed(way: Way, when: str) -> None:
+    """Whoever owns the directory on the target must not have root write elsewhere."""
+    way.write(b"new")
+    way.begin("log").rsync()
+    there, moved, elsewhere = way.there, way.directory / "moved", way.directory / "elsewhere"
+    elsewhere.mkdir()
+
+    def trap() -> None:
+        for path in there.iterdir():  # as if the trap knew our names
+            (elsewhere / path.name).write_text("precious")
+        there.rename(moved)
+        there.symlink_to(elsewhere)
+
+    if when == "before it is taken back":
+        way.go()
+        way.staging.place()
+        trap()
+        assert "could not be made what it was before" in way.ledger.undo()[0]
+    elif when == "before it is placed":
+        way.go()
+        trap()
+        with pytest.raises(FilesError, match="Not a directory"):
+            way.staging.place()
+    else:
+        trap()
+        with pytest.raises(FilesError, match="Not a directory"):
+            way.go()
+    assert {path.read_text() for path in elsewhere.iterdir()} <= {"precious"}
+    assert {path.name for path in elsewhere.iterdir()} <= {path.name for path in moved.iterdir()}
+
+
 def test_a_link_in_the_place_of_a_staged_file_is_not_followed(way: Way) -> None:
     way.write(b"new")
     (way.directory / "victim").write_bytes(b"precious")
     way.begin("log")
+    os.unlink(way.staged[0])
     os.symlink(way.directory / "victim", way.staged[0])
     with pytest.raises(FilesError):
         way.go()
@@ -178,7 +211,6 @@ def test_a_damaged_pass_is_refused_or_read_and_can_be_undone(tmp_path: Path, dat
     [
         Delta(0, size=-1), Delta(0, uid=1 << 40), Delta(0, size=1 << 62),
         Delta(0, attributes=(Attribute("nonsense", ""),)), Delta(0, attributes=(Attribute("user.x", "?"),)),
-        Delta(0, attributes=(Attribute("user.x\0y", ""),)),
     ],
 )  # fmt: skip
 def test_what_no_file_can_be_is_told_of_it(way: Way, delta: Delta) -> None:
@@ -187,6 +219,13 @@ def test_what_no_file_can_be_is_told_of_it(way: Way, delta: Delta) -> None:
     with pytest.raises((FilesError, OSError)) as raised:
         way.staging.receive(pass_of((delta, b"")))
     assert "log" in str(raised.value) or "file 0" in str(raised.value)
+
+
+def test_an_attribute_that_has_no_name_is_refused(way: Way) -> None:
+    way.write(b"x")
+    way.begin("log")
+    with pytest.raises(FilesError, match="stream of files is broken"):
+        way.staging.receive(pass_of((Delta(0, attributes=(Attribute("user.x\0y", ""),)), b"")))
     assert way.undone() == []
 
 

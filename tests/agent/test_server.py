@@ -24,6 +24,7 @@ from migrator.peer import Peer, PeerFault
 from tests.fake_hosts import FakeHost, HostLink, Pair, soon
 
 ID = "20260101-000000-abcdef"
+ANOTHER = "20260101-000000-abcdf0"
 OPTIONS = protocol.CriuOptions()
 
 
@@ -133,9 +134,9 @@ async def test_every_command_of_the_table_in_the_right_order(
         streams.append(Stream(name, *ends, Way("none", Bucket(), lambda size: None, lambda size: None)))
 
     there_already = protocol.Incoming(str(extra), True, 1000, extra.stat().st_mtime_ns)  # both are this host
-    staged = await target.stage(protocol.Stage((there_already,)))
+    assert await target.stage(protocol.Stage((there_already,))) == protocol.Nothing()
     copied, taken = await asyncio.gather(
-        source.copy_files(protocol.CopyFiles("rsync", "files", (str(extra),), staged.names)),
+        source.copy_files(protocol.CopyFiles("rsync", "files", (str(extra),))),
         target.take_files(protocol.TakeFiles("rsync", "files")),
     )
     assert (copied.files, taken) == (1, protocol.Moved(1, 1000))
@@ -368,7 +369,7 @@ _ALONE: dict[str, Act] = {
     "newly_opened": lambda peer, pid: peer.newly_opened(),
     "add_files": lambda peer, pid: peer.add_files(protocol.AddFiles(())),
     "stage": lambda peer, pid: peer.stage(protocol.Stage(())),
-    "copy_files": lambda peer, pid: peer.copy_files(protocol.CopyFiles("rsync", "files", (), ())),
+    "copy_files": lambda peer, pid: peer.copy_files(protocol.CopyFiles("rsync", "files", ())),
     "take_files": lambda peer, pid: peer.take_files(protocol.TakeFiles("rsync", "files")),
     "send_files": lambda peer, pid: peer.send_files(protocol.SendFiles("files", False)),
     "receive_files": lambda peer, pid: peer.receive_files(protocol.ReceiveFiles("files", False)),
@@ -402,8 +403,8 @@ async def test_what_a_source_does_not_do_when_it_has_just_begun(source: Peer, pa
     await source.begin(begin_of(victim.pid))
     for name in ("send_images", "commit", "finish", "accept", "accept_done", "restore", "resume", "receive_images"):
         assert (await fault(_ALONE[name](source, victim.pid))).code is FaultCode.BAD_REQUEST, name
-    assert (await fault(source.begin(begin_of(victim.pid, "another")))).code is FaultCode.BAD_REQUEST
-    assert (await fault(source.prepare(prepare_of(victim.pid, "another")))).code is FaultCode.BAD_REQUEST
+    assert (await fault(source.begin(begin_of(victim.pid, ANOTHER)))).code is FaultCode.BAD_REQUEST
+    assert (await fault(source.prepare(prepare_of(victim.pid, ANOTHER)))).code is FaultCode.BAD_REQUEST
     assert await source.abort(protocol.Abort("test")) == protocol.Leftovers()
     assert await source.abort(protocol.Abort("test again")) == protocol.Leftovers()
     for name in ("copy_files", "send_files", "send_images", "commit"):
@@ -437,28 +438,54 @@ async def test_begin_refuses(source: Peer, pair: Pair) -> None:
     changed = protocol.Begin(ID, victim.pid, good.start_time + 1, "beta", OPTIONS, True)
     assert (await fault(source.begin(changed))).code is FaultCode.CHANGED
     assert (await fault(source.begin(dead_begin))).code is FaultCode.NO_PROCESS
-    for name in ("", "../escape", "a/b", "x" * 65, "ünï"):
+    # the last could be the name of anybody's directory, and a migration's is removed
+    for name in ("", "../escape", "a/b", "x" * 65, "ünï", f"{ID}\n", f"../{ID}", "etc"):
         assert (await fault(source.begin(begin_of(victim.pid, name)))).code is FaultCode.JOURNAL, name
     await source.begin(good)
     second = await other.start()
-    assert (await fault(second.begin(begin_of(victim.pid, "another")))).code is FaultCode.LOCKED
+    assert (await fault(second.begin(begin_of(victim.pid, ANOTHER)))).code is FaultCode.LOCKED
     await source.abort(protocol.Abort("test"))
     assert (await fault(second.begin(good))).code is FaultCode.LOCKED  # this id was used
-    await second.begin(begin_of(victim.pid, "another"))
+    await second.begin(begin_of(victim.pid, ANOTHER))
     await other.close()
-    assert pair.source.journal("another") == ["BEGIN", "ABORT", "DONE"]
+    assert pair.source.journal(ANOTHER) == ["BEGIN", "ABORT", "DONE"]
+
+
+@pytest.mark.parametrize("where", ["state", "run"])
+async def test_directories_that_somebody_else_could_write_to_are_not_used(source: Peer, pair: Pair, where: str) -> None:
+    """Who was there first could have left journals with processes to kill, or links."""
+    victim = pair.victim()
+    directory = pair.source.state if where == "state" else pair.source.run
+    directory.mkdir(mode=0o700)
+    directory.chmod(0o777)
+    calls = (
+        source.begin(begin_of(victim.pid)), source.prepare(prepare_of(victim.pid)),
+        source.journal(protocol.ReadJournal("")), source.settle(protocol.Settle(ID, protocol.Verdict.ABORT)),
+    )  # fmt: skip
+    for call in calls:
+        refused = await fault(call)
+        assert refused.code is FaultCode.FILES
+        assert f"{directory} is writable for others" in refused.message
+    if os.geteuid() == 0:
+        directory.chmod(0o700)
+        os.chown(directory, 1234, 0)
+        assert "belongs to user 1234" in (await fault(source.begin(begin_of(victim.pid)))).message
+        os.chown(directory, 0, 0)
+    directory.chmod(0o755)
+    await source.begin(begin_of(victim.pid))
+    assert list(directory.iterdir())
 
 
 async def test_two_begins_at_once(source: Peer, pair: Pair) -> None:
     first, second = pair.victim(), pair.victim()
     results = await asyncio.gather(
-        source.begin(begin_of(first.pid, "one")), source.begin(begin_of(second.pid, "two")), return_exceptions=True
+        source.begin(begin_of(first.pid)), source.begin(begin_of(second.pid, ANOTHER)), return_exceptions=True
     )
     assert isinstance(results[0], protocol.Prepared)
     assert isinstance(results[1], PeerFault)
     assert results[1].fault.code is FaultCode.BAD_REQUEST
     await source.abort(protocol.Abort("test"))
-    assert pair.source.journal("two") == []
+    assert pair.source.journal(ANOTHER) == []
 
 
 async def test_an_abort_that_overtakes_its_prepare(target: Peer, pair: Pair) -> None:

@@ -286,3 +286,34 @@ async def test_a_prepared_target_is_settled(pair: Pair) -> None:
     assert pair.target.settle_down() == []
     assert journal.unfinished(pair.target.state) == ()
     await soon(lambda: not any(call.alive for call in pair.target.calls()), "the warm restore leaves")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"record":"BEG', "7", '{"record":7}', '{"record":"LOST"}', '{"record":"criu","pid":"x","start":1}',
+        '{"record":"COMMIT","tasks":[[1,"x"]]}', '{"record":"owner","agent":[1]}', '{"record":"RESUMED","pid":true}',
+    ],
+)  # fmt: skip
+def test_a_damaged_journal_is_told_and_not_taken_for_none(settings: Settings, line: str) -> None:
+    kept = Journal.create(settings.state, "m", "source", peer="b", root=4, boot="x")
+    kept.close()
+    with kept.path.open("a") as file:
+        file.write(f"{line}\n")
+    for asked in ("m", ""):
+        with pytest.raises(JournalError, match="journal is damaged in line 2"):
+            settle.read_journal(settings, asked)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"record":"FROZEN"}', '{"record":"BEGIN","role":"source","id":"other"}',
+        '{"record":"BEGIN","role":"target","id":"m"}', '{"record":"BEGIN","role":"source","id":"m","peer":"b"}',
+    ],
+)  # fmt: skip
+def test_a_journal_without_its_beginning_is_damaged(settings: Settings, line: str) -> None:
+    (settings.state / "m").mkdir(parents=True)
+    (settings.state / "m" / "journal").write_text(f"{line}\n")
+    with pytest.raises(JournalError, match="is damaged"):
+        settle.read_journal(settings, "m")

@@ -12,7 +12,7 @@ import pytest
 from agent import process, protocol
 from agent.protocol import FaultCode
 from migrator.peer import Peer
-from tests.agent.test_server import ID, OPTIONS, Talk, begin_of, fault
+from tests.agent.test_server import ANOTHER, ID, OPTIONS, Talk, begin_of, fault
 from tests.fake_hosts import Pair, Victim, eventually, state_of
 
 
@@ -82,8 +82,8 @@ async def test_begin_without_room_leaves_nothing(source: Peer, pair: Pair) -> No
     assert failed.code is FaultCode.NO_SPACE
     assert pair.source.journal(ID) == ["BEGIN", "ABORT", "DONE"]
     assert not (pair.source.run / "locks").exists()
-    again = await source.begin(begin_of(victim.pid, "again"))
-    assert again.images.endswith("again")
+    again = await source.begin(begin_of(victim.pid, ANOTHER))
+    assert again.images.endswith(ANOTHER)
 
 
 async def test_rounds_name_the_one_before(source: Peer, pair: Pair) -> None:

@@ -17,7 +17,7 @@ from agent import images, process, protocol
 from agent.protocol import FaultCode
 from migrator.peer import Peer
 from tests import fake_criu
-from tests.agent.test_server import ID, Talk, fault, prepare_of
+from tests.agent.test_server import ANOTHER, ID, Talk, fault, prepare_of
 from tests.fake_hosts import Pair, eventually, soon
 
 
@@ -87,7 +87,7 @@ async def test_prepare_without_room_leaves_nothing(target: Peer, pair: Pair) -> 
     assert failed.code in (FaultCode.NO_SPACE, FaultCode.INTERNAL)
     assert pair.target.journal(ID) == ["PREPARED", "ABORT", "DONE"]
     pair.target.run.unlink()
-    await target.prepare(prepare_of(4242, "again"))
+    await target.prepare(prepare_of(4242, ANOTHER))
 
 
 async def test_a_held_tree_has_not_run(target: Peer, pair: Pair) -> None:

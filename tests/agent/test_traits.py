@@ -14,6 +14,7 @@ from agent.descriptors import opened
 from agent.protocol import Peculiarity
 from tests.children import child
 from tests.fake_criu import framed, message, varint
+from tests.fuzz.limits import less_memory, less_time
 
 BEST_EFFORT_6 = 2 << 13 | 6
 UNUSUAL = """
@@ -146,3 +147,25 @@ def test_a_broken_core_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "core-5.img").write_bytes(core(15)[:-3])
     with pytest.raises(images.ImageError):
         traits.forget_parent(tmp_path, [5])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "{}", '{"threads":{}}', '{"threads":[],"filters":{}}', '{"threads":{"x":{}},"filters":{}}',
+        '{"threads":{"1":{"cpus":5}},"filters":{}}', '{"threads":{"1":{"more":5}},"filters":{}}',
+        '{"threads":{"1":{"io":65536}},"filters":{}}', '{"threads":{},"filters":{"1":"x"}}',
+        '{"threads":{},"filters":{"1":"100000000"}}', '{"threads":{},"filters":{"1":"-1"}}',
+    ],
+)  # fmt: skip
+def test_what_was_never_carried_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / traits.FILE).write_text(text)
+    with pytest.raises(images.ImageError, match=r"damaged|that is none|too large"):
+        traits.bring_back(tmp_path, [])
+
+
+def test_a_list_of_more_processors_than_there_can_be_costs_nothing() -> None:
+    with less_memory(), less_time():
+        assert traits.cpus("0-99999999999999999") == frozenset()
+        assert len(traits.cpus("0-999999")) == traits.MOST_CPUS + 1
+        assert traits.cpus("²,7") == {7}

@@ -56,6 +56,14 @@ def test_a_session_that_the_root_leads_is_made_a_jobs(tmp_path: Path) -> None:
     assert [one[6] for one in values(tmp_path / "tty-info.img")] == [0, 4002]
 
 
+@pytest.mark.parametrize("tree", [image(PSTREE), image(PSTREE, varint(4, 4000))])
+def test_a_tree_without_a_root_is_none(tmp_path: Path, tree: bytes) -> None:
+    write(tmp_path)
+    (tmp_path / "pstree.img").write_bytes(tree)
+    with pytest.raises(ImageError, match="names no root"):
+        ttyimages.fit(tmp_path)
+
+
 def test_all_else_stays(tmp_path: Path) -> None:
     write(tmp_path)
     before = values(tmp_path / "pstree.img"), values(tmp_path / "tty-info.img")

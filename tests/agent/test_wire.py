@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent import protocol, wire
 from agent.wire import WireError
+from tests.fuzz.limits import less_memory
 
 MESSAGES = sorted(
     {command.arguments for command in protocol.COMMANDS} | {command.result for command in protocol.COMMANDS}
@@ -19,11 +20,12 @@ MESSAGES = sorted(
     key=lambda kind: kind.__name__,
 )  # fmt: skip
 
-_names = st.text().filter(lambda text: not any(0xD800 <= ord(char) <= 0xDFFF for char in text))
+_names = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 # any bytes that can be a file's name, as Python decodes them
-_any_bytes = st.binary().map(lambda data: data.decode("utf-8", "surrogateescape"))
+_any_bytes = st.binary().map(lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
 
 for _basic, _strategy in (
+    (int, st.integers(-(1 << 63), (1 << 64) - 1)),
     (str, st.one_of(_names, _any_bytes)),
     (float, st.floats(allow_nan=False, allow_infinity=False)),
 ):
@@ -89,6 +91,48 @@ def test_garbage_for_a_message_raises_nothing_but_wire_error(kind: type[Any]) ->
         assert wire.decode(kind, json.loads(json.dumps(wire._plain(decoded)))) == decoded
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("bytes", "18446744073709551616", "beyond 64 bits"),
+        ("bytes", "-9223372036854775809", "beyond 64 bits"),
+        ("bytes", "1" * 5000, "not JSON"),
+        ("seconds", "NaN", "not JSON"),
+        ("seconds", "-Infinity", "not JSON"),
+        ("seconds", "1e999", "is no number"),
+        ("seconds", "1" * 400, "not JSON"),
+        ("seconds", "36893488147419103232", "beyond 64 bits"),
+    ],
+)
+def test_a_number_that_nobody_can_reckon_with_is_refused(field: str, value: str, words: str) -> None:
+    """A hostile target's figures would end in an overflow where they are shown."""
+    good = {"pages": "1", "bytes": "1", "seconds": "1.5", "frozen_seconds": "2"}
+    line = ",".join(f'"{name}":{number}' for name, number in {**good, field: value}.items())
+    with pytest.raises(WireError, match=words):
+        wire.decode(protocol.Dumped, wire.decode_reply(f'{{"id":1,"result":{{{line}}}}}'.encode()).result)
+
+
+@pytest.mark.parametrize("text", ["a\\u0000b", "\\ud800", "\\udbff\\u0041"])
+def test_text_that_names_nothing_on_any_host_is_refused(text: str) -> None:
+    line = f'{{"id":1,"command":"x","arguments":{{"paths":["{text}"]}}}}'.encode()
+    with pytest.raises(WireError, match="no text of a host"):
+        wire.decode(protocol.Digest, wire.decode_request(line).arguments)
+
+
+def test_a_message_of_millions_of_little_things_is_not_even_read() -> None:
+    """22 million empty lists fit into a line: 1.4 GB of objects."""
+    line = b'{"id":1,"result":{"items":[' + b"[]," * (wire.LINE_LIMIT // 3 - 20) + b"[]]}}"
+    assert len(line) < wire.LINE_LIMIT
+    with less_memory(), pytest.raises(WireError, match="values"):
+        wire.decode_reply(line)
+
+
+def test_a_wrong_value_is_not_told_at_length() -> None:
+    with pytest.raises(WireError) as caught:
+        wire.decode(protocol.Settle, {"migration": "m", "verdict": "x" * 100_000})
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("text", ["[", '{"a":'])

@@ -206,6 +206,25 @@ class TestBoot:
         with pytest.raises(errors.ConnectError, match="writable for others"):
             await bundle.greet(await start(command()), "db2")
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs as root")
+    @pytest.mark.parametrize("whose", ["a user's", "anybody's", "a group's"])
+    async def test_root_runs_nothing_from_where_somebody_else_could_put_it(
+        self, start: Start, home: Path, tmp_path_factory: pytest.TempPathFactory, whose: str
+    ) -> None:
+        """As where sudo leaves HOME as it is: whoever owns a directory on the way could exchange what is in it."""
+        own = tmp_path_factory.mktemp("own")
+        for place in (home, own):
+            os.chown(place, 1234 if whose == "a user's" else 0, 1234)
+            place.chmod({"a user's": 0o755, "anybody's": 0o777, "a group's": 0o775}[whose])
+        text = f"import pwd; pwd.getpwuid = lambda uid: type('', (), dict(pw_dir={str(own)!r})); exec({bundle._BOOT!r})"
+        words = [sys.executable, "-IS", "-c", text, *command()[5:]]
+        with pytest.raises(errors.ConnectError, match=f"{own} on the way to .* is writable for others"):
+            await bundle.greet(await start(words), "db2")
+        os.chown(own, 0, 0)
+        own.chmod(0o755)
+        assert await bundle.greet(await start(words), "db2") == f"{own}/.cache/migrate/agent-{bundle.build_id()}.pyz"
+        assert list(home.iterdir()) == []
+
     async def test_damage_on_the_way_is_noticed(
         self, start: Start, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -16,10 +16,17 @@ from agent import protocol, wire
 from agent.protocol import Fault, FaultCode
 from migrator import errors
 from migrator.channel import Channel
-from migrator.peer import Peer, PeerFault, PeerLost, error_of
+from migrator.peer import LONGEST, Peer, PeerFault, PeerLost, error_of
 
 BUILD = "3f2a3f2a3f2a3f2a"
 BANNER = b"migrate-agent protocol=1 version=0.1.0 build=3f2a3f2a3f2a3f2a python=3.13.5\n"
+
+
+_ADDRESS = protocol.Address("tcp", "0.0.0.0:80")
+
+
+def _file(path: str) -> protocol.FileFacts:
+    return protocol.FileFacts(path, "regular", 1, 0o644, 0, 0, 0, 0, ())
 
 
 class Scripted(Channel):
@@ -351,3 +358,30 @@ def test_errors_of_faults(code: FaultCode, command: str, kind: type[errors.Migra
 def test_every_code_is_an_error_of_ours_or_a_bug() -> None:
     bugs = {code for code in FaultCode if error_of(PeerFault("db2", "dump", Fault(code, "x"))) is None}
     assert bugs == {FaultCode.INTERNAL, FaultCode.BAD_REQUEST}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"files": ()}, {"files": (_file("/etc/shadow"),)}, {"files": (_file("/b"), _file("/a"))},
+        {"accounts": ()}, {"accounts": (protocol.Account("user", 0, "root"),)}, {"addresses": (_ADDRESS, _ADDRESS)},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_an_answer_to_what_was_not_asked(peer: Peer, agent: Scripted, answer: dict[str, Any]) -> None:
+    """A target that names other files would have them looked for here."""
+    asked = protocol.Check((_file("/a"), _file("/b")), (), (protocol.Account("user", 7, "x"),), (_ADDRESS,))
+    good: dict[str, Any] = {"files": asked.files, "accounts": asked.accounts, "addresses": asked.addresses}
+    agent.answer(1, protocol.TargetCheck(taken=(), memory_available=1, disk_available=1, **good))
+    assert (await peer.check(asked)).files == asked.files
+    agent.answer(2, protocol.TargetCheck(taken=(), memory_available=1, disk_available=1, **{**good, **answer}))
+    with pytest.raises(PeerLost, match="what it was not asked"):
+        await peer.check(asked)
+
+
+async def test_a_fault_of_many_words_is_cut_short(peer: Peer, agent: Scripted) -> None:
+    agent.say(wire.encode_fault(1, Fault(FaultCode.FILES, "m" * 100_000, "h" * 100_000, "l" * 100_000)))
+    with pytest.raises(PeerFault) as caught:
+        await peer.commit()
+    fault = caught.value.fault
+    assert [len(text) for text in (fault.message, fault.hint, fault.log)] == [LONGEST] * 3

@@ -25,7 +25,7 @@ from agent.protocol import (
     TaskFacts,
     TreeFacts,
 )
-from migrator.plan import Obstacle, Plan, Wishes, make_plan, questions
+from migrator.plan import Obstacle, Plan, Wishes, _version, make_plan, questions
 
 MIB = 1 << 20
 
@@ -742,3 +742,18 @@ def test_where_rounds_are_kept() -> None:
     named = both.with_(wishes=Wishes(rsync=True, images_directory="/srv/images"))
     assert named.plan()[0].place == Place(True, 0, "/srv/images")
     assert both.with_(wishes=Wishes(shared="/nfs")).plan()[0].place == Place(True, 0, "/nfs", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("4.1.1", (4, 1, 1)),
+        ("6.12.43+deb13-amd64", (6, 12, 43)),
+        ("", ()),
+        ("v4", ()),
+        ("4.²", (4,)),
+        ("9" * 9999, (999999999,)),
+    ],
+)
+def test_versions_as_hosts_tell_them(text: str, version: tuple[int, ...]) -> None:
+    assert _version(text) == version

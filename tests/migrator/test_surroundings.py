@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from agent.protocol import Account, Address, Conditions, HugePages, Limit
+from migrator import surroundings
 from migrator.obstacle import Obstacle
 from migrator.plan import make_plan, questions
+from tests.fuzz.limits import less_memory, less_time
 from tests.migrator.test_plan import PLAIN, TREE, World
 
 APP = Account("user", 1000, "app")
@@ -217,3 +219,17 @@ def test_a_limit_that_the_target_cannot_give(here: int, there: int, said: str | 
         [("limit-lower", "Max locked memory", False)] if said else []
     )
     assert all(said and said in one.problem for one in obstacles)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0-3,8", {0, 1, 2, 3, 8}), ("7", {7}), ("", set()), ("x", set()), ("3-", set()), ("²", set()), ("5-2", set())],
+)
+def test_lists_of_processors(text: str, numbers: set[int]) -> None:
+    assert surroundings._numbers(text) == numbers
+
+
+def test_a_target_with_more_processors_than_there_can_be_costs_nothing() -> None:
+    with less_memory(), less_time():
+        assert surroundings._numbers("0-99999999999999") == set()
+        assert max(surroundings._numbers("0-999999")) == 1 << 16

@@ -225,3 +225,10 @@ async def test_a_channel_that_is_sifted() -> None:
     await channel.close()
     assert inner.written == b"answer<end>"
     assert inner.closed
+
+
+@pytest.mark.parametrize("form", [SHORT, LONG])
+def test_a_run_beyond_all_addresses_is_passed_on_as_it_is(form: struct.Struct) -> None:
+    stream = form.pack(OPEN2, 0, 0, whose(10)) + form.pack(PRESENT << 16 | ADD_F, 3, (1 << 64) - PAGE, whose(10))
+    sifted = Unchanged(PAGE)
+    assert sifted.feed(stream + b"rest") + sifted.rest() == stream + b"rest"

@@ -44,6 +44,11 @@ def pytest_command(python: Path, arguments: Iterable[str]) -> list[str]:
     return [str(python), "-m", "pytest", *arguments]
 
 
+def fuzz_command(python: Path, arguments: Iterable[str]) -> list[str]:
+    """The parsers against bytes that are made up, two seconds each unless the arguments say otherwise."""
+    return [str(python), "-m", "tests.fuzz", *arguments]
+
+
 def live_arguments(backend: str, lab: str, everything: bool, faults: str = "slice") -> list[str]:
     """pytest's arguments for the live tests on this lab."""
     chosen = [] if everything else ["-m", "not long"]

@@ -59,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
     )
     soaked.add_argument("--backend", choices=("vm", "netns"), default="netns", help="default: %(default)s")
     soaked.add_argument("--hops", type=positive, default=200, metavar="N", help="how often (default: %(default)s)")
+    fuzz = commands.add_parser("fuzz", help="every parser of foreign bytes against made up ones, led by coverage")
+    fuzz.add_argument("--runs", help="inputs of all together, however long that takes")
+    fuzz.add_argument("--seconds", help="for each parser (default: 2)")
+    fuzz.add_argument("names", nargs="*", metavar="NAME", help="these parsers only")
     commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
     commands.add_parser("down", parents=[named], help="stop both hosts and remove what they left")
     status = commands.add_parser("status", parents=[named], help="where the hosts are")
@@ -184,6 +188,7 @@ def run_tests(everything: bool, backend: str | None, faults: str, arguments: lis
         # who is not root can't run them all
         strictly = ["--no-skips"] if os.geteuid() == 0 else []
         done.command("fast tests", checks.pytest_command(python, [*strictly, "tests"]))
+        done.command("fuzz", checks.fuzz_command(python, []))
     for kind in backends:
         # The number keeps two runs on one machine apart.
         name = f"test-{kind}-{os.getpid()}"
@@ -193,6 +198,17 @@ def run_tests(everything: bool, backend: str | None, faults: str, arguments: lis
         words = checks.pytest_command(python, chosen)
         done.on_lab(kind, lambda: up(name, kind), lambda: down(name), words)  # noqa: B023  # called at once
     return done.report()
+
+
+def run_fuzz(arguments: argparse.Namespace) -> int:
+    """On this machine alone: parsers need no lab."""
+    with cache.lock("build"):
+        python = project.developer_python()
+    options = {"--runs": arguments.runs, "--seconds": arguments.seconds}
+    words = [word for name, value in options.items() if value is not None for word in (name, value)]
+    return subprocess.run(
+        checks.fuzz_command(python, [*words, *arguments.names]), cwd=cache.REPOSITORY, check=False
+    ).returncode
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -216,6 +232,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """One command."""
     if arguments.command == "bench":
         return run_bench(arguments)
+    if arguments.command == "fuzz":
+        return run_fuzz(arguments)
     if arguments.command == "test":
         return run_tests(arguments.everything, arguments.backend, arguments.faults, rest)
     if arguments.command == "soak":
