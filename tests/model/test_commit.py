@@ -67,12 +67,12 @@ def test_whatever_goes_wrong_twice() -> None:
     assert set(found.settled) == expected
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_whatever_goes_wrong_once(on_disk: bool) -> None:
+@pytest.mark.parametrize("durable", [False, True])
+def test_whatever_goes_wrong_once(durable: bool) -> None:
     """The exceptions, by name: each has to come about, and no other."""
-    found = explore.explore(faults=1, on_disk=on_disk)
+    found = explore.explore(faults=1, durable=durable)
     exceptions = {explore.RAN, explore.LET_GO, explore.UNHELD, explore.SEIZED, explore.IN_BETWEEN}
-    if not on_disk:
+    if not durable:
         exceptions.add(explore.IN_MEMORY)
     expected = {f"it runs nowhere: {reason}" for reason in exceptions}
     expected |= {"it runs on the source", "it runs on the target", explore.LATER}
@@ -173,7 +173,7 @@ UNTIDY, UNFOUND, DISORDER = (
     "a journal is out of order",
 )
 BREACHES: dict[str, tuple[Breach, int, bool, str]] = {
-    # what is broken: how, the faults that it takes, whether the images are on disk, what comes of it
+    # what is broken: how, the faults that it takes, whether the images are on disk (--durable), what comes of it
     "DONE is written before the target was told": (broken("DONE before the target was told"), 1, False, UNFOUND),
     "the target resumes without proof of death": (resume_without_proof, 1, False, TWO),
     "KILLED is written before the kill": (broken("KILLED before the kill"), 0, False, TWO),
@@ -218,9 +218,9 @@ def test_strays_that_nobody_looks_for_are_found() -> None:
 
 @pytest.mark.parametrize("name", BREACHES)
 def test_a_broken_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    breach, faults, on_disk, problem = BREACHES[name]
+    breach, faults, durable, problem = BREACHES[name]
     breach(monkeypatch)
     with pytest.raises(explore.Broken) as found:
-        explore.explore(faults=faults, on_disk=on_disk)
+        explore.explore(faults=faults, durable=durable)
     assert found.value.problem == problem
     assert len(found.value.steps.splitlines()) > faults, "the way that led to it is told"
