@@ -89,7 +89,10 @@ def _resume(known: Known) -> Optional[Record]:
         raise JournalError(refusal)
     if known.has(Record.RESUMING):
         if not known.resuming_here and not known.has(Record.RESUMED) and known.word is not Word.RESTORE_ANYWAY:
-            raise JournalError("this host rebooted while the tree was resumed: whether it ran nobody can tell")
+            raise JournalError(
+                "this host rebooted while the tree was resumed: whether it ran nobody can tell. Here `migrate recover "
+                "--restore-anyway` restores it all the same, and says what that risks"
+            )
         return None
     if not known.has(Record.HELD):
         raise JournalError("there is no HELD: the images are not known to be whole")
@@ -98,7 +101,10 @@ def _resume(known: Known) -> Optional[Record]:
     if not known.images:
         raise JournalError("the images are gone: this host has rebooted")
     if torn(known) and known.word is not Word.RESTORE_ANYWAY:
-        raise JournalError("this host has rebooted, and its disk may have half of the images: --durable was not given")
+        raise JournalError(
+            "this host has rebooted, and without --durable its disk may have half of the images. Here `migrate recover "
+            "--restore-anyway` uses them all the same, and says what that risks"
+        )
     return Record.RESUMING
 
 

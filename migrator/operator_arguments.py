@@ -37,7 +37,7 @@ def _recover_parser() -> argparse.ArgumentParser:
         parser.add_argument(
             word,
             metavar="ID",
-            type=option_types.migration_id,
+            type=option_types.typed_id,
             nargs="?",
             const="",
             help=f"{when}; says what that risks, and wants the id typed",
