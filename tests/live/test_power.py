@@ -117,6 +117,7 @@ def test_a_restore_that_fails_after_the_reboot_is_tried_again(
     runs_there(alpha, beta, witness)
 
 
+@pytest.mark.long_on("vm")
 def test_a_durable_migration_says_what_the_disk_cost(
     nothing_behind: None, alpha: LabHost, beta: LabHost, witness: int, migrate: Any
 ) -> None:
