@@ -12,7 +12,7 @@ from typing import Any
 
 from agent import rules
 from agent.journal import JournalError, Record
-from agent.protocol import JournalState, Verdict
+from agent.protocol import JournalState, Verdict, Word
 from tests.model.world import (
     BLOCKED,
     DEAD,
@@ -424,31 +424,36 @@ def contact_lost() -> Command:
     return OK
 
 
-def settle(role: str, verdict: Verdict) -> Command:
+def settle(role: str, verdict: Verdict, word: Word = Word.NONE) -> Command:
     """As `settle.settle`: take over, decide, act."""
     yield wait_for_turn, role
-    found = yield from depose(role, verdict)
+    found = yield from depose(role, verdict, word)
     yield end_of_turn, role
     if found is None:
         yield close, role
         return FAULT
     undo = verdict is Verdict.ABORT or (verdict is Verdict.CLEAN and Record.ABORT in found[0])
-    answer = yield from (settle_abort(role, found[1], verdict) if undo else _SETTLE[verdict](role, found[1]))
+    if undo:
+        answer = yield from settle_abort(role, found[1], verdict)
+    elif verdict is Verdict.RESUME:
+        answer = yield from settle_resume(role, found[3], word)
+    else:
+        answer = yield from _SETTLE[verdict](role, found[1])
     yield close, role
     return answer
 
 
-def depose(role: str, verdict: Verdict) -> Command:
+def depose(role: str, verdict: Verdict, word: Word) -> Command:
     """As `deposing.depose`, with the turn in hand; None where it came to nothing."""
     former = yield owners, role
     if not former:
         found = yield take_over, role
-        if found is None or not (yield from decide(role, verdict, found)):
+        if found is None or not (yield from decide(role, verdict, word, found)):
             return None
     else:
         yield stop, former
         found = yield look, role
-        if not (yield from decide(role, verdict, found)):
+        if not (yield from decide(role, verdict, word, found)):
             yield let_go_on, former
             return None
         yield kill, former
@@ -459,9 +464,9 @@ def depose(role: str, verdict: Verdict) -> Command:
     return ((yield (memory,)), *found[1:])
 
 
-def decide(role: str, verdict: Verdict, found: Any) -> Command:
+def decide(role: str, verdict: Verdict, word: Word, found: Any) -> Command:
     records, same_boot, images, here = found
-    known = rules.Known(role, records, same_boot, images, durable=True, resuming_here=here)
+    known = rules.Known(role, records, same_boot, images, durable=True, resuming_here=here, word=word)
     try:
         record = rules.to_write(verdict, known)
     except JournalError:
@@ -497,12 +502,12 @@ def settle_kill(role: str, same_boot: bool) -> Command:
     return OK
 
 
-def settle_resume(role: str, same_boot: bool) -> Command:
+def settle_resume(role: str, here: bool, word: Word) -> Command:
     if Record.RESUMED in (yield (memory,)):
         return OK
     _, log = yield criu_is_gone, role
     try:
-        again = rules.must_restore(same_boot=True, finished=log == "finished", passed_hold=log != "")
+        again = rules.must_restore(same_boot=True, finished=log == "finished", passed_hold=log != "", word=word)
     except JournalError:
         return CRIU_FAULT
     if again:
@@ -526,7 +531,7 @@ def read_journal(role: str, migration: str) -> Command:
     return (yield read, role, migration)
 
 
-_SETTLE = {Verdict.KILL: settle_kill, Verdict.RESUME: settle_resume, Verdict.CLEAN: settle_clean}
+_SETTLE = {Verdict.KILL: settle_kill, Verdict.CLEAN: settle_clean}
 COMMANDS: dict[str, Callable[..., Command]] = {
     "dump": dump, "commit": commit, "abort source": abort_source, "finish": finish, "restore": restore,
     "resume": resume, "abort target": abort_target, "contact lost": contact_lost, "settle": settle,

@@ -100,9 +100,11 @@ def _run(program: Any, history: tuple[Any, ...]) -> tuple[bool, Any]:
 
 
 class Explorer:
-    """One exploration. `beside`: whether a `recover` may begin beside another client."""
+    """One exploration. `beside`: whether a `recover` may begin beside another client. `words`: the operator's, which
+    are said as often as `recover` is run, always while the source can be asked."""
 
-    def __init__(self, beside: bool = True) -> None:
+    def __init__(self, beside: bool = True, words: tuple[str, ...] = ()) -> None:
+        self._words = words
         self._programs = Programs()
         self._most = 1 if beside else 0
 
@@ -213,11 +215,15 @@ class Explorer:
         if not names and quiet:
             yield "an operator runs recover", _started(world, "R1")
             yield "an operator runs recover on the target", _started(world, "R1", "recover there")
+            for word in self._words:
+                yield f"an operator says {word}", _started(world, "R1", word)
         elif world.faults and len(names) <= self._most and not world.source.owner:
             name = "R2" if "R1" in names else "R1"
             fewer, beside = world._replace(faults=world.faults - 1), f"beside {min(names, default='others')}"
             yield f"an operator runs recover {beside}", _started(fewer, name)
             yield f"an operator runs recover on the target {beside}", _started(fewer, name, "recover there")
+            for word in self._words:
+                yield f"an operator says {word} {beside}", _started(fewer, name, word)
 
     # --- what goes wrong ---
 
@@ -369,7 +375,7 @@ def _client_act(world: World, client: Client, act: tuple[Any, ...]) -> Iterator[
 
 def at(client: Client) -> str:
     """The host that a client runs on."""
-    return "target" if client.program == "recover there" else "source"
+    return "source" if client.program in ("migrate", "recover", "recover by ID") else "target"
 
 
 def _message_faults(world: World, client: Client, name: str) -> Iterator[Step]:
@@ -480,14 +486,19 @@ class Found:
 
 
 def explore(
-    *, faults: int, durable: bool = False, start: Callable[..., World] = beginning, beside: bool = True
+    *,
+    faults: int,
+    durable: bool = False,
+    start: Callable[..., World] = beginning,
+    beside: bool = True,
+    words: tuple[str, ...] = (),
 ) -> Found:
     """Go through all worlds. Raises Broken with the shortest way to the first that breaks an invariant.
 
     `beside`: a `recover` may begin beside `migrate` or another one; that multiplies the worlds.
     """
     with mock.patch.object(recovery, "meet", meet):
-        return _explore(Explorer(beside), start(faults=faults, durable=durable))
+        return _explore(Explorer(beside, words), start(faults=faults, durable=durable))
 
 
 def _explore(explorer: Explorer, start: World) -> Found:
