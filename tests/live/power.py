@@ -25,7 +25,10 @@ rm -rf /run/migrate /run/criu.kdat /run/instants /tmp/.criu* /dev/shm/* /var/lib
 umount {boot_id} 2>/dev/null
 echo {new} >/var/lib/boot_id
 mount --bind /var/lib/boot_id {boot_id}
-/usr/sbin/sshd -E /var/log/sshd.log
+last=$(cat /proc/sys/kernel/ns_last_pid)
+echo 3 >/proc/sys/kernel/ns_last_pid
+/usr/sbin/sshd -E /var/log/sshd.log -D </dev/null >/dev/null 2>&1 &
+echo $last >/proc/sys/kernel/ns_last_pid
 """
 
 
