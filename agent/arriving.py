@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
-from agent import criu, images
-from agent.journal import WrongOrder
+from agent import criu, durable, images
+from agent.journal import Journal, Record, WrongOrder
+from agent.ledger import Ledger
 from agent.protocol import Image
+from agent.streams import Jobs
 
 
 class Arriving:
-    """The rounds of one migration, below `images`; criu's logs lie in `logs`."""
+    """The rounds of one migration, below `images`; criu's logs lie with the journal."""
 
-    def __init__(self, images: Path, logs: Path, program: str) -> None:
+    def __init__(self, images: Path, journal: Journal, program: str, jobs: Jobs) -> None:
         self._images = images
-        self._logs = logs
+        self._logs = journal.directory
+        self._durable = journal.facts(Record.PREPARED.value).get("durable", False)
         self._program = program
+        self._jobs = jobs
         self._servers: dict[int, criu.Running] = {}
         self._shared: Optional[Path] = None
 
@@ -59,6 +64,21 @@ class Arriving:
             log = self._logs / f"dedup-{number}.log"
             await (await criu.spawn(self._program, criu.dedup_arguments(images=directory, log=log), log)).ended()
         return images.pages_size(directory)
+
+    async def kept(self, number: int) -> float:
+        """A round that has arrived is on disk, where that is ordered: seconds that it took. Raises NoRoom."""
+        return await self._kept(lambda: durable.keep(images.round_directory(self._images, number)))
+
+    async def all_kept(self, ledger: Ledger) -> float:
+        """The same of all that a restore needs, and of the files that came along."""
+        return await self._kept(lambda: durable.keep_all(self._images, ledger))
+
+    async def _kept(self, keep: Callable[[], None]) -> float:
+        started = time.monotonic()
+        if not self._durable:
+            return 0.0
+        await self._jobs.run(keep)
+        return time.monotonic() - started
 
     async def ended(self) -> None:
         """Wait until no page server is at work."""

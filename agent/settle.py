@@ -11,12 +11,13 @@ import signal
 from typing import Any, Callable
 
 from agent import criu, freezer, images, lodging, namespace, process, protocol, rules, strays, suspension, throttle
-from agent.deposing import at_work, depose, same_boot, send, until
+from agent.boot import lines_of_this_boot, same_boot
+from agent.deposing import at_work, depose, send, until
 from agent.fill import wait_for_pager
 from agent.journal import Damaged, Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
-from agent.lost import MEMORY_LOST, forget, memory_lost
+from agent.lost import MEMORY_LOST, forget, memory_lost, stop_all
 from agent.settings import Settings
 from agent.target import Target
 from agent.terminal import Terminal
@@ -46,13 +47,15 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             root=journal.facts(Record.RESUMED.value).get("pid", first["root"]),
             same_boot=this_boot,
             agent_alive=at_work(journal),
-            criu_alive=this_boot and _criu_alive(journal),
-            tasks_alive=len(_living(journal)) if this_boot else 0,
+            criu_alive=_criu_alive(journal),
+            tasks_alive=len(_living(journal)),
             images=_images(settings, journal).exists(),
             terminal=terminal.shown_by() if terminal is not None else "",
             hangs_up=terminal is not None and terminal.hangs_up,
             memory_lost=bool(journal.facts(MEMORY_LOST)),
             address=first.get("address", ""),
+            word=_word(journal),
+            durable=first.get("durable", False),
         )
     finally:
         journal.close()
@@ -69,7 +72,13 @@ def _criu_alive(journal: Journal) -> bool:
 
 
 def _alive(journal: Journal, program: str) -> bool:
-    return any(process.alive(line["pid"], line["start"]) for line in journal.all_facts(program))
+    lines = (line for line in lines_of_this_boot(journal) if line["record"] == program)
+    return any(process.alive(line["pid"], line["start"]) for line in lines)
+
+
+def _word(journal: Journal) -> protocol.Word:
+    """By which the tree was resumed here without the source's proof of death."""
+    return protocol.Word(journal.facts(Record.RESUMING.value).get("word", ""))
 
 
 def _living(journal: Journal) -> list[tuple[int, int]]:
@@ -77,7 +86,7 @@ def _living(journal: Journal) -> list[tuple[int, int]]:
     what a restore that was killed has made besides."""
     first = namespace.init_of(journal.directory)
     tasks = [] if first is None else [first]
-    for record in (Record.COMMIT, Record.HELD, Record.BEGIN):
+    for record in (Record.COMMIT, Record.HELD, Record.BEGIN) if same_boot(journal) else ():
         if "tasks" in journal.facts(record.value):
             tasks += [(pid, start) for pid, start in journal.facts(record.value)["tasks"]]
             break
@@ -91,29 +100,51 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
     journal = Journal.load(settings.state, request.migration)
     try:
         verdict, here = request.verdict, protocol.Verdict
-        await depose(journal, functools.partial(_decide, settings, journal, verdict))
-        if verdict is here.KILL:
+        await depose(journal, functools.partial(_decide, settings, journal, request))
+        if verdict in (here.KILL, here.DEPOSE):
             return await _kill(journal)
         if verdict is here.RESUME:
-            return await _resume(settings, journal, tell)
-        if verdict is here.ABORT or (verdict is here.CLEAN and journal.has(Record.ABORT)):
+            return await _resume(settings, journal, request.word, tell)
+        undone = journal.has(Record.ABORT) and not journal.has(Record.DEPOSED)
+        if verdict is here.ABORT or (verdict is here.CLEAN and undone):
             return await _abort(settings, journal, told=verdict is here.CLEAN)
         return await _clean(settings, journal)
     finally:
         journal.close()
 
 
-def _decide(settings: Settings, journal: Journal, verdict: protocol.Verdict) -> None:
+def _decide(settings: Settings, journal: Journal, request: protocol.Settle) -> None:
     """Write what makes the verdict this host's decision. Raises JournalError where the journal forbids it."""
-    record = rules.to_write(verdict, _known(settings, journal))
+    if request.word is protocol.Word.RESTORE_ANYWAY and (living := _may_run(journal)):
+        raise JournalError(f"it may run here: its process {living[0][0]} lives")
+    record = rules.to_write(request.verdict, _known(settings, journal, request.word))
     if record is Record.COMMIT:
         journal.write(record, tasks=journal.facts(Record.BEGIN.value)["tasks"])
+    elif record is Record.DEPOSED:
+        journal.write(record, word=protocol.Word.SOURCE_IS_DEAD.value)
+    elif record is Record.RESUMING:
+        journal.write(record, reason="settled", boot=process.boot_id(), word=request.word.value)
     elif record is not None:
         journal.write(record, reason="settled")
 
 
-def _known(settings: Settings, journal: Journal) -> rules.Known:
-    return rules.Known(journal.role, journal.records, same_boot(journal), _images(settings, journal).exists())
+def _may_run(journal: Journal) -> list[tuple[int, int]]:
+    """Its tasks that live here, where criu had let it go when it failed."""
+    let_go = criu.passed_hold(journal.directory / "restore.log")
+    return _living(journal) if let_go and journal.has(Record.RESUMING) and _resuming_here(journal) else []
+
+
+def _known(settings: Settings, journal: Journal, word: protocol.Word = protocol.Word.NONE) -> rules.Known:
+    return rules.Known(
+        journal.role, journal.records, same_boot(journal), _images(settings, journal).exists(),
+        durable=journal.first.get("durable", False), resuming_here=_resuming_here(journal), word=word,
+    )  # fmt: skip
+
+
+def _resuming_here(journal: Journal) -> bool:
+    """Whether this host has not rebooted since RESUMING."""
+    boot = journal.facts(Record.RESUMING.value).get("boot", journal.first["boot"])
+    return bool(boot == process.boot_id())
 
 
 async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protocol.Settled:
@@ -158,15 +189,20 @@ async def _kill(journal: Journal) -> protocol.Settled:
     if same_boot(journal):
         # COMMIT is in the journal, so the hook lets criu kill the tree; what is left we kill ourselves
         await until(lambda: not _criu_alive(journal), "criu does not end")
-        for task in _living(journal):
+        tasks = _living(journal)
+        if journal.has(Record.DEPOSED):  # it has run here meanwhile, and may have started others
+            tasks += [(pid, process.start_time(pid)) for pid in stop_all(tasks)]
+        for task in tasks:
             send(task, signal.SIGKILL)
-        await until(lambda: not _living(journal), "the tree does not die")
+        await until(lambda: not any(process.alive(*task) for task in tasks), "the tree does not die")
         freezer.thaw(journal.directory)
     journal.write(Record.KILLED)
     return _settled(journal)
 
 
-async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], None]) -> protocol.Settled:
+async def _resume(
+    settings: Settings, journal: Journal, word: protocol.Word, tell: Callable[[str], None]
+) -> protocol.Settled:
     """Bring the tree to run, once.
 
     Where criu's log says that it finished, the tree runs, and that is recorded. Where it was let go and did not finish,
@@ -175,13 +211,13 @@ async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], No
     if journal.has(Record.RESUMED):
         return _settled(journal)
     target = Target.adopt(settings, journal, tell)
-    if same_boot(journal):
-        # a hook that still waited saw its agent gone, read RESUMING and let criu finish
-        await until(lambda: not _criu_alive(journal), "criu does not end")
+    # a hook that still waited saw its agent gone, read RESUMING and let criu finish
+    await until(lambda: not _criu_alive(journal), "criu does not end")
     log = journal.directory / "restore.log"
     finished, passed = criu.finished(log), criu.passed_hold(log)
-    if rules.must_restore(same_boot=same_boot(journal), finished=finished, passed_hold=passed):
-        await target.clear(_living(journal) if same_boot(journal) else [])
+    here = _resuming_here(journal)
+    if rules.must_restore(same_boot=here, finished=finished, passed_hold=passed, word=word):
+        await target.clear(_living(journal))
         await target.restore_again()
     target.resumed()
     return _settled(journal)
@@ -190,9 +226,8 @@ async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], No
 async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.has(Record.DONE):
         return _settled(journal)
-    if same_boot(journal):
-        # KILLED and RESUMED stand as soon as they are true: criu and the kernel may still have something to put away
-        await until(lambda: not _criu_alive(journal), "criu does not end")
+    # KILLED and RESUMED stand as soon as they are true: criu and the kernel may still have something to put away
+    await until(lambda: not _criu_alive(journal), "criu does not end")
     await wait_for_pager(journal.directory)
     if journal.role == "target" and same_boot(journal):
         memory_lost(journal)
@@ -235,7 +270,8 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
 
 def _settled(journal: Journal, left: tuple[str, ...] = ()) -> protocol.Settled:
     pid = int(journal.facts(Record.RESUMED.value).get("pid", 0))
-    if journal.role == "source" and journal.has(Record.ABORT) and same_boot(journal):
+    undone = journal.has(Record.ABORT) and not journal.has(Record.DEPOSED)
+    if journal.role == "source" and undone and same_boot(journal):
         pid = int(journal.facts(Record.BEGIN.value)["root"])
     records = tuple(record.value for record in journal.records)
     return protocol.Settled(records, pid, left, bool(journal.facts(MEMORY_LOST)))

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Callable, Optional, cast
+from typing import BinaryIO, Callable, Optional, Union, cast
 
 from agent import criu, images, instants, lodging, memory, namespace, ours, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
@@ -48,7 +48,7 @@ class Target:
         self._tasks = Tasks()
         self._jobs = Jobs()
         self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
-        self._arriving = Arriving(self._images, journal.directory, settings.criu)
+        self._arriving = Arriving(self._images, journal, settings.criu, self._jobs)
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
         self._streams = Taken()
@@ -133,17 +133,17 @@ class Target:
 
     async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:
         """Wait until a round is here whole. Raises CriuError, BrokenRounds."""
-        return await self._index(request.round, await self._arriving.served(request.round))
+        return await self._index(request, await self._arriving.served(request.round))
 
     async def arrived(self, request: protocol.Arrived) -> protocol.Accepted:
         """A round has come by itself. Raises NotWhole, BrokenRounds."""
         self._still_accepting()
-        return await self._index(request.round, await self._arriving.verified(request.round, request.images))
+        return await self._index(request, await self._arriving.verified(request.round, request.images))
 
-    async def _index(self, number: int, size: int) -> protocol.Accepted:
+    async def _index(self, done: Union[protocol.AcceptDone, protocol.Arrived], size: int) -> protocol.Accepted:
         if self._fill is not None:
-            await self._fill.add_round(number)
-        return protocol.Accepted(size)
+            await self._fill.add_round(done.round)
+        return protocol.Accepted(size, 0.0 if done.final else await self._arriving.kept(done.round))
 
     async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
         """The images that are no memory."""
@@ -174,16 +174,19 @@ class Target:
         self._lodging.lift(running.process.pid)
         instants.at("restore")
         criu.go(running, directory)
-        if not await hold.reached_before(running.process.wait()):
+        keeping = asyncio.ensure_future(self._arriving.all_kept(self.files.ledger))
+        reached = await hold.reached_before(running.process.wait())
+        seconds = time.monotonic() - started
+        disk_seconds = await keeping
+        if not reached:
             await running.ended()
             raise criu.CriuError("criu ended before its hold, without an error", str(running.log))
-        seconds = time.monotonic() - started
         try:
             lost = self._pin(directory, running)
         except (OSError, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
         instants.at("held")
-        return protocol.Restored(seconds, self._root, lost)
+        return protocol.Restored(seconds, self._root, lost, disk_seconds)
 
     def _pin(self, round_: Path, running: criu.Running) -> tuple[str, ...]:
         """HELD: all are here, and pinned: descendants of ours, for the pinned may be killed. What is lost, in words."""
@@ -219,7 +222,7 @@ class Target:
             raise JournalError("resume needs the source's proof of death")
         if not self._journal.has(Record.HELD):
             raise WrongOrder("there is no held tree to resume")
-        self._journal.write(Record.RESUMING)
+        self._journal.write(Record.RESUMING, boot=process.boot_id())
         instants.at("resuming")
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")

@@ -69,6 +69,8 @@ class Options:
     """It is a systemd service, and moves as one."""
     lease: float = LEASE
     """Seconds that the target holds the tree when contact is lost once it stands there; then its images are kept."""
+    durable: bool = False
+    """What a restore needs is on the target's disk before the process is ended here: it outlives a power cut there."""
     sudo: bool = False
     """Become root on the target with `sudo -n`."""
     criu: str = ""
@@ -175,6 +177,7 @@ def order(
             namespaces=options.namespaces,
             terminal=options.terminal,
             unit=options.unit,
+            durable=options.durable,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,

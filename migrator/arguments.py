@@ -238,6 +238,12 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         help="a directory that both hosts see, as on NFS: the images are written there, and nothing is sent",
     )
     parser.add_argument(
+        "--durable",
+        action="store_true",
+        help="have all that a restore needs on the target's disk before the process is ended here, so that it outlives "
+        "a power cut there; costs time, also in the freeze",
+    )
+    parser.add_argument(
         "--criu-option",
         metavar="OPT",
         type=option_types.criu_option,

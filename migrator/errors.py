@@ -26,6 +26,7 @@
     ├── InDoubt               71   contact lost at COMMIT or RESUME; one copy at most
     ├── MemoryLost            72   moved, then both that filled its memory were killed at once; stopped on the target
     ├── TooLate               73   it was to be undone, after COMMIT; nothing was changed
+    ├── Lost                  74   the target lost power with the only copy, in memory: it is nowhere
     └── Interrupted        128+N   a signal before COMMIT; undone
 
 Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug with its traceback.
@@ -232,6 +233,13 @@ class TooLate(MigrateError):
 
     exit_code = 73
     where = "nothing was changed: the process belongs to the target"
+
+
+class Lost(MigrateError):
+    """The target has rebooted with the only copy, which was in memory."""
+
+    exit_code = 74
+    where = "the process is lost: it runs nowhere, and nothing is left to restore it from"
 
 
 class Interrupted(MigrateError):

@@ -86,6 +86,11 @@ def criu_option(word: str) -> criu_options.CriuOption:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def typed_id(word: str) -> str:
+    """The id of a migration, or none yet. Raises ArgumentTypeError."""
+    return word and migration_id(word)
+
+
 def migration_id(word: str) -> str:
     """The id of a migration. Raises ArgumentTypeError."""
     if not MIGRATION_ID.fullmatch(word):

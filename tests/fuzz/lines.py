@@ -35,7 +35,7 @@ def _value(hint: Any, number: int) -> Any:
         return sample(hint, number)
     if typing.get_origin(hint) is tuple:
         return (_value(typing.get_args(hint)[0], number),)
-    if hint in (protocol.FaultCode, protocol.Verdict):
+    if hint in (protocol.FaultCode, protocol.Verdict, protocol.Word):
         return list(hint)[number % len(hint)]
     return {bool: bool(number % 2), int: number, float: number / 4, str: _WORDS[number % len(_WORDS)]}[hint]
 

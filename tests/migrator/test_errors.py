@@ -69,6 +69,7 @@ def test_the_code_lies_in_the_band_that_says_where_the_process_is(
         errors.InDoubt: (range(71, 72), {errors.InDoubt.where}),
         errors.MemoryLost: (range(72, 73), {errors.MemoryLost.where}),
         errors.TooLate: (range(73, 74), {errors.TooLate.where}),
+        errors.Lost: (range(74, 75), {errors.Lost.where}),
         errors.Interrupted: (range(129, 193), {UNDONE}),
     }
     band = next(bands[each] for each in kind.__mro__ if each in bands)
