@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tomllib
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from migrator import runbook
 from migrator.runbook import BadPlan, Move, Selection
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
 WHOLE = """\
 target = ["db2", "root@db3:2222"]
 parallel = 3
@@ -47,6 +50,18 @@ def mistakes(text: str) -> list[tuple[int, str]]:
     with pytest.raises(BadPlan) as caught:
         runbook.parse(text)
     return [(one.line, one.text) for one in caught.value.mistakes]
+
+
+def example() -> str:
+    """The plan in README, word by word."""
+    section = README.split("### Emptying a host")[1]
+    return section.split("```toml\n")[1].split("```")[0]
+
+
+def test_the_plan_in_the_readme_has_no_mistake() -> None:
+    book = runbook.parse(example())
+    assert [move.name for move in book.moves] == ["database", "workers", "user www-data"]
+    assert book.moves[1].after == ("database",)
 
 
 def test_a_whole_plan() -> None:
