@@ -14,6 +14,8 @@ The first word is a PID, or one of the subcommands:
     migrate recover [ID]                    settle what was cut off
     migrate abort ID                        undo a migration that runs, from another shell
     migrate report [ID|FILE]                what a migration was, or the last ones
+    migrate drain PLAN.toml                 move everything away that a plan lists
+    migrate return PLAN.toml                bring it back
     migrate config [USER@]HOST[:PORT]       the settings in force, and where they come from
     migrate completion SHELL                the completion for a shell
     migrate help [TOPIC]                    more about a topic, an option, a command or an exit code
@@ -34,11 +36,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
-from migrator import answers, errors, progress, terminals, words
+from migrator import answers, drain_arguments, errors, progress, terminals, words
 from migrator.arguments import parse
 from migrator.output import Progress
 from migrator.phases import Report
@@ -55,6 +57,8 @@ _INTERRUPTED = {
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "recover": ("stopping", "what the journals say still holds: run it again"),
     "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
+    "drain": ("undoing what is under way", "what had moved stays there: run it again to go on, or `migrate return`"),
+    "return": ("undoing what is under way", "what had come back stays: run it again to go on"),
 }
 """What a signal brings about, and how things are afterwards, by command; of all others _STOPPED."""
 _STOPPED = ("stopping", "nothing was changed")
@@ -78,7 +82,7 @@ def _main(argv: list[str], status: list[int]) -> int:
         show.failed(error)
         show.finish()
         return error.exit_code
-    show = progress.choose(
+    show = _chooser(options.command)(
         sys.stdout,
         sys.stderr,
         quiet=options.quiet,
@@ -93,6 +97,15 @@ def _main(argv: list[str], status: list[int]) -> int:
     asyncio.run(command())
     show.finish()  # outside the loop: Ctrl-C leaves even a reader that never reads on, now that nothing can be lost
     return status[0]
+
+
+def _chooser(command: str) -> Callable[..., Progress]:
+    """What chooses how a command looks."""
+    if command not in drain_arguments.PARSERS:
+        return progress.choose
+    from migrator import overview  # late: for these alone
+
+    return overview.choose
 
 
 def _ordered(options: argparse.Namespace) -> api.Options:
@@ -213,6 +226,14 @@ async def _operate(options: argparse.Namespace, show: Progress) -> int:
         raise
 
 
+async def _drain(options: argparse.Namespace, show: Progress) -> int:
+    """`drain` and `return`."""
+    from migrator import api, drains, overview
+
+    assert isinstance(show, overview.Overview)
+    return await drains.run(options, show, lambda each: api.order(each.pid, each.host, _ordered(each)))
+
+
 async def _report(options: argparse.Namespace, show: Progress) -> int:
     from migrator import history, reporting
 
@@ -228,6 +249,8 @@ _COMMANDS = {
     "status": _operate,
     "recover": _operate,
     "abort": _operate,
+    "drain": _drain,
+    "return": _drain,
     "report": _report,
     **answers.COMMANDS,
 }

@@ -12,7 +12,8 @@
     │   └── NotRoot           17   root is needed, and sudo -n did not give it
     ├── PreflightError        20   obstacles, all of them named
     │   ├── NoProcess         21   no such process
-    │   └── Locked            22   another migration holds the tree
+    │   ├── Locked            22   another migration holds the tree
+    │   └── StateError        23   what is kept of a drain can't be read or written
     ├── CopyError             30   a round, a stream or a file failed; undone
     │   ├── NoSpace           31   no room for images or files; undone
     │   ├── DumpError         32   criu dump failed; undone
@@ -139,6 +140,13 @@ class Locked(PreflightError):
     """Another migration holds a task of this tree."""
 
     exit_code = 22
+
+
+class StateError(PreflightError):
+    """What is kept of a drain can't be read or written."""
+
+    exit_code = 23
+    where = "nothing more is moved; those that were moved before are where they were moved to"
 
 
 class CopyError(_Undone):
