@@ -63,7 +63,6 @@ def play(request: pytest.FixtureRequest, tmp_path: Path, alpha: LabHost, beta: L
                 **os.environ,
                 "ANSIBLE_HOME": str(tmp_path / "ansible"),
                 "ANSIBLE_PIPELINING": "1",
-                "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=10s",  # nothing lingers when the lab goes
                 "ANSIBLE_NOCOLOR": "1",
                 "LC_ALL": "C.UTF-8",
             },
