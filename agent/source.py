@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
 from agent import criu, freezer, images, instants, ours, process, protocol, suspension, traits
+from agent.deposing import until
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
@@ -337,8 +338,9 @@ class Source:
             self._tasks.signal(signal.SIGCONT, self._stopped)
             self._hold.veto()
         self._streams.hang_up()
-        if self._criu is not None:
-            await self._criu.process.wait()
+        if (running := self._criu) is not None:
+            # a criu that hangs is not killed: before its hold that may cost the tree (DESIGN, 6)
+            await until(lambda: not running.alive, f"criu (PID {running.process.pid}) does not end")
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
