@@ -222,6 +222,7 @@ class Target:
             raise JournalError("resume needs the source's proof of death")
         if not self._journal.has(Record.HELD):
             raise WrongOrder("there is no held tree to resume")
+        images.spare_room(self._images)
         self._journal.write(Record.RESUMING, boot=process.boot_id())
         instants.at("resuming")
         if not await self._release():
@@ -291,8 +292,7 @@ class Target:
         forget(self._journal.directory)
         running, hold = await self._warm()
         criu.go(running, directory)
-        # RESUMING is on disk already: this hook succeeds at once
-        if await hold.reached_before(running.process.wait()):
+        if await hold.reached_before(running.process.wait()):  # RESUMING is on disk: this hook succeeds at once
             with contextlib.suppress(OSError):  # its holder has gone, and then its terminal
                 self._terminal.foreground(directory, self._root, sorted(images.task_states(directory)))
             hold.go()

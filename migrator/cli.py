@@ -61,6 +61,10 @@ _INTERRUPTED = {
     "return": ("undoing what is under way", "what had come back stays: run it again to go on"),
 }
 """What a signal brings about, and how things are afterwards, by command; of all others _STOPPED."""
+NO_MEMORY = b"""migrate: no memory left for migrate itself
+  hint: migrate recover
+  there is one copy at most, and the journals decide which
+"""
 _STOPPED = ("stopping", "nothing was changed")
 
 
@@ -169,6 +173,9 @@ async def _attempt(options: argparse.Namespace, show: Progress) -> tuple[int, er
         if isinstance(error, (errors.PreflightError, errors.OpenedMeanwhile)) and error.obstacles:
             show.obstacles(error.obstacles, asked=False)
         failure = error
+    except MemoryError as error:
+        _out_of_memory(asyncio.get_running_loop(), {"exception": error})
+        raise
     except Exception as error:
         show.crashed(error)
         failure = errors.MigrateError(f"a bug in migrate {VERSION}: {error!r}", hint="report it, with the traceback")
@@ -256,6 +263,15 @@ _COMMANDS = {
 }
 
 
+def _out_of_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Without memory nothing can be undone from here: end at once, and both agents do by themselves what is right."""
+    if not isinstance(context.get("exception"), MemoryError):
+        loop.default_exception_handler(context)
+        return
+    os.write(2, NO_MEMORY)
+    os._exit(errors.InDoubt.exit_code)
+
+
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:
     """Await the work; the first signal before COMMIT cancels it. Raises errors.Interrupted once all is undone."""
     loop = asyncio.get_running_loop()
@@ -275,6 +291,7 @@ async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> 
             show.warn(f"{number.name}: {promise}")
             task.cancel()
 
+    loop.set_exception_handler(_out_of_memory)
     for number in STOPPING:
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGTSTP, show.warn, "cannot be suspended; Ctrl-C stops it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -194,3 +195,16 @@ async def test_a_second_hold_replaces_what_a_first_one_left(directory: Path) -> 
     second.go()
     assert await (await run(second, "post-restore")).wait() == 0
     second.close()
+
+
+async def test_a_hold_that_a_full_disk_prevents_leaves_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        Hold(directory, "post-dump", "COMMIT")
+    assert [path.name for path in directory.iterdir()] == ["journal"]
