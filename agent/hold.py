@@ -79,22 +79,25 @@ class Hold:
 
     def __init__(self, directory: Path, hook: str, release: str) -> None:
         self.script = directory / "hold"
+        self._directory = directory
         self._stopped = directory / "stopped"
         self._release = release
         self._reached = asyncio.Event()
-        self._paths = (self.script, self._stopped, directory / "held", directory / "verdict")
-        self._remove()
+        self._held = self._verdict = -1
         try:
-            for fifo in self._paths[2:]:
+            for name in ("held", "verdict"):
+                fifo = directory / name
+                fifo.unlink(missing_ok=True)
                 os.mkfifo(fifo, 0o600)
+            self._stopped.unlink(missing_ok=True)
             self.script.write_text(script_text(directory, hook, release))
             self.script.chmod(0o700)
-        except OSError:  # a full disk
-            self._remove()
+            self._held = os.open(directory / "held", os.O_RDWR | os.O_NONBLOCK)
+            # both ends open: a verdict given before the script comes waits in the pipe
+            self._verdict = os.open(directory / "verdict", os.O_RDWR | os.O_NONBLOCK)
+        except BaseException:
+            self._remove()  # on a full disk: there is no hold then that an undo could close
             raise
-        self._held = os.open(directory / "held", os.O_RDWR | os.O_NONBLOCK)
-        # both ends open: a verdict given before the script comes waits in the pipe
-        self._verdict = os.open(directory / "verdict", os.O_RDWR | os.O_NONBLOCK)
         asyncio.get_running_loop().add_reader(self._held, self._on_held)
 
     def _on_held(self) -> None:
@@ -141,11 +144,12 @@ class Hold:
         if self._held < 0:
             return
         asyncio.get_running_loop().remove_reader(self._held)
-        os.close(self._held)
-        os.close(self._verdict)
-        self._held = self._verdict = -1
         self._remove()
 
     def _remove(self) -> None:
-        for path in self._paths:
+        for end in (self._held, self._verdict):
+            if end >= 0:
+                os.close(end)
+        self._held = self._verdict = -1
+        for path in (self.script, self._stopped, self._directory / "held", self._directory / "verdict"):
             path.unlink(missing_ok=True)

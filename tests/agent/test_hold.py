@@ -52,6 +52,19 @@ def agent_dies(hold: Hold) -> None:
     hold._held = hold._verdict = -1
 
 
+async def test_a_full_disk_leaves_nothing_of_a_hold(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wanted it has no hold to close."""
+
+    def write_text(path: Path, _: str) -> int:
+        path.touch()  # its name there is room for
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(OSError, match="No space left"):
+        Hold(directory, "post-dump", "COMMIT")
+    assert [path.name for path in directory.iterdir()] == ["journal"]
+
+
 async def test_it_holds_until_it_is_told(hold: Hold) -> None:
     for verdict, status in ((hold.go, 0), (hold.veto, 1)):
         hold._reached.clear()
