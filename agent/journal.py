@@ -287,6 +287,8 @@ class Journal:
 
     def may(self, record: Record) -> bool:
         """Whether the order of decisions allows this one now."""
+        if record is Record.DEPOSED and not self.has(Record.FROZEN):
+            return False  # no target ever had all of it
         return record in MAY_FOLLOW[self.role][self.last]
 
     def write(self, record: Record, **details: object) -> None:

@@ -79,7 +79,7 @@ def _depose(known: Known) -> Optional[Record]:
     if known.has(Record.COMMIT) or known.has(Record.DEPOSED):
         return None
     for record in (Record.COMMIT, Record.DEPOSED):
-        if known.may(record):
+        if known.has(Record.FROZEN) and known.may(record):
             return record
     raise JournalError("the target was told that it was undone here, or never held it")
 

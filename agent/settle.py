@@ -22,6 +22,7 @@ from agent.settings import Settings
 from agent.target import Target
 from agent.terminal import Terminal
 from agent.warden import LOCK
+from agent.whole import fail_hook
 
 
 def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
@@ -68,12 +69,19 @@ def _images(settings: Settings, journal: Journal) -> Any:
 
 def _criu_alive(journal: Journal) -> bool:
     """Whether any criu of this migration lives: dump, page servers, restore."""
-    return _alive(journal, "criu")
+    return bool(_alive(journal, "criu"))
 
 
-def _alive(journal: Journal, program: str) -> bool:
+def _alive(journal: Journal, program: str) -> list[int]:
+    """PIDs of the programs of that name that live."""
     lines = (line for line in lines_of_this_boot(journal) if line["record"] == program)
-    return any(process.alive(line["pid"], line["start"]) for line in lines)
+    return [line["pid"] for line in lines if process.alive(line["pid"], line["start"])]
+
+
+async def _criu_ends(journal: Journal) -> None:
+    """Raises JournalError, which names it, when it does not."""
+    pids = ", ".join(map(str, _alive(journal, "criu")))
+    await until(lambda: not _criu_alive(journal), f"criu (PID {pids}) does not end")
 
 
 def _word(journal: Journal) -> protocol.Word:
@@ -123,6 +131,7 @@ def _decide(settings: Settings, journal: Journal, request: protocol.Settle) -> N
     elif record is Record.DEPOSED:
         journal.write(record, word=protocol.Word.SOURCE_IS_DEAD.value)
     elif record is Record.RESUMING:
+        fail_hook(journal)
         journal.write(record, reason="settled", boot=process.boot_id(), word=request.word.value)
     elif record is not None:
         journal.write(record, reason="settled")
@@ -156,7 +165,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
         # it ends with its stream, and until then it writes
         await until(lambda: not _alive(journal, "rsync"), "rsync does not end")
         # without its agent the hook asks the journal and vetoes; a criu before its hook fails at its closed socket
-        await until(lambda: not _criu_alive(journal), "criu does not end")
+        await _criu_ends(journal)
         if journal.role == "target":
             for task in _living(journal):
                 send(task, signal.SIGKILL)
@@ -188,7 +197,7 @@ async def _kill(journal: Journal) -> protocol.Settled:
         return _settled(journal)
     if same_boot(journal):
         # COMMIT is in the journal, so the hook lets criu kill the tree; what is left we kill ourselves
-        await until(lambda: not _criu_alive(journal), "criu does not end")
+        await _criu_ends(journal)
         tasks = _living(journal)
         if journal.has(Record.DEPOSED):  # it has run here meanwhile, and may have started others
             tasks += [(pid, process.start_time(pid)) for pid in stop_all(tasks)]
@@ -212,7 +221,7 @@ async def _resume(
         return _settled(journal)
     target = Target.adopt(settings, journal, tell)
     # a hook that still waited saw its agent gone, read RESUMING and let criu finish
-    await until(lambda: not _criu_alive(journal), "criu does not end")
+    await _criu_ends(journal)
     log = journal.directory / "restore.log"
     finished, passed = criu.finished(log), criu.passed_hold(log)
     here = _resuming_here(journal)
@@ -228,7 +237,7 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.has(Record.DONE):
         return _settled(journal)
     # KILLED and RESUMED stand as soon as they are true: criu and the kernel may still have something to put away
-    await until(lambda: not _criu_alive(journal), "criu does not end")
+    await _criu_ends(journal)
     await wait_for_pager(journal.directory)
     if journal.role == "target" and same_boot(journal):
         memory_lost(journal)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, Union, cast
 
-from agent import criu, images, instants, lodging, memory, namespace, ours, process, protocol, rules, scope, traits
+from agent import criu, images, instants, lodging, memory, namespace, process, protocol, rules, scope, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -30,6 +30,7 @@ from agent.streams import Jobs, Taken
 from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
 from agent.terminal import Terminal
 from agent.warden import LOCK
+from agent.whole import let_go, note_living
 
 
 class Target:
@@ -198,8 +199,7 @@ class Target:
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])
         lost = traits.bring_back(round_, pids[1:])
         self._terminal.foreground(round_, pids[0], pids[1:])
-        hook = ours.hook_below(running.process.pid, str(self._journal.directory / "hold"))
-        self._journal.jot("hook", **hook)
+        note_living(self._journal, running.process.pid, self._tasks)
         self._journal.write(Record.HELD, tasks=self._tasks.identities, root=pids[0])
         if first := namespace.init_of(self._journal.directory):
             self._tasks.pin([process.task_facts(first[0])])  # it ends with them
@@ -266,7 +266,7 @@ class Target:
         if self._restore is None or self._hold is None:
             return False
         if self._restore.process.returncode is None:
-            self._hold.go()
+            let_go(self._hold, self._journal)
         status = await self._restore.process.wait()
         if status == 0:
             return True
