@@ -259,12 +259,13 @@ def make_place(path: Path, *, memory: int) -> None:
         raise NoRoom(f"{path}: {error.strerror}") from error
 
 
-def spare_room(path: Path) -> None:
-    """Enlarge our tmpfs where it is full: criu's log and PID file lie there. Where that fails, criu will."""
+def spare_room(path: Path) -> Path:
+    """Our tmpfs, enlarged where it is full: criu's log and PID file lie there. Where that fails, criu will."""
     there = os.statvfs(path)
     if there.f_bavail * there.f_frsize < SPARE and os.path.ismount(path):
         options = f"size={there.f_blocks * there.f_frsize + SPARE}".encode()
         _libc.mount(b"migrate", os.fsencode(path), b"tmpfs", _MS_REMOUNT | _MS_NOSUID | _MS_NODEV, options)
+    return path
 
 
 def _unmounted(path: Path) -> bool:

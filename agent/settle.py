@@ -240,7 +240,6 @@ async def _resume(
     here = _resuming_here(journal)
     if rules.must_restore(same_boot=here, finished=finished, passed_hold=passed, word=word):
         await target.clear(_living(journal))
-        images.spare_room(_images(settings, journal))
         await target.restore_again()
     target.resumed()
     return _settled(journal)

@@ -285,7 +285,7 @@ class Target:
 
     async def restore_again(self) -> None:
         """Restore from the kept images and let it run: RESUMING is on disk, no task exists. Raises NotRunning."""
-        directory = images.round_directory(self._images, int(self._journal.facts("round")["number"]))
+        directory = images.round_directory(images.spare_room(self._images), int(self._journal.facts("round")["number"]))
         if self._hold is not None:
             self._hold.close()
         await self._close_fill()

@@ -98,7 +98,11 @@ def _main(argv: list[str], status: list[int]) -> int:
     async def command() -> None:
         status.append(await _run(options, show))
 
-    asyncio.run(command())
+    try:
+        asyncio.run(command())
+    except RuntimeError:  # no memory for the thread that the loop's end takes: all is done and said by then
+        if not status:
+            raise
     show.finish()  # outside the loop: Ctrl-C leaves even a reader that never reads on, now that nothing can be lost
     return status[0]
 

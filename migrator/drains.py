@@ -31,6 +31,9 @@ async def run(
         raise errors.UsageError(f"{path} has {bad}", hint="nothing was moved") from None
     if options.command == "return" and options.overwrite_files:
         book = dataclasses.replace(book, moves=tuple(map(_overwriting, book.moves)))
+    if options.no_config:
+        moves = (dataclasses.replace(move, options=("--no-config", *move.options)) for move in book.moves)
+        book = dataclasses.replace(book, moves=tuple(moves))
     limits = Limits(
         options.parallel or book.parallel or 1,
         options.max_total_downtime or book.max_total_downtime,
