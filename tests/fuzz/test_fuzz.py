@@ -128,6 +128,10 @@ def test_every_harness_is_for_somebody() -> None:
     assert set(table.BY_NAME) - named == {"banner", "boot", "answers", "report"}
 
 
+def test_readme_says_how_many_parsers_there_are() -> None:
+    assert f"`tests/fuzz` ({len(table.HARNESSES)} parsers)" in (ROOT / "README.md").read_text()
+
+
 def test_a_parser_that_takes_too_much_memory_is_found() -> None:
     with pytest.raises(MemoryError), less_memory():
         bytearray(1 << 40)
