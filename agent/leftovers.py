@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from agent import freezer, iptables, mounts, namespace, ours, process, suspension, throttle
+from agent import freezer, hold, iptables, mounts, namespace, ours, process, suspension, throttle
 from agent.journal import Record
 from agent.ledger import Ledger
 from agent.lodging import WORD
@@ -127,7 +127,7 @@ class _Search:
                     detail = f"{_name(pid)}, part of whose memory is lost: end it"
                     yield self._item("stopped", str(pid), detail, one.migration, f"kill -KILL {pid}")
         elif one.role == "source" and one.same_boot:
-            for pid, start in _words(one.directory / "stopped"):
+            for pid, start in hold.stopped(one.directory):
                 if process.alive(pid, start) and _is_stopped(pid):
                     yield self._item("stopped", str(pid), _name(pid), one.migration, f"kill -CONT {pid}")
 
@@ -253,14 +253,6 @@ def _first_line(path: Path) -> str:
         return path.read_text(errors="surrogateescape").split("\n")[0]
     except OSError:
         return ""
-
-
-def _words(path: Path) -> list[tuple[int, int]]:
-    """(PID, start time) of each line of a hold's word about whom it has stopped."""
-    try:
-        return [(int(line.split()[0]), int(line.split()[1])) for line in path.read_text().splitlines()]
-    except (OSError, ValueError, IndexError):
-        return []
 
 
 def _entries(directory: Path) -> list[Path]:

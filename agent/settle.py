@@ -10,7 +10,20 @@ import functools
 import signal
 from typing import Any, Callable
 
-from agent import criu, freezer, images, lodging, namespace, process, protocol, rules, strays, suspension, throttle
+from agent import (
+    criu,
+    freezer,
+    hold,
+    images,
+    lodging,
+    namespace,
+    process,
+    protocol,
+    rules,
+    strays,
+    suspension,
+    throttle,
+)
 from agent.boot import lines_of_this_boot, same_boot
 from agent.deposing import at_work, depose, send, until
 from agent.fill import wait_for_pager
@@ -85,8 +98,12 @@ async def _criu_ends(journal: Journal) -> None:
 
 
 def _word(journal: Journal) -> protocol.Word:
-    """By which the tree was resumed here without the source's proof of death."""
-    return protocol.Word(journal.facts(Record.RESUMING.value).get("word", ""))
+    """By which the tree was resumed here without the source's proof of death. Raises Damaged."""
+    said = journal.facts(Record.RESUMING.value).get("word", "")
+    try:
+        return protocol.Word(said)
+    except ValueError:
+        raise Damaged(f"{journal.path} is damaged: there is no word {said[:80]!r}") from None
 
 
 def _living(journal: Journal) -> list[tuple[int, int]]:
@@ -185,11 +202,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
 
 def _queued(journal: Journal) -> list[tuple[int, int]]:
     """The tasks that got a SIGSTOP from us in the hold, children born after BEGIN too; others were stopped before."""
-    try:
-        lines = (journal.directory / "stopped").read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    return [(int(pid), int(start)) for pid, start, _ in (line.split() for line in lines)]
+    return hold.stopped(journal.directory)
 
 
 async def _kill(journal: Journal) -> protocol.Settled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -364,13 +365,22 @@ async def test_a_state_that_cannot_be_kept_stops_it_before_anything_moves(three:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"version": 2, "processes": []}', '{"version":1,"processes":[{"pid":"x"}]}']
-)
+    "text",
+    [
+        "", "{}", "[]", "\xff", "[" * 100_000, '{"version": 2, "processes": []}',
+        *(f'{{"version":1,"processes":{one}}}' for one in (
+            7, "[7]", '["x"]', "[[]]", "[{}]", '[{"pid":"x"}]', '[{"odd":1}]',
+        )),
+        *(json.dumps({"version": 1, "processes": [{**dataclasses.asdict(Standing("a", 1, 1, "b", "a")), **change}]})
+          for change in ({"stage": "lost"}, {"pid": -1}, {"pid": True}, {"downtime": float("nan")},
+                         {"seconds": float("inf")}, {"exit_code": 1 << 64}, {"target": None})),
+    ],
+)  # fmt: skip
 def test_a_damaged_state_is_an_error_and_kept(tmp_path: Path, text: str) -> None:
     plan = tmp_path / "plan.toml"
     ledger = Ledger.of(tmp_path, plan)
     ledger.set(Standing("a", 1, 1, "b", "a"))
-    ledger.path.write_text(text)
+    ledger.path.write_text(text, encoding="latin-1")
     with pytest.raises(errors.StateError, match="damaged"):
         Ledger.of(tmp_path, plan)
-    assert ledger.path.read_text() == text
+    assert ledger.path.read_text(encoding="latin-1") == text
