@@ -119,12 +119,13 @@ def test_the_role_empties_a_host_and_brings_all_back(
     play: Play, witness: int, drained: dict[str, Any], alpha: LabHost, beta: LabHost
 ) -> None:
     alpha.put(PIDFILE, f"{witness}\n".encode())
-    one = {"pidfile": PIDFILE, "target": "admin@beta", "options": {"copy-files": True, "sudo": True}}
+    one = {"name": "cache", "pidfile": PIDFILE, "target": ["admin@beta"], "options": {"copy-files": True, "sudo": True}}
 
     def run(*words: str) -> int:
         done, changed = play(*words, settings=drained, user="admin", processes=[one])
         assert done.returncode == 0
         assert changed["beta"] == 0
+        assert done.stdout.count("PLAY [Empty the hosts") == 1, "two hosts, and not in one batch"
         return changed["alpha"]
 
     assert run("--tags", "check") == 0
