@@ -146,12 +146,13 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         return (await _attempt(options, show))[0]
     from migrator import logbook
 
+    dry = options.command == "check" or getattr(options, "dry_run", False)
     try:
-        book = logbook.Logbook(logbook.sinks(options.log_file, system=options.command != "check"), _about(options))
+        book = logbook.Logbook(logbook.sinks(options.log_file, system=not dry), _about(options))
     except errors.UsageError as error:
         show.failed(error)
         return error.exit_code
-    show.listen(book.happened)
+    show.listen(book)
     status, failure = await _attempt(options, show)
     book.ended(status, failure)
     book.close()
@@ -160,7 +161,12 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
 
 def _about(options: argparse.Namespace) -> dict[str, str | int]:
     """What stands in every line of the log."""
-    named = {"id": getattr(options, "id", ""), "pid": getattr(options, "pid", 0)}
+    plan = getattr(options, "plan", "")
+    named = {
+        "id": getattr(options, "id", ""),
+        "pid": getattr(options, "pid", 0),
+        "plan": plan and os.path.abspath(plan),
+    }
     named |= {"target": getattr(options, "host", ""), "command": options.command}
     return {key: value for key, value in named.items() if value}
 

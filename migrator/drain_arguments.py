@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 
 from migrator import option_types
-from migrator.option_groups import add_output
+from migrator.option_groups import add_log, add_output
 from migrator.parsing import Parser
 
 MOST_AT_ONCE = 64
@@ -69,6 +69,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="FILE", default="", help="what became of each, as JSON")
     add_output(parser)
+    add_log(parser)
 
 
 def _parallel(word: str) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from migrator import words
+from migrator.logbook import Logbook
 from migrator.output import Events, Printer, Progress
 from migrator.phases import Observer, Phase, Report, Round
 from migrator.progress import new_bar, terminal_columns
@@ -20,6 +21,7 @@ from migrator.words import bytes_text, escape, seconds_text
 if TYPE_CHECKING:
     from migrator.drain import Checked, Job
     from migrator.errors import MigrateError
+    from migrator.runbook import Move
 
 LABEL_COLUMNS = 24
 REFRESH_SECONDS = 0.1
@@ -32,6 +34,8 @@ class Overview(Progress):
         super().__init__(printer, verbose=verbose, clock=clock)
         self.expected = 0
         """Processes that are to be moved."""
+        self.book = Logbook([], {})
+        """What happens is written into it by whoever tells us of it: each process has a part of its own."""
         self._ended: list[Standing] = []
         self._said: set[str] = set()
 
@@ -39,6 +43,10 @@ class Overview(Progress):
     def verbose(self) -> bool:
         """-v"""
         return self._verbose
+
+    def listen(self, book: Logbook) -> None:
+        """Its parts are to be told."""
+        self.book = book
 
     # what the drain says (drain.Audience)
 
@@ -62,6 +70,14 @@ class Overview(Progress):
     def left(self, job: Job, why: str) -> None:
         """A line for it."""
         self._line(job.label, f"not moved: {escape(why)}")
+
+    def missing(self, move: Move, why: str) -> None:
+        """A note."""
+        self.note(f"{move.name}: {why}")
+
+    def already(self, job: Job) -> None:
+        """A note."""
+        self.note(f"{job.label}: already on {job.standing.target}")
 
     def said(self, label: str, text: str, *, once: bool = False) -> None:
         """What a migration says; `once`: not again for another process, since it is about the hosts."""

@@ -13,7 +13,7 @@ from migrator import errors, runbook
 from migrator.drain import Checked, Drain, Job, Limits, worst
 from migrator.events import Telling
 from migrator.obstacle import Obstacle
-from migrator.phases import Observer, Report
+from migrator.phases import Observer, Phase, Report
 from migrator.runbook import Move, Runbook, Selection
 from migrator.selection import Found, NotFound
 from migrator.standing import Ledger, Stage, Standing
@@ -64,16 +64,18 @@ class Hosts:
         return (STOPS,) if (pid, target) in self.stops else ()
 
     async def move(self, move: Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
-        return await self._go("move", pid, target, max_downtime)
+        return await self._go("move", pid, target, max_downtime, observer)
 
     async def bring_back(self, move: Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
-        return await self._go("back", pid, target, max_downtime)
+        return await self._go("back", pid, target, max_downtime, observer)
 
-    async def _go(self, how: str, pid: int, target: str, max_downtime: float) -> Report:
+    async def _go(self, how: str, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
         self.done.append(f"{how} {pid} {target}")
         self.allowed.append(max_downtime)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
+        observer.started(f"m-{pid}")
+        await observer.phase(Phase.CONNECT)
         try:
             await asyncio.sleep(0)
             if self.during is not None:
@@ -83,7 +85,9 @@ class Hosts:
             for pids in self.here.values():
                 if pid in pids:
                     pids.remove(pid)
-            return report_of(pid, target, self.downtime)
+            report = report_of(pid, target, self.downtime)
+            observer.report(report)
+            return report
         finally:
             self.at_once -= 1
 
@@ -108,6 +112,12 @@ class Lines:
 
     def left(self, job: Job, why: str) -> None:
         self.said.append(f"{job.label} left: {why}")
+
+    def missing(self, move: Move, why: str) -> None:
+        self.said.append(f"{move.name}: {why}")
+
+    def already(self, job: Job) -> None:
+        self.said.append(f"{job.label}: already on {job.standing.target}")
 
     def note(self, text: str) -> None:
         self.said.append(text)
