@@ -46,7 +46,7 @@ from migrator.output import Progress
 from migrator.phases import Report
 
 if TYPE_CHECKING:
-    from migrator import api
+    from migrator import api, logbook
     from migrator.channel import Channel
 
 T = TypeVar("T")
@@ -148,7 +148,8 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
 
     dry = options.command == "check" or getattr(options, "dry_run", False)
     try:
-        book = logbook.Logbook(logbook.sinks(options.log_file, system=not dry), _about(options))
+        ways = [*_metrics(options, show), *logbook.sinks(options.log_file, system=not dry)]
+        book = logbook.Logbook(ways, _about(options))
     except errors.UsageError as error:
         show.failed(error)
         return error.exit_code
@@ -157,6 +158,16 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
     book.ended(status, failure)
     book.close()
     return status
+
+
+def _metrics(options: argparse.Namespace, show: Progress) -> list[logbook.Sink]:
+    """Raises UsageError."""
+    if not getattr(options, "metrics", ""):
+        return []
+    from migrator.metrics import Metrics  # late: for a drain alone
+
+    labels = {"command": options.command, "plan": os.path.abspath(options.plan)}
+    return [Metrics(options.metrics, labels, show.warn)]
 
 
 def _about(options: argparse.Namespace) -> dict[str, str | int]:

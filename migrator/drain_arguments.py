@@ -68,6 +68,9 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--keep-going", dest="keep_going", action="store_true", help="go on with those that do not wait for it"
     )
     parser.add_argument("--report", metavar="FILE", default="", help="what became of each, as JSON")
+    parser.add_argument(
+        "--metrics", metavar="FILE", default="", help="what was done, for node_exporter's textfile collector"
+    )
     add_output(parser)
     add_log(parser)
 
