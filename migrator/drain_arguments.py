@@ -69,6 +69,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="FILE", default="", help="what became of each, as JSON")
     parser.add_argument(
+        "--plot", metavar="FILE", type=option_types.picture_or_text, default=None,
+        help="draw it into FILE.svg, FILE.png, FILE.pdf or, in characters, FILE.txt: each process on one time axis",
+    )  # fmt: skip
+    parser.add_argument(
         "--metrics", metavar="FILE", default="", help="what was done, for node_exporter's textfile collector"
     )
     add_output(parser)

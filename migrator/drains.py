@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from migrator import errors, hosts, runbook
+from migrator import errors, hosts, lanes, option_types, picture, runbook
 from migrator.drain import Drain, Limits
 from migrator.drain_record import Record
 from migrator.errands import Errands
@@ -42,6 +42,7 @@ async def run(
         book.keep_going if options.keep_going is None else options.keep_going,
     )
     report = Outfile("--report", options.report) if options.report else None
+    plot = _Plot(options.plot) if options.plot else None
     errands = Errands(order_of)
     record = Record(show, show.book, returning=options.command == "return")
     drain = Drain(book, Ledger.of(_state(), path), limits, errands, record)
@@ -55,6 +56,8 @@ async def run(
     finally:
         await errands.close()
         if report is not None and (wrong := report.write(_as_json(drain, record))):
+            show.warn(wrong)
+        if plot is not None and (wrong := plot.write(f"{options.command} {path.name}", record)):
             show.warn(wrong)
     show.over(code)
     return code
@@ -84,6 +87,25 @@ def _state() -> Path:
         return STATE
     base = os.environ.get("XDG_STATE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "migrate/drains"
+
+
+class _Plot:
+    """The file of --plot. Raises UsageError for one that can't be written, or not drawn."""
+
+    def __init__(self, path: str) -> None:
+        self._kind = Path(path).suffix[1:]
+        self._file = Outfile("--plot", path)
+        if f".{self._kind}" != option_types.TEXT:
+            try:
+                picture.ready()
+            except picture.NoMatplotlib as error:
+                raise errors.UsageError(f"--plot: {error}", hint="a FILE.txt is drawn without it") from None
+
+    def write(self, name: str, record: Record) -> str:
+        """What went wrong, in words; or ""."""
+        if f".{self._kind}" == option_types.TEXT:
+            return self._file.write(lanes.drawn(name, record.lanes).encode())
+        return self._file.write(picture.render_lanes(name, record.lanes, self._kind))
 
 
 def _as_json(drain: Drain, record: Record) -> bytes:

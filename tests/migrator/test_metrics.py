@@ -109,8 +109,9 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_moves(capsys: pyt
     assert capsys.readouterr().err.startswith("migrate: --metrics /nonexistent/x: No such file or directory")
 
 
-def test_not_with_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["drain", "/dev/null", "--dry-run", "--metrics", "/nonexistent/x"]) == 2
+@pytest.mark.parametrize("option", ["--metrics", "--plot"])
+def test_not_with_a_dry_run(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert cli.main(["drain", "/dev/null", "--dry-run", option, "/nonexistent/x.svg"]) == 2
     assert "--dry-run does nothing" in capsys.readouterr().err
 
 
