@@ -87,6 +87,9 @@ class Work(Protocol):
     async def check(self, move: Move, pid: int, target: str) -> tuple[Obstacle, ...]:
         """Raises MigrateError."""
 
+    async def check_back(self, move: Move, pid: int, target: str) -> tuple[Obstacle, ...]:
+        """As `check`, from there to here."""
+
     async def move(self, move: Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
         """Raises MigrateError, or CancelledError after all was undone. `max_downtime` 0: as its options say."""
 
@@ -286,7 +289,9 @@ class Drain:
                 if len(group) > 1:
                     await self._all_checked(group, target)
                 self._targets.take(target, need)
-                await asyncio.gather(*(self._move(job, target, more=target != targets[-1]) for job in group))
+                # once some of a group are on their way no other target is tried: they go to one
+                more = target != targets[-1] and len(group) == 1
+                await asyncio.gather(*(self._move(job, target, more=more) for job in group))
                 return
             except _NotThere as refused:
                 last = refused.error
@@ -296,11 +301,13 @@ class Drain:
 
     async def _all_checked(self, group: list[Job], target: str) -> None:
         """Raises _NotThere unless each of them can go there."""
-        for job, found in zip(
-            group,
-            await asyncio.gather(*(self._work.check(job.move, job.found.pid, target) for job in group)),
-            strict=True,
-        ):
+        check = self._work.check_back if self._returning else self._work.check
+        checks = (check(job.move, job.found.pid, target) for job in group)
+        for job, found in zip(group, await asyncio.gather(*checks, return_exceptions=True), strict=True):
+            if isinstance(found, errors.MigrateError):
+                raise _NotThere(found)
+            if isinstance(found, BaseException):
+                raise found
             if stops := sum(one.stops for one in found):
                 what = f"{job.label} can't go to {target}, and they go together: {words.count(stops, 'obstacle')}"
                 raise _NotThere(errors.PreflightError(what, obstacles=found))

@@ -63,6 +63,10 @@ class Hosts:
             raise error
         return (STOPS,) if (pid, target) in self.stops else ()
 
+    async def check_back(self, move: Move, pid: int, target: str) -> tuple[Obstacle, ...]:
+        self.done.append(f"check back {pid} {target}")
+        return (STOPS,) if (pid, target) in self.stops else ()
+
     async def move(self, move: Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
         return await self._go("move", pid, target, max_downtime, observer)
 
@@ -299,6 +303,37 @@ async def test_together_none_begins_unless_all_can(tmp_path: Path) -> None:
     assert await stage.drain(keep_going=True).run() == 20
     assert hosts.done == ["check 1 db3", "check 2 db3", "check 1 db2", "check 2 db2", "move 3 db2"]
     assert stage.lines.said[0] == "a 1: a 1 can't go to db2, and they go together: 1 obstacle"
+
+
+async def test_together_one_that_is_lost_on_the_way_is_not_tried_elsewhere(tmp_path: Path) -> None:
+    hosts = Hosts(a=[1, 2], b=[])
+    hosts.fails[2] = errors.Locked("held by another")
+    stage = Setting(moves(TOGETHER.split('[[move]]\nname = "b"')[0]), hosts, tmp_path)
+    assert await stage.drain().run() == 22
+    assert hosts.done == ["check 1 db3", "check 2 db3", "move 1 db3", "move 2 db3"]
+    assert stage.kept() == {1: Stage.MOVED, 2: Stage.FAILED}
+
+
+async def test_together_a_preflight_that_cannot_be_had_fails_them_alone(tmp_path: Path) -> None:
+    hosts = Hosts(a=[1, 2], b=[3])
+    hosts.fails[1, "db3"] = hosts.fails[2, "db2"] = errors.Refused("no answer")
+    stage = Setting(moves(TOGETHER), hosts, tmp_path)
+    assert await stage.drain(keep_going=True).run() == 12
+    assert hosts.done[-1] == "move 3 db2"
+    assert stage.kept() == {1: Stage.FAILED, 2: Stage.FAILED, 3: Stage.MOVED}
+
+
+async def test_together_they_come_back_once_all_can(tmp_path: Path) -> None:
+    hosts = Hosts(a=[1, 2], b=[3])
+    stage = Setting(moves(TOGETHER), hosts, tmp_path)
+    await stage.drain().run()
+    hosts.done.clear()
+    hosts.stops = {(1001, "db3")}
+    assert await stage.drain(keep_going=True).bring_back() == 20
+    assert hosts.done == ["back 1003 db2", "check back 1002 db3", "check back 1001 db3"]
+    hosts.stops.clear()
+    assert await stage.drain().bring_back() == 0
+    assert sorted(hosts.done[-2:]) == ["back 1001 db3", "back 1002 db3"]
 
 
 async def test_a_budget_of_downtime(three: Setting) -> None:
