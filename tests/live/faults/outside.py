@@ -80,7 +80,7 @@ class Outside:
         self._thread.join(10)
         if self._backend == "vm":
             for host in self._hosts:
-                host.run(f"ip address flush dev {CARD}; ip neigh flush dev {CARD} nud permanent; ip link set {CARD} down")
+                host.run(f"ip address flush {CARD}; ip neigh flush dev {CARD} nud permanent; ip link set {CARD} down")
 
     def expect(self, token: str) -> None:
         """Forget what came; from now on these signs count."""
