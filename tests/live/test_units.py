@@ -141,7 +141,7 @@ def test_without_systemd_it_is_said_and_the_process_moves(
 @on_systemd
 @pytest.mark.long
 def test_a_plan_empties_the_host_of_a_service_and_brings_it_back(alpha: LabHost, beta: LabHost, precious: int) -> None:
-    """By its unit's name. What comes back is in a scope as it was there: a unit of systemd's starts its own processes."""
+    """By its unit's name. What comes back is in a scope as it was there; a unit starts its own processes."""
     alpha.put("/root/plan.toml", b'target = "beta"\n[[move]]\nunit = "precious"\noptions = { unit = true }\n')
     try:
         assert "1 of 1 moved" in alpha.run("migrate drain /root/plan.toml").out
