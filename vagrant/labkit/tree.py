@@ -38,10 +38,22 @@ class Recipe:
         return cache.digest(self.suite, self.role, PROVISION.read_bytes(), *LEFT_OUT)
 
 
-# criu 4.2.1, because older ones cannot dump INET sockets where the machine's own kernel is 6.16 or newer.
-FOR_NETNS = Recipe("forky", "namespace")
-# Debian stable, whose kernel and criu 4.1.1 are what an admin meets.
-FOR_VM = Recipe("trixie", "vm")
+ROLES = {"netns": "namespace", "vm": "vm"}
+RELEASES = {
+    # criu 4.2.1 first: older ones cannot dump INET sockets where the machine's own kernel is 6.16 or newer.
+    "netns": ("forky", "trixie"),
+    # Debian stable first: its kernel and criu 4.1.1 are what an admin meets. bookworm's criu starts on its own kernel only.
+    "vm": ("trixie", "bookworm", "forky"),
+}
+"""The releases of which a backend makes hosts; the first one unless another is asked for."""
+
+
+def recipe(backend: str, suite: str = "") -> Recipe:
+    """How a host of this backend is made, of this release. Raises LabError for one that it can't be made of."""
+    known = RELEASES[backend]
+    if suite and suite not in known:
+        raise LabError(f"no {backend} host of {suite!r}", hint=f"--backend {backend} knows {', '.join(known)}")
+    return Recipe(suite or known[0], ROLES[backend])
 
 
 def mmdebstrap_command(recipe: Recipe, target: Path, mirror: packages.Mirror) -> list[str]:
