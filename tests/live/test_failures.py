@@ -10,7 +10,7 @@ import pytest
 from tests.live.conftest import Run, Started
 from tests.live.lab_host import LOG, LabHost, gap, until, wait_for_sweeps
 
-pytestmark = pytest.mark.long_on("vm")
+pytestmark = [pytest.mark.core, pytest.mark.long_on("vm")]
 
 BEFORE_COMMIT = ("preflight", "pre-copy", "freeze", "restore", "commit")
 """Each phase's begin; the begin of commit is the end of restore, with the tree held on the target."""

@@ -14,7 +14,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from labkit import bench, cache, checks, demo, image, netns, packages, project, record, seed, soak, ssh, tree, vm
+from labkit import (
+    bench,
+    cache,
+    checks,
+    demo,
+    image,
+    netns,
+    packages,
+    project,
+    record,
+    releases,
+    seed,
+    soak,
+    ssh,
+    tree,
+    vm,
+)
 from labkit.run import LabError, say, step
 
 PLACE = f"""
@@ -67,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
     raised = commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
     for host in record.HOSTS:
         raised.add_argument(f"--{host}", metavar="RELEASE", default="", help=f"Debian's release on {host}")
+    between = commands.add_parser("releases", help="hosts of several Debian releases, with themselves and each other")
+    between.add_argument("pairs", nargs="*", metavar="SOURCE:TARGET", help="these only, e.g. bookworm:trixie")
+    between.add_argument("--python", action="store_true", help="bullseye's python3 on the target, and no pairs")
     commands.add_parser("down", parents=[named], help="stop both hosts and remove what they left")
     status = commands.add_parser("status", parents=[named], help="where the hosts are")
     status.add_argument("--json", action="store_true", help="for programs")
@@ -236,6 +255,17 @@ def run_soak(backend: str, hops: int) -> int:
     return soak.play(python, name, backend, hops, lambda: up(name, backend), lambda: down(name))
 
 
+def run_releases(arguments: argparse.Namespace) -> int:
+    """A lab of its own for each pair."""
+    wanted = releases.pairs(arguments.pairs)
+    with cache.lock("build"):
+        python = project.developer_python()
+    name = f"releases-{os.getpid()}"
+    if arguments.python:
+        return releases.play_old_python(python, name, up, down)
+    return releases.play(python, name, wanted, up, down)
+
+
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """One command."""
     if arguments.command == "bench":
@@ -244,6 +274,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         return run_fuzz(arguments)
     if arguments.command == "test":
         return run_tests(arguments.everything, arguments.backend, arguments.faults, rest)
+    if arguments.command == "releases":
+        return run_releases(arguments)
     if arguments.command == "soak":
         return run_soak(arguments.backend, arguments.hops)
     if arguments.command == "demo":

@@ -42,7 +42,7 @@ ROLES = {"netns": "namespace", "vm": "vm"}
 RELEASES = {
     # criu 4.2.1 first: older ones cannot dump INET sockets where the machine's own kernel is 6.16 or newer.
     "netns": ("forky", "trixie"),
-    # Debian stable first: its kernel and criu 4.1.1 are what an admin meets. bookworm's criu starts on its own kernel only.
+    # Debian stable first: its kernel and criu 4.1.1 are what an admin meets. bookworm's criu wants its own kernel.
     "vm": ("trixie", "bookworm", "forky"),
 }
 """The releases of which a backend makes hosts; the first one unless another is asked for."""
