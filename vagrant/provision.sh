@@ -6,7 +6,7 @@
 # netfilter tools), and nothing of ours. Keys, names and addresses are a lab's own; see labkit/seed.py.
 set -eu
 
-role=${1:?usage: provision.sh namespace|vm|vagrant|python}
+role=${1:?usage: provision.sh namespace|vm|vagrant}
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 
 packages='criu openssh-server openssh-client rsync python3 python3-venv iproute2 iputils-ping
@@ -14,7 +14,6 @@ packages='criu openssh-server openssh-client rsync python3 python3-venv iproute2
 
 case $role in
     namespace) ;;
-    python) apt-get install --yes --no-install-recommends -o Dpkg::Use-Pty=0 python3; exit 0 ;;
     vm) packages="$packages systemd-sysv linux-image-cloud-amd64 busybox-static kmod" ;;
     vagrant) apt-get update ;;
     *) echo "provision.sh: unknown role '$role'" >&2; exit 2 ;;

@@ -20,6 +20,12 @@ def test_the_command_uses_the_given_mirror_and_its_options() -> None:
     assert any("Check-Valid-Until" in word for word in command)
 
 
+def test_a_tree_that_is_no_host_has_the_packages_alone() -> None:
+    command = tree.mmdebstrap_command(tree.Recipe("bullseye", "", ("python3", "sed")), Path("/tree"), MIRROR)
+    assert command[-4:] == ["--include=python3,sed", "bullseye", "/tree", "http://mirror.example/debian"]
+    assert not any("hook" in word for word in command)
+
+
 def test_the_recipe_is_the_suite_the_role_and_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {tree.Recipe(suite, role).key() for suite in ("trixie", "forky") for role in ("vm", "namespace")}
     assert len(keys) == 4

@@ -21,7 +21,7 @@ KEPT = cache.REPOSITORY / "tests" / "live" / "releases.json"
 RELEASES = ("bookworm", "trixie", "forky")
 """From old to new."""
 BETWEEN = "tests/live/test_releases.py"
-OLD_PYTHON = tree.Recipe("bullseye", "python")
+OLD_PYTHON = tree.Recipe("bullseye", "", ("python3",))
 """The oldest python3 that an agent runs on, 3.9."""
 _OF_PYTHON = ("usr/bin/python3.9", "usr/lib/python3.9", "usr/lib/x86_64-linux-gnu/libffi.so.7*")
 
