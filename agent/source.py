@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, freezer, images, instants, ours, process, protocol, suspension, traits
+from agent import criu, ending, freezer, images, instants, ours, process, protocol, suspension, traits
 from agent.deposing import until
 from agent.hold import Hold
 from agent.inside import Home
@@ -366,9 +366,10 @@ class Source:
         if self._journal.has(Record.ABORT):
             self._close()
             return protocol.Leftovers()
-        if self._criu is not None:
-            await self._criu.process.wait()
-        await self._tasks.dead()
+        if self._criu is not None and (stays := await ending.stays(self._criu, self._tasks)):
+            # it runs on the target: no failure, and no DONE either, so that the rest can be done later
+            later = f"once it has, `migrate recover {self._begin.migration}` removes what is left"
+            return protocol.Leftovers((f"{stays} does not end: {later}",))
         self._streams.hang_up()
         left = await self._unthrottle() + await suspension.give_back(self._journal, gone=True) + self._clean()
         for log in self._journal.directory.glob("*.log"):

@@ -244,8 +244,9 @@ def _machines() -> Iterator[tuple[str, str, str, tuple[tuple[str, ...], frozense
             yield CLOCK, victim, instant, FORWARD
     # the process ends with its host, unless the target has HELD and the source said neither COMMIT nor ABORT (rule 4)
     gone = frozenset({KILLED})
-    for instant in ("freeze", "restore"):
-        yield REBOOT, "source", instant, ((HOST_LOST,), gone)
+    yield REBOOT, "source", "freeze", ((HOST_LOST,), gone)
+    # whether the target, which needs nothing more, has HELD on its disk before somebody recovers is nobody's to say
+    yield REBOOT, "source", "restore", ((HOST_LOST, TARGET), gone)
     for instant in ("held", "source killed"):
         yield REBOOT, "source", instant, ((TARGET,), gone)
     yield REBOOT, "target", "freeze", _undone("freeze")
