@@ -53,7 +53,8 @@ _SCOPES = ("migrated-", "terminal-", "pager-")
 
 def find(settings: Settings) -> Remains:
     """Everything of ours on this host but ourselves."""
-    return Remains(tuple(_Search(settings).all()))
+    search = _Search(settings)
+    return Remains(tuple(map(search.whose, search.all())))
 
 
 class _Search:
@@ -91,6 +92,14 @@ class _Search:
         settled = one is None or one.over
         remove = otherwise if settled else f"migrate recover {migration}"
         return Remain(kind, what, detail, migration, one is not None and one.in_use, remove, size)
+
+    def whose(self, item: Remain) -> Remain:
+        """A rule of criu's names nobody: as long as a migration is not over, it may be what keeps its connections."""
+        open_ones = [one for one in self._standing.values() if not one.over and one.same_boot]
+        if item.kind != "rule" or item.migration or not open_ones:
+            return item
+        used = any(one.in_use for one in open_ones)
+        return dataclasses.replace(item, in_use=used, remove=f"migrate recover {open_ones[0].migration}")
 
     # --- processes ---
 
