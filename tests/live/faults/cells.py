@@ -288,7 +288,7 @@ THINNED = {
         "netns",
         TERM,
     ): f"criu, hooks, page server, pager and warden do not heed it, and ssh ends by it as by {KILL}, which is "
-    f"done everywhere: to them at {', '.join(FEW)}",
+    f"done everywhere: to them at {', '.join(name for name in FEW if name in ON_NETNS)}",
     ("netns", STOP): "nobody dies of it, and each costs the seconds that it lasts: so in what each host waits for",
     (
         "netns",
