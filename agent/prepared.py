@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from agent import process
+from agent import floating, process
 from agent.journal import Journal
 from agent.protocol import Prepare
 from agent.settings import Settings
@@ -21,6 +21,7 @@ def written_down(settings: Settings, request: Prepare) -> Journal:
         namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,
         images=str(settings.place(request.migration, on_disk=request.on_disk, directory="")),
         options=dataclasses.asdict(request.options), agent=[os.getpid(), process.start_time(os.getpid())],
+        floating=floating.written(request.floating),
         # sshd says where the session comes from, unless sudo has taken it out of the environment
         address=os.environ.get("SSH_CONNECTION", "").split(" ")[0],
     )  # fmt: skip

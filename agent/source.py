@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, freezer, images, instants, ours, process, protocol, suspension, traits
+from agent import criu, floating, freezer, images, instants, ours, process, protocol, suspension, traits
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
@@ -91,6 +91,7 @@ class Source:
                 on_disk=self._on_disk, directory=self._begin.place.directory,
                 images=str(self._images), locks=str(self._settings.locks),
                 agent=[os.getpid(), process.start_time(os.getpid())], migrate=process.identity(self._begin.migrate),
+                floating=floating.written(self._begin.floating),
             )  # fmt: skip
         except BaseException:
             self._locks.release()
@@ -212,6 +213,7 @@ class Source:
         stream = await self._pages(request.stream)
         directory = self._new_round(request.round)
         self._journal.write(Record.FROZEN)
+        floating.shut(self._journal)
         instants.at("freeze")
         log = self._journal.directory / "dump.log"
         hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
@@ -245,6 +247,7 @@ class Source:
         self._tasks.forget_dead()
         self._tasks.pin(tasks)
         self._protect(directory)
+        floating.locked(self._journal, directory)
         if not running.alive:
             # it may have let the tree run before there was a SIGSTOP: what was dumped is out of date
             await running.ended()
@@ -310,6 +313,7 @@ class Source:
         self._hold.go()
         self._tasks.signal(signal.SIGKILL)
         await self._tasks.never_run_again()
+        floating.leave(self._journal)
         freezer.thaw(self._journal.directory)
         self._journal.write(Record.KILLED)
         instants.at("source killed")
@@ -332,6 +336,8 @@ class Source:
             if not self._journal.has(Record.ABORT):
                 self._journal.write(Record.ABORT, reason=reason)
         if self._hold is not None:
+            if self._criu is not None and not self._criu.alive:
+                floating.unlock(self._journal, self._tasks.identities)
             # before the veto, or their parent sees a stop and a continue (rule 7)
             freezer.thaw(self._journal.directory)
             self._tasks.signal(signal.SIGCONT, self._stopped)
@@ -339,6 +345,7 @@ class Source:
         self._streams.hang_up()
         if self._criu is not None:
             await self._criu.process.wait()
+        floating.unlock(self._journal, self._tasks.identities)
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
@@ -362,8 +369,9 @@ class Source:
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         if self._journal.has(Record.ABORT):
+            left = floating.over(self._journal)  # once more, the target having none any more: neighbours hear it here
             self._close()
-            return protocol.Leftovers()
+            return protocol.Leftovers(left)
         if self._criu is not None:
             await self._criu.process.wait()
         await self._tasks.dead()
@@ -383,7 +391,7 @@ class Source:
             path.unlink(missing_ok=True)
         self._locks.release()
         self._tasks.close()
-        return left
+        return left + floating.over(self._journal)
 
 
 def _litter() -> set[Path]:

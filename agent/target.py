@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images, instants, lodging, memory, namespace, ours, process, protocol, rules, scope, traits
+from agent import criu, floating, images, instants, lodging, memory, namespace, ours, process, protocol, rules, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -25,6 +25,7 @@ from agent.lodging import Lodging
 from agent.lost import forget, memory_lost, stop_tree
 from agent.placing import Placing
 from agent.prepared import written_down
+from agent.scope import own as own_scope
 from agent.settings import Settings
 from agent.streams import Jobs, Taken
 from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
@@ -72,7 +73,7 @@ class Target:
                 process.step_over(request.ids)
             target._streams.listen(settings.socket(request.migration))
             if request.instant:
-                pager = scope.own("pager-" + request.migration)
+                pager = own_scope("pager-" + request.migration)
                 target._fill = await Fill.start(target._images, journal.directory, pager)
             await target._warm(lazy=request.instant)
         except BaseException:
@@ -172,6 +173,7 @@ class Target:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         self._terminal.fit(directory)
         self._lodging.lift(running.process.pid)
+        floating.take(self._journal)
         instants.at("restore")
         criu.go(running, directory)
         if not await hold.reached_before(running.process.wait()):
@@ -221,6 +223,7 @@ class Target:
             raise WrongOrder("there is no held tree to resume")
         self._journal.write(Record.RESUMING)
         instants.at("resuming")
+        floating.announce(self._journal)
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")
             await self.restore_again()
@@ -232,6 +235,7 @@ class Target:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
+        floating.opened(self._journal)
         lodging.hold(self._journal.directory)
         self._terminal.runs(self._tell)
         if self._fill is not None:
@@ -287,6 +291,7 @@ class Target:
         await self._close_fill()
         forget(self._journal.directory)
         running, hold = await self._warm()
+        floating.take(self._journal, announced=True)
         criu.go(running, directory)
         # RESUMING is on disk already: this hook succeeds at once
         if await hold.reached_before(running.process.wait()):
@@ -347,8 +352,8 @@ class Target:
             await self.clear()
         await self._close_fill()
         await self._jobs.ended()  # they have files open in what is to be removed
-        shared = self._journal.facts(Record.PREPARED.value).get("shared", "")
-        left = self._clean() + images.remove_shared(shared, self._journal.migration) + self.files.ledger.undo()
+        left = self._clean() + self.files.ledger.undo()
+        left += images.remove_shared(self._journal.first.get("shared", ""), self._journal.migration)
         self._journal.write(Record.DONE)
         self._journal.close()
         return protocol.Leftovers(left)
@@ -388,10 +393,9 @@ class Target:
         self._streams.close()
         if self._hold is not None:
             self._hold.close()
-        (self._journal.directory / LOCK).unlink(missing_ok=True)
         forget(self._journal.directory)
-        for word in (namespace.WORD, lodging.WORD):
+        for word in (LOCK, namespace.WORD, lodging.WORD):
             (self._journal.directory / word).unlink(missing_ok=True)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
-        return images.remove_place(self._images)
+        return images.remove_place(self._images) + floating.over(self._journal)

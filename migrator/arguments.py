@@ -247,6 +247,15 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         "what would break the commit; may be given again",
     )
     parser.add_argument(
+        "--move-address",
+        metavar="ADDR",
+        type=option_types.moving_address,
+        action="append",
+        default=[],
+        help="ADDR[/LEN][@IFACE[:DSTIFACE]], an address of this host that moves along, with the TCP connections on it; "
+        "there on DSTIFACE, or where the same subnet is; may be given again",
+    )
+    parser.add_argument(
         "--unit",
         action="store_true",
         help="move its systemd unit: here that ends as if it were stopped, there the process runs in a scope "

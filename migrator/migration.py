@@ -213,22 +213,16 @@ class Migration:
         root, numbers = chosen.tree.tasks[0], chosen.numbers
         target = str(self._order.target)
         begin = protocol.Begin(
-            self.id,
-            root.pid,
-            root.start_time,
-            target,
-            chosen.criu,
-            chosen.precopy,
-            chosen.place,
-            os.getpid(),
-            chosen.systemd.suspended,
-        )
+            self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place, os.getpid(),
+            chosen.systemd.suspended, chosen.floating.here,
+        )  # fmt: skip
         here = socket.gethostname()
         ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
         prepare = protocol.Prepare(
             self.id, numbers[0].pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant,
             chosen.place.directory if chosen.place.shared else "", chosen.namespaces, chosen.terminal,
             terminals.own(chosen.tree), self._order.lease, chosen.systemd.scope, chosen.systemd.logged,
+            chosen.floating.there,
         )  # fmt: skip
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
-from migrator import fileplan, surroundings, terminals, units
+from migrator import fileplan, floating, surroundings, terminals, units
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
@@ -68,6 +68,8 @@ class Wishes:
     """A PID namespace of its own on the target: never, auto (where an ID is taken there) or always."""
     unit: bool = False
     """Its systemd unit moves as well."""
+    move_addresses: tuple[floating.Wanted, ...] = ()
+    """Addresses that move along, with the connections on them."""
     terminal: str = ""
     """What its terminal becomes: attach, ours; detach, one that is held on the target."""
 
@@ -88,6 +90,7 @@ class Plan:
     place: Place = _STREAMED  # where rounds are kept on the source, if they are
     namespaces: bool = False  # it gets a PID namespace of its own
     terminal: str = ""  # attach, detach: the tree gets a new one on the target
+    floating: floating.Move = floating.NOTHING  # addresses that move along
     systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
 
     @property
@@ -125,7 +128,9 @@ def make_plan(
     """
     here, there = _names(source, target)
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
-    obstacles += of_oddities(here, tree.peculiarities)
+    move, in_addresses = floating.resolve(here, source, there, target, wishes.move_addresses)
+    obstacles += in_addresses
+    obstacles += of_oddities(here, [one for one in tree.peculiarities if not floating.go_along(one, move)])
     lacking = [name for name, host in ((here, source), (there, target)) if not host.rsync]
     if wishes.rsync and not wishes.shared:
         obstacles += [make("rsync-missing", name, "rsync") for name in lacking]
@@ -149,7 +154,9 @@ def make_plan(
         if copies:
             problem, remedy = "is not installed, and it is to copy files", "install it, e.g. `apt install rsync`"
             obstacles += [make("rsync-missing", name, "rsync", problem=problem, remedy=remedy) for name in lacking]
-        obstacles += surroundings.judge(here, source, there, target, tree, check, unit=wishes.unit)
+        obstacles += surroundings.judge(
+            here, source, there, target, tree, floating.owned_then(check, move), unit=wishes.unit
+        )
         obstacles += terminals.obstacles(here, tree, wishes.terminal)
         obstacles += units.obstacles(here, there, source, tree, check, wishes.unit)
         obstacles += units.no_journal(here, target, tree)
@@ -167,8 +174,9 @@ def make_plan(
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
     plan = Plan(
-        tree, source.dirty_tracking, _options(tree, wishes), copies, on_disk, memory, tuple(notes), instant, compress,
-        _place(source, memory, wishes), namespaces, wishes.terminal, units.systemd(here, tree, wishes.unit),
+        tree, source.dirty_tracking, _options(tree, wishes, move), copies, on_disk, memory, tuple(notes), instant,
+        compress, _place(source, memory, wishes), namespaces, wishes.terminal, move,
+        units.systemd(here, tree, wishes.unit),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 
@@ -312,7 +320,7 @@ def _room(there: str, tree: TreeFacts, images: int, check: TargetCheck) -> tuple
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
+def _options(tree: TreeFacts, wishes: Wishes, move: floating.Move) -> CriuOptions:
     kinds = {one.kind for one in tree.peculiarities}
     ghosts = _ghosts(tree)
     options = CriuOptions(
@@ -320,8 +328,10 @@ def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
         # criu's limit guards against surprises; this one still does, but a temporary file may double meanwhile
         ghost_limit=2 * max(ghosts) + 16 * _MIB if ghosts else 0,
         file_locks="file-lock" in kinds,
+        tcp_established=bool(move.here),
         extra=("--ext-unix-sk",) if any(reconnects(one) for one in tree.peculiarities) else (),
         for_dump=(
+            *(("--network-lock", "nftables") if move.here else ()),
             *(word for one in units.logged(tree) for word in ("--external", f"unix[{one.inode}]")),
             *(one.argument for one in wishes.criu_options if one.end != "restore"),
         ),
