@@ -7,6 +7,7 @@ and what is dropped comes again and finds the target. No rule of anybody else's 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -72,12 +73,18 @@ def delete(table: str) -> str:
 
 
 def tables() -> tuple[str, ...]:
-    """Names of the `inet` tables that are there: criu's, and ours. To ask would load nftables where it is not."""
-    if not there() or not Path("/sys/module/nf_tables").exists():
+    """Names of the `inet` tables that are there: criu's, and ours."""
+    if not there() or _unloaded():
         return ()
     done = subprocess.run(["nft", "list", "tables", "inet"], capture_output=True, text=True, check=False)
     names = [line.split()[2] for line in done.stdout.splitlines() if len(line.split()) == 3]
     return tuple(name for name in names if name.startswith((PREFIX, LOCK_PREFIX)))
+
+
+def _unloaded() -> bool:
+    """Whether nftables is a module that is not loaded: then there is no table, and to ask for one would load it."""
+    modules = Path("/lib/modules", os.uname().release, "kernel/net/netfilter")
+    return not Path("/sys/module/nf_tables").exists() and any(modules.glob("nf_tables.ko*"))
 
 
 def _nft(arguments: Sequence[str], script: str = "") -> None:

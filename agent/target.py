@@ -98,8 +98,7 @@ class Target:
         directory = self._journal.directory
         hold = self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
         log = images.link_log(directory / "restore.log", self._images)
-        pidfile = self._images / "pid"
-        pidfile.unlink(missing_ok=True)
+        (pidfile := self._images / "pid").unlink(missing_ok=True)
         arguments = criu.restore_arguments(
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
@@ -166,9 +165,9 @@ class Target:
         directory = images.round_directory(self._images, request.round)
         self._still_accepting()
         self._journal.note("round", number=request.round)
-        if self._restore is None or self._hold is None:
-            raise JournalError("there is no restore that waits")
         running, hold, started = self._restore, self._hold, time.monotonic()
+        if running is None or hold is None:
+            raise JournalError("there is no restore that waits")
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         self._terminal.fit(directory)
@@ -352,8 +351,8 @@ class Target:
             await self.clear()
         await self._close_fill()
         await self._jobs.ended()  # they have files open in what is to be removed
-        left = self._clean() + self.files.ledger.undo()
-        left += images.remove_shared(self._journal.first.get("shared", ""), self._journal.migration)
+        shared = self._journal.first.get("shared", "")
+        left = self._clean() + images.remove_shared(shared, self._journal.migration) + self.files.ledger.undo()
         self._journal.write(Record.DONE)
         self._journal.close()
         return protocol.Leftovers(left)
