@@ -351,7 +351,7 @@ class Target:
             await self.clear()
         await self._close_fill()
         await self._jobs.ended()  # they have files open in what is to be removed
-        shared = self._journal.first.get("shared", "")
+        shared = self._journal.facts(Record.PREPARED.value).get("shared", "")
         left = self._clean() + images.remove_shared(shared, self._journal.migration) + self.files.ledger.undo()
         self._journal.write(Record.DONE)
         self._journal.close()

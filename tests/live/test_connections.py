@@ -32,7 +32,8 @@ def third_host(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
     )
     beta.run("ip address add 10.78.0.12/24 dev eth0; ip address add fd78::12/64 dev eth0 nodad")
     yield
-    alpha.run("ip netns delete client; ip link delete svc0")
+    # a connection that is still being closed keeps the namespace: its link would go on having the client's addresses
+    alpha.run("ip -n client link delete cl0; ip netns delete client; ip link delete svc0")
     beta.run("ip address delete 10.78.0.12/24 dev eth0; ip address delete fd78::12/64 dev eth0")
 
 
