@@ -15,18 +15,27 @@ pytestmark = pytest.mark.backends("netns")
 
 LOG = "/root/client.log"
 CLIENT = "ip netns exec client python3 /root/programs/numbering_client.py"
-HARMS = ["kill-source-criu", "kill-source-agent", "kill-target-criu", "kill-target-agent", "cut-link", "interrupt"]
+BEFORE = [
+    ("commit", "kill-source-criu"), ("commit", "kill-source-agent"), ("restore", "kill-target-criu"),
+    ("restore", "kill-target-agent"), ("restore", "cut-link"), ("freeze", "interrupt"),
+]  # fmt: skip
+"""A phase, and what is done as it begins: COMMIT is not written yet, and the tree is held, or about to be."""
+BEHIND = [("resume", "kill-target-criu"), ("resume", "kill-target-agent"), ("resume", "cut-link")]
+"""COMMIT is written: the target goes forward, and restores once more where it has to."""
 
 
 @pytest.fixture
 def third_host(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
-    """A namespace `client` on the link between the hosts: it reaches alpha by `svc0` there, and beta by `eth0`."""
+    """A namespace `client` on the link between the hosts: it reaches alpha by `svc0` there, and beta by `eth0`.
+
+    It has the same hardware address each time: beta remembers that of the test before.
+    """
     alpha, beta = lab
     alpha.run(
         "ip link add svc0 link eth0 type macvlan mode bridge; ip link set svc0 up; "
         "ip address add 10.78.0.11/24 dev svc0; ip address add fd78::11/64 dev svc0 nodad; "
         "sysctl -qw net.ipv4.conf.svc0.promote_secondaries=1; "
-        "ip netns add client; ip link add cl0 link eth0 netns client type macvlan mode bridge; "
+        "ip netns add client; ip link add cl0 link eth0 address 02:00:0a:4e:00:3c netns client type macvlan mode bridge; "
         "ip -n client link set lo up; ip -n client link set cl0 up; "
         "ip -n client address add 10.78.0.60/24 dev cl0; ip -n client address add fd78::60/64 dev cl0 nodad"
     )
@@ -120,17 +129,28 @@ def test_rehearsed(service: Service, alpha: LabHost, beta: LabHost, migrate: Any
     still_on_source(service, alpha, beta)
 
 
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize(("at", "harm"), BEFORE)
 @pytest.mark.parametrize("service", ["10.78.0.50/24"], ids=["ipv4"], indirect=True)
-def test_undone_while_the_tree_is_held(
-    service: Service, alpha: LabHost, beta: LabHost, sabotage: Any, harm: str
+def test_before_commit_it_goes_on_at_the_source(
+    service: Service, alpha: LabHost, beta: LabHost, sabotage: Any, at: str, harm: str
 ) -> None:
-    """Whatever dies before COMMIT, the client goes on with the server on the source. A criu that is killed in its hold
-    leaves the sockets in repair mode, and its lock: both are put right before a task runs on."""
-    run = sabotage(service.pid, "commit", harm, options=f"--copy-files --move-address {service.address}")
+    """Whatever dies. A criu that is killed in its hold leaves the sockets in repair mode, and its lock: both are put
+    right before a task runs on."""
+    run = sabotage(service.pid, at, harm, options=f"--copy-files --move-address {service.address}")
     assert run.status != 0, run.explain()
     until(lambda: not has(beta, service.address), "the target keeps the address", 60)
     still_on_source(service, alpha, beta)
+
+
+@pytest.mark.parametrize(("at", "harm"), BEHIND)
+@pytest.mark.parametrize("service", ["10.78.0.50/24"], ids=["ipv4"], indirect=True)
+def test_behind_commit_it_goes_on_at_the_target(
+    service: Service, alpha: LabHost, beta: LabHost, sabotage: Any, at: str, harm: str
+) -> None:
+    run = sabotage(service.pid, at, harm, options=f"--copy-files --move-address {service.address}")
+    assert run.status in (0, 3), run.explain()
+    service.goes_on()
+    assert (has(alpha, service.address), has(beta, service.address)) == (False, True)
 
 
 WRONG = [
@@ -159,4 +179,4 @@ def test_what_can_not_move_is_named_at_preflight(service: Service, alpha: LabHos
 def obstacles(run: Run) -> set[str]:
     """The ids of what stands in the way."""
     assert run.status != 0, run.explain()
-    return {one["id"] for event in run.events for one in event.get("obstacles", [])}
+    return {one["id"] for one in run.of("obstacle") if one["stops"]}
