@@ -16,7 +16,7 @@ pytestmark = pytest.mark.backends("netns")
 LOG = "/root/client.log"
 CLIENT = "ip netns exec client python3 /root/programs/numbering_client.py"
 BEFORE = [
-    ("commit", "kill-source-criu"), ("commit", "kill-source-agent"), ("restore", "kill-target-criu"),
+    ("commit", "kill-source-criu"), ("commit", "kill-source-agent"), ("freeze", "kill-restoring-criu"),
     ("restore", "kill-target-agent"), ("restore", "cut-link"), ("freeze", "interrupt"),
 ]  # fmt: skip
 """A phase, and what is done as it begins: COMMIT is not written yet, and the tree is held, or about to be."""
@@ -35,7 +35,8 @@ def third_host(lab: tuple[LabHost, LabHost]) -> Iterator[None]:
         "ip link add svc0 link eth0 type macvlan mode bridge; ip link set svc0 up; "
         "ip address add 10.78.0.11/24 dev svc0; ip address add fd78::11/64 dev svc0 nodad; "
         "sysctl -qw net.ipv4.conf.svc0.promote_secondaries=1; "
-        "ip netns add client; ip link add cl0 link eth0 address 02:00:0a:4e:00:3c netns client type macvlan mode bridge; "
+        "ip netns add client; "
+        "ip link add cl0 link eth0 address 02:00:0a:4e:00:3c netns client type macvlan mode bridge; "
         "ip -n client link set lo up; ip -n client link set cl0 up; "
         "ip -n client address add 10.78.0.60/24 dev cl0; ip -n client address add fd78::60/64 dev cl0 nodad"
     )
