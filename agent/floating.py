@@ -173,7 +173,11 @@ def announce(journal: Journal) -> None:
 
 
 def opened(journal: Journal) -> str:
-    """The tree runs: what comes for it may come. What is in the way of that, in words."""
+    """The tree runs: what comes for it may come. What is in the way of that, in words.
+
+    Announced once more: where the agent died, or the link, criu has finished without anybody who did it before.
+    """
+    announce(journal)
     return guard.take_away(journal.migration) if _of(journal) else ""
 
 

@@ -121,7 +121,7 @@ def test_once_it_runs_the_target_keeps_the_address(host: Host, target: Journal) 
     host.acts.clear()
     floating.opened(target)
     assert floating.over(target) == ()
-    assert host.acts == [GUARD, GUARD]
+    assert host.acts == [f"announce {ADDRESS}", GUARD, GUARD]
     assert host.addresses == [ADDRESS]
 
 
