@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Optional
+from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, images
-from agent.journal import WrongOrder
-from agent.protocol import Image
+from agent import criu, durable, images
+from agent.journal import Journal, Record, WrongOrder
+from agent.ledger import Ledger
+from agent.protocol import Image, Moved
+from agent.streams import Jobs, Taken
 
 
 class Arriving:
-    """The rounds of one migration, below `images`; criu's logs lie in `logs`."""
+    """The rounds of one migration, below `images`; criu's logs lie with the journal."""
 
-    def __init__(self, images: Path, logs: Path, program: str) -> None:
+    def __init__(self, images: Path, journal: Journal, program: str, jobs: Jobs, streams: Taken) -> None:
         self._images = images
-        self._logs = logs
+        self._logs = journal.directory
+        self._durable = journal.facts(Record.PREPARED.value).get("durable", False)
         self._program = program
+        self._jobs = jobs
+        self._streams = streams
         self._servers: dict[int, criu.Running] = {}
         self._shared: Optional[Path] = None
 
@@ -48,6 +54,20 @@ class Arriving:
         await self._servers[number].ended()
         return images.pages_size(images.round_directory(self._images, number))
 
+    async def unpack(self, number: int, name: str) -> Moved:
+        """The images of a round that are no memory, from the stream of this name. Raises WrongOrder."""
+        directory = images.round_directory(self._images, number)
+        if not directory.exists():
+            raise WrongOrder(f"round {number} was not accepted")
+        stream = await self._streams.get(name)
+
+        def run() -> Moved:
+            # unbuffered: the archive says where it ends, and behind sudo the end of input may never come
+            with stream.makefile("rb", buffering=0) as source:
+                return images.receive(directory, cast(BinaryIO, source))
+
+        return await self._jobs.run(run)
+
     async def verified(self, number: int, expected: Iterable[Image]) -> int:
         """Bytes of the pages of a round that another has put here. Raises NotWhole, CriuError."""
         directory = images.round_directory(self._images, number)
@@ -59,6 +79,21 @@ class Arriving:
             log = self._logs / f"dedup-{number}.log"
             await (await criu.spawn(self._program, criu.dedup_arguments(images=directory, log=log), log)).ended()
         return images.pages_size(directory)
+
+    async def kept(self, number: int) -> float:
+        """A round that has arrived is on disk, where that is ordered: seconds that it took. Raises NoRoom."""
+        return await self._kept(lambda: durable.keep(images.round_directory(self._images, number)))
+
+    async def all_kept(self, ledger: Ledger) -> float:
+        """The same of all that a restore needs, and of the files that came along."""
+        return await self._kept(lambda: durable.keep_all(self._images, ledger))
+
+    async def _kept(self, keep: Callable[[], None]) -> float:
+        started = time.monotonic()
+        if not self._durable:
+            return 0.0
+        await self._jobs.run(keep)
+        return time.monotonic() - started
 
     async def ended(self) -> None:
         """Wait until no page server is at work."""

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator
 from typing import Callable
 
 from agent import process
+from agent.boot import lines_of_this_boot
 from agent.journal import Journal, JournalError
 
 PATIENCE = 60.0
@@ -53,7 +54,8 @@ async def depose(journal: Journal, decide: Callable[[], None]) -> None:
                 send(owner, signal.SIGKILL)
                 await until(functools.partial(_gone, *owner), "the former agent does not die")
             journal.take_over()
-        journal.note("owner", agent=[os.getpid(), process.start_time(os.getpid())])
+        agent = [os.getpid(), process.start_time(os.getpid())]
+        journal.note("owner", agent=agent, boot=process.boot_id())
 
 
 @contextlib.asynccontextmanager
@@ -93,11 +95,6 @@ def at_work(journal: Journal) -> bool:
         os.close(descriptor)
 
 
-def same_boot(journal: Journal) -> bool:
-    """Whether this host has not rebooted since the migration began."""
-    return bool(journal.first["boot"] == process.boot_id())
-
-
 def send(who: tuple[int, int], number: int) -> None:
     """Signal a process, (PID, start time), if it is still there."""
     if process.alive(*who):
@@ -116,10 +113,9 @@ async def until(done: Callable[[], bool], message: str) -> None:
 
 def _owners(journal: Journal) -> list[tuple[int, int]]:
     """The agents, beside us, that have owned it and live: (PID, start time)."""
-    if not same_boot(journal):
-        return []
-    agents = [journal.first.get("agent"), journal.facts("owner").get("agent")]
-    known = {(pid, start) for pid, start in filter(None, agents) if pid != os.getpid()}
+    lines = [line for line in lines_of_this_boot(journal) if "agent" in line]
+    agents = [line["agent"] for line in lines[:1] + lines[-1:]]
+    known = {(pid, start) for pid, start in agents if pid != os.getpid()}
     return [owner for owner in known if process.alive(*owner)]
 
 

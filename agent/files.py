@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent import accounts, addresses, conditions, descriptors, elf, host, mounts, process, service
+from agent import accounts, addresses, conditions, descriptors, durable, elf, host, mounts, process, service
 from agent.protocol import Check, FileFacts, TargetCheck, TaskFacts
 
 _CHUNK = 1 << 18
@@ -24,6 +24,7 @@ def check(request: Check, directory: Path) -> TargetCheck:
         taken=_taken(request.ids),
         memory_available=host.memory_available(),
         disk_available=host.disk_available(directory),
+        disk_volatile=durable.volatile(directory),
         accounts=accounts.answers(request.accounts),
         addresses=addresses.answers(request.addresses),
         missing_labels=conditions.missing_labels(request.labels),

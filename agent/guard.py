@@ -7,12 +7,12 @@ and what is dropped comes again and finds the target. No rule of anybody else's 
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NoReturn
+
+from agent import iptables
 
 PREFIX = "migrate-"
 """Of a table's name: the migration's id follows."""
@@ -74,17 +74,11 @@ def delete(table: str) -> str:
 
 def tables() -> tuple[str, ...]:
     """Names of the `inet` tables that are there: criu's, and ours."""
-    if not there() or _unloaded():
+    if not there() or iptables.nftables_unloaded():
         return ()
     done = subprocess.run(["nft", "list", "tables", "inet"], capture_output=True, text=True, check=False)
     names = [line.split()[2] for line in done.stdout.splitlines() if len(line.split()) == 3]
     return tuple(name for name in names if name.startswith((PREFIX, LOCK_PREFIX)))
-
-
-def _unloaded() -> bool:
-    """Whether nftables is a module that is not loaded: then there is no table, and to ask for one would load it."""
-    modules = Path("/lib/modules", os.uname().release, "kernel/net/netfilter")
-    return not Path("/sys/module/nf_tables").exists() and any(modules.glob("nf_tables.ko*"))
 
 
 def _nft(arguments: Sequence[str], script: str = "") -> None:

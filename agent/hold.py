@@ -85,16 +85,21 @@ class Hold:
         self._stopped = directory / "stopped"
         self._release = release
         self._reached = asyncio.Event()
-        for name in ("held", "verdict"):
-            fifo = directory / name
-            fifo.unlink(missing_ok=True)
-            os.mkfifo(fifo, 0o600)
-        self._stopped.unlink(missing_ok=True)
-        self.script.write_text(script_text(directory, hook, release))
-        self.script.chmod(0o700)
-        self._held = os.open(directory / "held", os.O_RDWR | os.O_NONBLOCK)
-        # both ends open: a verdict given before the script comes waits in the pipe
-        self._verdict = os.open(directory / "verdict", os.O_RDWR | os.O_NONBLOCK)
+        self._held = self._verdict = -1
+        try:
+            for name in ("held", "verdict"):
+                fifo = directory / name
+                fifo.unlink(missing_ok=True)
+                os.mkfifo(fifo, 0o600)
+            self._stopped.unlink(missing_ok=True)
+            self.script.write_text(script_text(directory, hook, release))
+            self.script.chmod(0o700)
+            self._held = os.open(directory / "held", os.O_RDWR | os.O_NONBLOCK)
+            # both ends open: a verdict given before the script comes waits in the pipe
+            self._verdict = os.open(directory / "verdict", os.O_RDWR | os.O_NONBLOCK)
+        except BaseException:
+            self._remove()  # on a full disk: there is no hold then that an undo could close
+            raise
         asyncio.get_running_loop().add_reader(self._held, self._on_held)
 
     def _on_held(self) -> None:
@@ -141,8 +146,12 @@ class Hold:
         if self._held < 0:
             return
         asyncio.get_running_loop().remove_reader(self._held)
-        os.close(self._held)
-        os.close(self._verdict)
+        self._remove()
+
+    def _remove(self) -> None:
+        for end in (self._held, self._verdict):
+            if end >= 0:
+                os.close(end)
         self._held = self._verdict = -1
         for path in (self.script, self._stopped, self._directory / "held", self._directory / "verdict"):
             path.unlink(missing_ok=True)

@@ -234,7 +234,9 @@ class NoRoom(Exception):
     """There is no room for the images."""
 
 
-_MS_NOSUID, _MS_NODEV = 2, 4  # linux/mount.h
+_MS_NOSUID, _MS_NODEV, _MS_REMOUNT = 2, 4, 32  # linux/mount.h
+SPARE = 16 * 1024 * 1024
+"""Bytes that criu may write beside the images at the most, and more than that."""
 _PUNCH = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _libc = ctypes.CDLL(None, use_errno=True)
 """mount(2) itself: minimal systems have no mount(8)."""
@@ -255,6 +257,15 @@ def make_place(path: Path, *, memory: int) -> None:
                 raise NoRoom(f"mounting a tmpfs at {path} failed: {os.strerror(ctypes.get_errno())}")
     except OSError as error:
         raise NoRoom(f"{path}: {error.strerror}") from error
+
+
+def spare_room(path: Path) -> Path:
+    """Our tmpfs, enlarged where it is full: criu's log and PID file lie there. Where that fails, criu will."""
+    there = os.statvfs(path)
+    if there.f_bavail * there.f_frsize < SPARE and os.path.ismount(path):
+        options = f"size={there.f_blocks * there.f_frsize + SPARE}".encode()
+        _libc.mount(b"migrate", os.fsencode(path), b"tmpfs", _MS_REMOUNT | _MS_NOSUID | _MS_NODEV, options)
+    return path
 
 
 def _unmounted(path: Path) -> bool:

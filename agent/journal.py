@@ -52,6 +52,7 @@ class Record(str, enum.Enum):
     RESUMING = "RESUMING"
     RESUMED = "RESUMED"
     ABORT = "ABORT"
+    DEPOSED = "DEPOSED"  # source: undone here, and given to the target meanwhile by an operator's word
     DONE = "DONE"
 
 
@@ -62,7 +63,8 @@ MAY_FOLLOW = {
         Record.FROZEN: {Record.COMMIT, Record.ABORT},
         Record.COMMIT: {Record.KILLED},
         Record.KILLED: {Record.DONE},
-        Record.ABORT: {Record.DONE},
+        Record.ABORT: {Record.DONE, Record.DEPOSED},
+        Record.DEPOSED: {Record.KILLED},
         Record.DONE: set[Record](),
     },
     "target": {
@@ -114,8 +116,8 @@ def check_name(migration: str) -> str:
 
 _KINDS: dict[str, type] = {
     "id": str, "role": str, "peer": str, "boot": str, "directory": str, "shared": str, "terminal": str, "path": str,
-    "root": int, "pid": int, "start": int, "number": int, "namespace": int, "on_disk": bool, "options": dict,
-    "time": float, "address": str,
+    "root": int, "pid": int, "start": int, "number": int, "namespace": int, "on_disk": bool, "durable": bool,
+    "options": dict, "time": float, "address": str, "word": str,
 }  # fmt: skip
 _NUMBERS = ("agent",)
 _PAIRS = ("tasks",)
@@ -285,6 +287,8 @@ class Journal:
 
     def may(self, record: Record) -> bool:
         """Whether the order of decisions allows this one now."""
+        if record is Record.DEPOSED and not self.has(Record.FROZEN):
+            return False  # no target ever had all of it
         return record in MAY_FOLLOW[self.role][self.last]
 
     def write(self, record: Record, **details: object) -> None:

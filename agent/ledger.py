@@ -162,12 +162,16 @@ class Ledger:
         left = [self.take_back(path) for path in list(self._entries)]
         return tuple(filter(None, left)) + self._remove_temporary()
 
+    def settle(self) -> tuple[str, ...]:
+        """Put what came on disk. What could not be done, in words."""
+        return tuple(filter(None, (_settled(path, entry.identity) for path, entry in self._entries.items())))
+
     def keep(self) -> tuple[str, ...]:
         """The migration succeeded: put what came on disk, remove what was saved. What could not be done, in words."""
-        left = [_settled(path, entry.identity) for path, entry in self._entries.items()]
+        left = self.settle()
         self._temporary |= {entry.saved for entry in self._entries.values() if entry.saved}
         self._entries.clear()
-        return tuple(filter(None, left)) + self._remove_temporary()
+        return left + self._remove_temporary()
 
     def _remove_temporary(self) -> tuple[str, ...]:
         left = [_remove(name) for name in sorted(self._temporary)]

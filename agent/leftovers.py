@@ -16,7 +16,7 @@ belongs to a migration that somebody is at work on is listed as in use; so nothi
 | socket    | a unix socket of ours, or one that a killed criu has left in /tmp                               |
 | lock      | the lock on a task                                                                              |
 | file      | a temporary or saved file beside one that came along, a file beside a journal, half an agent    |
-| rule      | a lock of criu's on a connection, or a guard of an address that moves, in nftables              |
+| rule      | a lock of criu's on a connection, in nftables or iptables, or a guard of an address that moves  |
 | journal   | a migration that is not finished                                                                |
 
 A tree that runs here, its scope, its PID namespace and the holder of its terminal are no leftovers: they are the
@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from agent import floating, freezer, guard, mounts, namespace, ours, process, suspension, throttle
+from agent import floating, freezer, guard, iptables, mounts, namespace, ours, process, suspension, throttle
 from agent.journal import Record
 from agent.ledger import Ledger
 from agent.lodging import WORD
@@ -88,6 +88,8 @@ class _Search:
             yield from self._files(one)
         yield from self._half_agents()
         yield from self._rules()
+        for what, detail, remove in iptables.left():
+            yield Remain("rule", what, detail, "", False, remove)
         for one in self._standing.values():
             if not one.over:
                 records = " ".join(record.value for record in one.records)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent import process
@@ -21,13 +22,19 @@ MEMORY_LOST = "memory-lost"
 
 def stop_tree(journal: Journal) -> None:
     """Stop the tree of a target's journal, which reads zeros where its memory was, with children that are just born."""
-    held = [(pid, start) for pid, start in journal.facts(Record.HELD.value)["tasks"]]
+    stop_all((pid, start) for pid, start in journal.facts(Record.HELD.value)["tasks"])
+
+
+def stop_all(tasks: Iterable[tuple[int, int]]) -> list[int]:
+    """Stop these, (PID, start time), with their descendants, also those that are just born: the PIDs of all."""
+    known = list(tasks)
     stopped: set[int] = set()
-    while found := set[int]().union(*(_tree(pid, start) for pid, start in held)) - stopped:
+    while found := set[int]().union(*(_tree(pid, start) for pid, start in known)) - stopped:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         stopped |= found
+    return sorted(stopped)
 
 
 def _tree(root: int, start: int) -> list[int]:

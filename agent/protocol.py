@@ -334,6 +334,7 @@ class TargetCheck:
     missing_labels: tuple[str, ...] = ()  # asked AppArmor profiles that are not loaded
     taken_terminals: tuple[int, ...] = ()  # asked numbers of pseudo-terminals that are in use
     active_units: tuple[str, ...] = ()  # asked units that are not inactive
+    disk_volatile: str = ""  # the type of file system of that disk, where it is in memory
 
 
 # --- arguments and results -------------------------------------------------------------------------------------------
@@ -469,6 +470,7 @@ class Prepare:
     scope: Scope = Scope()
     logged: tuple[Logged, ...] = ()  # sockets that become such to the journal here
     floating: tuple[Floating, ...] = ()  # addresses that move along, as they will be here
+    durable: bool = False  # HELD says that all that a restore needs is on disk, and outlives a power cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -491,11 +493,15 @@ class Accept:
 @dataclasses.dataclass(frozen=True)
 class AcceptDone:
     round: int
+    final: bool = False  # the tree does not run any more
 
 
 @dataclasses.dataclass(frozen=True)
 class Accepted:
     bytes: int  # of this round's pages
+    disk_seconds: float = (
+        0.0  # that it took to have the round on disk, where that is ordered and it is not the final one
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -512,6 +518,7 @@ class Arrived:
 
     round: int
     images: tuple[Image, ...]
+    final: bool = False  # the tree does not run any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -660,6 +667,7 @@ class Restored:
     seconds: float
     pid: int  # of the root, as this host has it
     lost: tuple[str, ...] = ()  # what of its threads' attributes could not be set, in words
+    disk_seconds: float = 0.0  # until all of it was on disk, from the same instant on and beside the restore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -721,6 +729,14 @@ class ReadJournal:
     claim: str = ""  # "source", "target": where it has this role here, nobody else recovers it until we hang up
 
 
+class Word(str, enum.Enum):
+    """What an operator says of his own where the journals do not decide, and answers for."""
+
+    NONE = ""
+    SOURCE_IS_DEAD = "source-is-dead"  # the source will never run the tree again: in the place of its proof of death
+    RESTORE_ANYWAY = "restore-anyway"  # the tree may have run here already, or its images may be torn
+
+
 @dataclasses.dataclass(frozen=True)
 class JournalState:
     """One migration as this host's journal tells it, and what of it is alive."""
@@ -739,6 +755,8 @@ class JournalState:
     hangs_up: bool = False  # … and the tree is hung up when nobody shows it for TERMINAL_GRACE
     memory_lost: bool = False  # as in Leftovers
     address: str = ""  # target: where the one that prepared it came from; "" where that isn't known
+    word: Word = Word.NONE  # target: the operator's, by which RESUMING was written without the source's proof of death
+    durable: bool = False  # target: its images outlive a reboot
 
 
 class Verdict(str, enum.Enum):
@@ -747,6 +765,7 @@ class Verdict(str, enum.Enum):
     ABORT = "abort"  # source: undo, the tree runs on. Target: discard (after HELD only if the source recorded ABORT)
     KILL = "kill"  # source, COMMIT recorded: make sure that the tree is dead, write KILLED
     RESUME = "resume"  # target, HELD recorded and the source proven dead: release, or restore again and release
+    DEPOSE = "depose"  # source: an operator has given the tree to the target by his word, so it may not run here
     CLEAN = "clean"  # remove what is left behind after DONE, RESUMED or ABORT
 
 
@@ -754,6 +773,7 @@ class Verdict(str, enum.Enum):
 class Settle:
     migration: str
     verdict: Verdict
+    word: Word = Word.NONE  # target, with RESUME
 
 
 @dataclasses.dataclass(frozen=True)

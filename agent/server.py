@@ -63,6 +63,10 @@ def fault_of(error: BaseException) -> Fault:
     for kind, code in _FAULTS:
         if isinstance(error, kind):
             return Fault(code, str(error))
+    # the interpreter has no class for a thread without memory
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        hint = "`free -h` tells what the host has; a limit on memory or tasks of the agent's own session counts, too"
+        return Fault(FaultCode.NO_SPACE, "no memory left for the agent", hint=hint)
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
             where = f": {error.filename}" if error.filename else ""

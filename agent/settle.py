@@ -24,16 +24,18 @@ from agent import (
     suspension,
     throttle,
 )
-from agent.deposing import at_work, depose, same_boot, send, until
+from agent.boot import lines_of_this_boot, same_boot
+from agent.deposing import at_work, depose, send, until
 from agent.fill import wait_for_pager
 from agent.journal import Damaged, Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
-from agent.lost import MEMORY_LOST, forget, memory_lost
+from agent.lost import MEMORY_LOST, forget, memory_lost, stop_all
 from agent.settings import Settings
 from agent.target import Target
 from agent.terminal import Terminal
 from agent.warden import LOCK
+from agent.whole import fail_hook
 
 
 def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
@@ -59,13 +61,15 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             root=journal.facts(Record.RESUMED.value).get("pid", first["root"]),
             same_boot=this_boot,
             agent_alive=at_work(journal),
-            criu_alive=this_boot and _criu_alive(journal),
-            tasks_alive=len(_living(journal)) if this_boot else 0,
+            criu_alive=_criu_alive(journal),
+            tasks_alive=len(_living(journal)),
             images=_images(settings, journal).exists(),
             terminal=terminal.shown_by() if terminal is not None else "",
             hangs_up=terminal is not None and terminal.hangs_up,
             memory_lost=bool(journal.facts(MEMORY_LOST)),
             address=first.get("address", ""),
+            word=_word(journal),
+            durable=first.get("durable", False),
         )
     finally:
         journal.close()
@@ -78,11 +82,24 @@ def _images(settings: Settings, journal: Journal) -> Any:
 
 def _criu_alive(journal: Journal) -> bool:
     """Whether any criu of this migration lives: dump, page servers, restore."""
-    return _alive(journal, "criu")
+    return bool(_alive(journal, "criu"))
 
 
-def _alive(journal: Journal, program: str) -> bool:
-    return any(process.alive(line["pid"], line["start"]) for line in journal.all_facts(program))
+def _alive(journal: Journal, program: str) -> list[int]:
+    """PIDs of the programs of that name that live."""
+    lines = (line for line in lines_of_this_boot(journal) if line["record"] == program)
+    return [line["pid"] for line in lines if process.alive(line["pid"], line["start"])]
+
+
+async def _criu_ends(journal: Journal) -> None:
+    """Raises JournalError, which names it, when it does not."""
+    pids = ", ".join(map(str, _alive(journal, "criu")))
+    await until(lambda: not _criu_alive(journal), f"criu (PID {pids}) does not end")
+
+
+def _word(journal: Journal) -> protocol.Word:
+    """By which the tree was resumed here without the source's proof of death."""
+    return protocol.Word(journal.facts(Record.RESUMING.value).get("word", ""))
 
 
 def _living(journal: Journal) -> list[tuple[int, int]]:
@@ -90,7 +107,7 @@ def _living(journal: Journal) -> list[tuple[int, int]]:
     what a restore that was killed has made besides."""
     first = namespace.init_of(journal.directory)
     tasks = [] if first is None else [first]
-    for record in (Record.COMMIT, Record.HELD, Record.BEGIN):
+    for record in (Record.COMMIT, Record.HELD, Record.BEGIN) if same_boot(journal) else ():
         if "tasks" in journal.facts(record.value):
             tasks += [(pid, start) for pid, start in journal.facts(record.value)["tasks"]]
             break
@@ -104,29 +121,52 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
     journal = Journal.load(settings.state, request.migration)
     try:
         verdict, here = request.verdict, protocol.Verdict
-        await depose(journal, functools.partial(_decide, settings, journal, verdict))
-        if verdict is here.KILL:
+        await depose(journal, functools.partial(_decide, settings, journal, request))
+        if verdict in (here.KILL, here.DEPOSE):
             return await _kill(journal)
         if verdict is here.RESUME:
-            return await _resume(settings, journal, tell)
-        if verdict is here.ABORT or (verdict is here.CLEAN and journal.has(Record.ABORT)):
+            return await _resume(settings, journal, request.word, tell)
+        undone = journal.has(Record.ABORT) and not journal.has(Record.DEPOSED)
+        if verdict is here.ABORT or (verdict is here.CLEAN and undone):
             return await _abort(settings, journal, told=verdict is here.CLEAN)
         return await _clean(settings, journal)
     finally:
         journal.close()
 
 
-def _decide(settings: Settings, journal: Journal, verdict: protocol.Verdict) -> None:
+def _decide(settings: Settings, journal: Journal, request: protocol.Settle) -> None:
     """Write what makes the verdict this host's decision. Raises JournalError where the journal forbids it."""
-    record = rules.to_write(verdict, _known(settings, journal))
+    if request.word is protocol.Word.RESTORE_ANYWAY and (living := _may_run(journal)):
+        raise JournalError(f"it may run here: its process {living[0][0]} lives")
+    record = rules.to_write(request.verdict, _known(settings, journal, request.word))
     if record is Record.COMMIT:
         journal.write(record, tasks=journal.facts(Record.BEGIN.value)["tasks"])
+    elif record is Record.DEPOSED:
+        journal.write(record, word=protocol.Word.SOURCE_IS_DEAD.value)
+    elif record is Record.RESUMING:
+        fail_hook(journal)
+        journal.write(record, reason="settled", boot=process.boot_id(), word=request.word.value)
     elif record is not None:
         journal.write(record, reason="settled")
 
 
-def _known(settings: Settings, journal: Journal) -> rules.Known:
-    return rules.Known(journal.role, journal.records, same_boot(journal), _images(settings, journal).exists())
+def _may_run(journal: Journal) -> list[tuple[int, int]]:
+    """Its tasks that live here, where criu had let it go when it failed."""
+    let_go = criu.passed_hold(journal.directory / "restore.log")
+    return _living(journal) if let_go and journal.has(Record.RESUMING) and _resuming_here(journal) else []
+
+
+def _known(settings: Settings, journal: Journal, word: protocol.Word = protocol.Word.NONE) -> rules.Known:
+    return rules.Known(
+        journal.role, journal.records, same_boot(journal), _images(settings, journal).exists(),
+        durable=journal.first.get("durable", False), resuming_here=_resuming_here(journal), word=word,
+    )  # fmt: skip
+
+
+def _resuming_here(journal: Journal) -> bool:
+    """Whether this host has not rebooted since RESUMING."""
+    boot = journal.facts(Record.RESUMING.value).get("boot", journal.first["boot"])
+    return bool(boot == process.boot_id())
 
 
 async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protocol.Settled:
@@ -140,7 +180,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
         # it ends with its stream, and until then it writes
         await until(lambda: not _alive(journal, "rsync"), "rsync does not end")
         # without its agent the hook asks the journal and vetoes; a criu before its hook fails at its closed socket
-        await until(lambda: not _criu_alive(journal), "criu does not end")
+        await _criu_ends(journal)
         if journal.role == "target":
             for task in _living(journal):
                 send(task, signal.SIGKILL)
@@ -173,17 +213,22 @@ async def _kill(journal: Journal) -> protocol.Settled:
         return _settled(journal)
     if same_boot(journal):
         # COMMIT is in the journal, so the hook lets criu kill the tree; what is left we kill ourselves
-        await until(lambda: not _criu_alive(journal), "criu does not end")
-        for task in _living(journal):
+        await _criu_ends(journal)
+        tasks = _living(journal)
+        if journal.has(Record.DEPOSED):  # it has run here meanwhile, and may have started others
+            tasks += [(pid, process.start_time(pid)) for pid in stop_all(tasks)]
+        for task in tasks:
             send(task, signal.SIGKILL)
-        await until(lambda: not _living(journal), "the tree does not die")
+        await until(lambda: not any(process.alive(*task) for task in tasks), "the tree does not die")
         floating.leave(journal)
         freezer.thaw(journal.directory)
     journal.write(Record.KILLED)
     return _settled(journal)
 
 
-async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], None]) -> protocol.Settled:
+async def _resume(
+    settings: Settings, journal: Journal, word: protocol.Word, tell: Callable[[str], None]
+) -> protocol.Settled:
     """Bring the tree to run, once.
 
     Where criu's log says that it finished, the tree runs, and that is recorded. Where it was let go and did not finish,
@@ -192,13 +237,13 @@ async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], No
     if journal.has(Record.RESUMED):
         return _settled(journal)
     target = Target.adopt(settings, journal, tell)
-    if same_boot(journal):
-        # a hook that still waited saw its agent gone, read RESUMING and let criu finish
-        await until(lambda: not _criu_alive(journal), "criu does not end")
+    # a hook that still waited saw its agent gone, read RESUMING and let criu finish
+    await _criu_ends(journal)
     log = journal.directory / "restore.log"
     finished, passed = criu.finished(log), criu.passed_hold(log)
-    if rules.must_restore(same_boot=same_boot(journal), finished=finished, passed_hold=passed):
-        await target.clear(_living(journal) if same_boot(journal) else [])
+    here = _resuming_here(journal)
+    if rules.must_restore(same_boot=here, finished=finished, passed_hold=passed, word=word):
+        await target.clear(_living(journal))
         await target.restore_again()
     target.resumed()
     return _settled(journal)
@@ -207,9 +252,8 @@ async def _resume(settings: Settings, journal: Journal, tell: Callable[[str], No
 async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.has(Record.DONE):
         return _settled(journal)
-    if same_boot(journal):
-        # KILLED and RESUMED stand as soon as they are true: criu and the kernel may still have something to put away
-        await until(lambda: not _criu_alive(journal), "criu does not end")
+    # KILLED and RESUMED stand as soon as they are true: criu and the kernel may still have something to put away
+    await _criu_ends(journal)
     await wait_for_pager(journal.directory)
     if journal.role == "target" and same_boot(journal):
         memory_lost(journal)
@@ -252,7 +296,8 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
 
 def _settled(journal: Journal, left: tuple[str, ...] = ()) -> protocol.Settled:
     pid = int(journal.facts(Record.RESUMED.value).get("pid", 0))
-    if journal.role == "source" and journal.has(Record.ABORT) and same_boot(journal):
+    undone = journal.has(Record.ABORT) and not journal.has(Record.DEPOSED)
+    if journal.role == "source" and undone and same_boot(journal):
         pid = int(journal.facts(Record.BEGIN.value)["root"])
     records = tuple(record.value for record in journal.records)
     return protocol.Settled(records, pid, left, bool(journal.facts(MEMORY_LOST)))

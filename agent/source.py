@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
 from agent import criu, floating, freezer, images, instants, ours, process, protocol, suspension, traits
+from agent.deposing import until
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
+from agent.prepared import begun
 from agent.sending import Sending
 from agent.settings import Settings
 from agent.standing import refuse_held
@@ -84,15 +86,7 @@ class Source:
             refuse_held(self._settings, ((task.pid, task.start_time) for task in facts))
             self._tasks.pin(facts, running=True)
             prune(self._settings.state)
-            self._journal = Journal.create(
-                self._settings.state, self._begin.migration, "source",
-                peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
-                tasks=[[task.pid, task.start_time] for task in facts],
-                on_disk=self._on_disk, directory=self._begin.place.directory,
-                images=str(self._images), locks=str(self._settings.locks),
-                agent=[os.getpid(), process.start_time(os.getpid())], migrate=process.identity(self._begin.migrate),
-                floating=floating.written(self._begin.floating),
-            )  # fmt: skip
+            self._journal = begun(self._settings, self._begin, facts, on_disk=self._on_disk)
         except BaseException:
             self._locks.release()
             self._tasks.close()
@@ -343,8 +337,9 @@ class Source:
             self._tasks.signal(signal.SIGCONT, self._stopped)
             self._hold.veto()
         self._streams.hang_up()
-        if self._criu is not None:
-            await self._criu.process.wait()
+        if (running := self._criu) is not None:
+            # a criu that hangs is not killed: before its hold that may cost the tree (DESIGN, 6)
+            await until(lambda: not running.alive, f"criu (PID {running.process.pid}) does not end")
         floating.unlock(self._journal, self._tasks.identities)
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
         self._tasks.signal(signal.SIGCONT, self._stopped)

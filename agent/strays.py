@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from agent import namespace, process
+from agent.boot import lines_of_this_boot
 from agent.journal import Journal
 
 _FORKING = re.compile(rb"Forking task with (\d+) pid")
@@ -20,8 +21,8 @@ _TAKEN = re.compile(rb"Can't fork for (\d+):")
 
 
 def found(journal: Journal) -> list[tuple[int, int]]:
-    """(PID, start time) of each that lives. To be asked of a target that has not rebooted since."""
-    criu = journal.all_facts("criu")
+    """(PID, start time) of each that lives."""
+    criu = [line for line in lines_of_this_boot(journal) if line["record"] == "criu"]
     if not criu or namespace.init_of(journal.directory) is not None:
         return []
     since = max(line["start"] for line in criu)

@@ -14,9 +14,9 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Callable, Optional, cast
+from typing import Callable, Optional, Union
 
-from agent import criu, floating, images, instants, lodging, memory, namespace, ours, process, protocol, rules, traits
+from agent import criu, floating, images, instants, lodging, memory, namespace, process, protocol, rules, traits
 from agent.arriving import Arriving
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
@@ -31,6 +31,7 @@ from agent.streams import Jobs, Taken
 from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
 from agent.terminal import Terminal
 from agent.warden import LOCK
+from agent.whole import let_go, note_living
 
 
 class Target:
@@ -49,10 +50,10 @@ class Target:
         self._tasks = Tasks()
         self._jobs = Jobs()
         self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
-        self._arriving = Arriving(self._images, journal.directory, settings.criu)
+        self._streams = Taken()
+        self._arriving = Arriving(self._images, journal, settings.criu, self._jobs, self._streams)
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
-        self._streams = Taken()
         self.files = Placing(journal, self._images, settings.rsync, self._streams, self._jobs, self._still_accepting)
         self._terminal = Terminal.of(settings, journal)
         self._lodging = Lodging(journal)
@@ -133,32 +134,22 @@ class Target:
 
     async def accept_done(self, request: protocol.AcceptDone) -> protocol.Accepted:
         """Wait until a round is here whole. Raises CriuError, BrokenRounds."""
-        return await self._index(request.round, await self._arriving.served(request.round))
+        return await self._index(request, await self._arriving.served(request.round))
 
     async def arrived(self, request: protocol.Arrived) -> protocol.Accepted:
         """A round has come by itself. Raises NotWhole, BrokenRounds."""
         self._still_accepting()
-        return await self._index(request.round, await self._arriving.verified(request.round, request.images))
+        return await self._index(request, await self._arriving.verified(request.round, request.images))
 
-    async def _index(self, number: int, size: int) -> protocol.Accepted:
+    async def _index(self, done: Union[protocol.AcceptDone, protocol.Arrived], size: int) -> protocol.Accepted:
         if self._fill is not None:
-            await self._fill.add_round(number)
-        return protocol.Accepted(size)
+            await self._fill.add_round(done.round)
+        return protocol.Accepted(size, 0.0 if done.final else await self._arriving.kept(done.round))
 
     async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
         """The images that are no memory."""
         self._still_accepting()
-        directory = images.round_directory(self._images, request.round)
-        if not directory.exists():
-            raise WrongOrder(f"round {request.round} was not accepted")
-        stream = await self._streams.get(request.stream)
-
-        def run() -> protocol.Moved:
-            # unbuffered: the archive says where it ends, and behind sudo the end of input may never come
-            with stream.makefile("rb", buffering=0) as source:
-                return images.receive(directory, cast(BinaryIO, source))
-
-        return await self._jobs.run(run)
+        return await self._arriving.unpack(request.round, request.stream)
 
     async def restore(self, request: protocol.Restore) -> protocol.Restored:
         """Restore the tree and hold it; HELD is on disk on return. Raises CriuError: then nothing of it is left."""
@@ -175,16 +166,19 @@ class Target:
         floating.take(self._journal)
         instants.at("restore")
         criu.go(running, directory)
-        if not await hold.reached_before(running.process.wait()):
+        keeping = asyncio.ensure_future(self._arriving.all_kept(self.files.ledger))
+        reached = await hold.reached_before(running.process.wait())
+        seconds = time.monotonic() - started
+        disk_seconds = await keeping
+        if not reached:
             await running.ended()
             raise criu.CriuError("criu ended before its hold, without an error", str(running.log))
-        seconds = time.monotonic() - started
         try:
             lost = self._pin(directory, running)
         except (OSError, TreeChanged) as error:
             raise criu.CriuError(f"the restored tree did not stay in its hold: {error}", str(running.log)) from error
         instants.at("held")
-        return protocol.Restored(seconds, self._root, lost)
+        return protocol.Restored(seconds, self._root, lost, disk_seconds)
 
     def _pin(self, round_: Path, running: criu.Running) -> tuple[str, ...]:
         """HELD: all are here, and pinned: descendants of ours, for the pinned may be killed. What is lost, in words."""
@@ -196,8 +190,7 @@ class Target:
         self._tasks.pin(process.task_facts(pid) for pid in pids[1:])
         lost = traits.bring_back(round_, pids[1:])
         self._terminal.foreground(round_, pids[0], pids[1:])
-        hook = ours.hook_below(running.process.pid, str(self._journal.directory / "hold"))
-        self._journal.jot("hook", **hook)
+        note_living(self._journal, running.process.pid, self._tasks)
         self._journal.write(Record.HELD, tasks=self._tasks.identities, root=pids[0])
         if first := namespace.init_of(self._journal.directory):
             self._tasks.pin([process.task_facts(first[0])])  # it ends with them
@@ -220,7 +213,8 @@ class Target:
             raise JournalError("resume needs the source's proof of death")
         if not self._journal.has(Record.HELD):
             raise WrongOrder("there is no held tree to resume")
-        self._journal.write(Record.RESUMING)
+        images.spare_room(self._images)
+        self._journal.write(Record.RESUMING, boot=process.boot_id())
         instants.at("resuming")
         floating.announce(self._journal)
         if not await self._release():
@@ -265,7 +259,7 @@ class Target:
         if self._restore is None or self._hold is None:
             return False
         if self._restore.process.returncode is None:
-            self._hold.go()
+            let_go(self._hold, self._journal)
         status = await self._restore.process.wait()
         if status == 0:
             return True
@@ -284,7 +278,7 @@ class Target:
 
     async def restore_again(self) -> None:
         """Restore from the kept images and let it run: RESUMING is on disk, no task exists. Raises NotRunning."""
-        directory = images.round_directory(self._images, int(self._journal.facts("round")["number"]))
+        directory = images.round_directory(images.spare_room(self._images), int(self._journal.facts("round")["number"]))
         if self._hold is not None:
             self._hold.close()
         await self._close_fill()
@@ -292,8 +286,7 @@ class Target:
         running, hold = await self._warm()
         floating.take(self._journal, announced=True)
         criu.go(running, directory)
-        # RESUMING is on disk already: this hook succeeds at once
-        if await hold.reached_before(running.process.wait()):
+        if await hold.reached_before(running.process.wait()):  # RESUMING is on disk: this hook succeeds at once
             with contextlib.suppress(OSError):  # its holder has gone, and then its terminal
                 self._terminal.foreground(directory, self._root, sorted(images.task_states(directory)))
             hold.go()

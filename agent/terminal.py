@@ -69,6 +69,7 @@ class Terminal:
         """
         if not self._mode:
             return [*place, *maker]
+        self._socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it goes with a reboot
         ptys = ",".join(map(str, self._ptys))
         holder = program.command("holder", self.path, self._mode, ptys)
         if maker:

@@ -346,13 +346,15 @@ def start_pager(pair: Pair, *, again: bool) -> int:
 
 def _to_the_end(act: Callable[[], int]) -> NoReturn:
     """Run and exit: a process that was forked here must never go on with what its parent was at."""
-    status = 1
     try:
-        status = act()
+        os._exit(act())
     except BaseException:
-        _say(traceback.format_exc())
-    finally:
-        os._exit(status)
+        # from in here: behind this clause whatever `act` had is tidied away, and its sockets are closed, criu's too, in
+        # the one descriptor table, where the replacement looks for them
+        try:
+            _say(traceback.format_exc())
+        finally:
+            os._exit(1)
 
 
 def _tree(root: int) -> list[int]:

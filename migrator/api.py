@@ -71,6 +71,8 @@ class Options:
     """Addresses that move along, with the TCP connections on them: ADDR[/LEN][@IFACE[:DSTIFACE]]."""
     lease: float = LEASE
     """Seconds that the target holds the tree when contact is lost once it stands there; then its images are kept."""
+    durable: bool = False
+    """What a restore needs is on the target's disk before the process is ended here: it outlives a power cut there."""
     sudo: bool = False
     """Become root on the target with `sudo -n`."""
     criu: str = ""
@@ -178,6 +180,7 @@ def order(
             move_addresses=tuple(map(_moving, options.move_address)),
             terminal=options.terminal,
             unit=options.unit,
+            durable=options.durable,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,

@@ -6,11 +6,11 @@ Owns every option, its default and its help. Refuses to do anything: `cli` does,
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.protocol import LEASE, VERSION
-from migrator import answers, config, errors, operator_arguments, option_types, precopy, terminals
+from migrator import answers, config, drain_arguments, errors, operator_arguments, option_types, precopy, terminals
 from migrator.option_groups import add_agents, add_log, add_output
 from migrator.parsing import HOST, Parser, add_opposites, given
 
@@ -39,6 +39,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
         config.fill_in(options, said, _migrate_parser())
     _fit_together(options, said)
     return options
+
+
+def order_options() -> dict[str, bool]:
+    """The long options of a migration, without their dashes, and whether one is a flag, which has no value."""
+    return {
+        word.removeprefix("--"): action.nargs == 0
+        for action in _migrate_parser()._actions
+        for word in action.option_strings
+        if word.startswith("--") and "=" not in word
+    }
+
+
+def parse_option(words: Sequence[str]) -> None:
+    """See whether the command line of a migration takes these words alone. Raises errors.UsageError."""
+    _migrate_parser().parse_args([*words, "1", "host"])
 
 
 def in_force(host: str) -> tuple[dict[str, bool], dict[str, config.Setting]]:
@@ -159,6 +174,7 @@ _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
     **operator_arguments.PARSERS,
+    **drain_arguments.PARSERS,
     **answers.PARSERS,
 }
 
@@ -236,6 +252,12 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         type=option_types.directory,
         default="",
         help="a directory that both hosts see, as on NFS: the images are written there, and nothing is sent",
+    )
+    parser.add_argument(
+        "--durable",
+        action="store_true",
+        help="have all that a restore needs on the target's disk before the process is ended here, so that it outlives "
+        "a power cut there; costs time, also in the freeze",
     )
     parser.add_argument(
         "--criu-option",

@@ -75,7 +75,7 @@ class Streamed:
         """Images and pages."""
         _, accepted = await both(
             self._ends.target.receive_images(protocol.ReceiveImages(number, "images")),
-            self._ends.target.accept_done(protocol.AcceptDone(number)),
+            self._ends.target.accept_done(protocol.AcceptDone(number, final=True)),
         )
         return accepted
 
@@ -131,10 +131,12 @@ class Directories:
     async def receive(self, number: int) -> protocol.Accepted:
         """Once it is dumped: sent, and looked at."""
         await self._dumped.wait()
-        return await self._carry(number, self._last)
+        return await self._carry(number, self._last, final=True)
 
-    async def _carry(self, number: int, images: tuple[protocol.Image, ...]) -> protocol.Accepted:
+    async def _carry(
+        self, number: int, images: tuple[protocol.Image, ...], *, final: bool = False
+    ) -> protocol.Accepted:
         if self._rsync is not None:
             here, there = f"{self._here}/{number}", f"{self._there}/{number}"
             self._went(await self._rsync.send(here, there, bandwidth=self._bandwidth(), tell=self._tell))
-        return await self._ends.target.arrived(protocol.Arrived(number, images))
+        return await self._ends.target.arrived(protocol.Arrived(number, images, final))

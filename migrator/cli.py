@@ -14,6 +14,8 @@ The first word is a PID, or one of the subcommands:
     migrate recover [ID]                    settle what was cut off
     migrate abort ID                        undo a migration that runs, from another shell
     migrate report [ID|FILE]                what a migration was, or the last ones
+    migrate drain PLAN.toml                 move everything away that a plan lists
+    migrate return PLAN.toml                bring it back
     migrate config [USER@]HOST[:PORT]       the settings in force, and where they come from
     migrate completion SHELL                the completion for a shell
     migrate help [TOPIC]                    more about a topic, an option, a command or an exit code
@@ -34,11 +36,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.protocol import VERSION
-from migrator import answers, errors, progress, terminals, words
+from migrator import answers, drain_arguments, errors, progress, terminals, words
 from migrator.arguments import parse
 from migrator.output import Progress
 from migrator.phases import Report
@@ -55,8 +57,14 @@ _INTERRUPTED = {
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "recover": ("stopping", "what the journals say still holds: run it again"),
     "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
+    "drain": ("undoing what is under way", "what had moved stays there: run it again to go on, or `migrate return`"),
+    "return": ("undoing what is under way", "what had come back stays: run it again to go on"),
 }
 """What a signal brings about, and how things are afterwards, by command; of all others _STOPPED."""
+NO_MEMORY = b"""migrate: no memory left for migrate itself
+  hint: migrate recover
+  there is one copy at most, and the journals decide which
+"""
 _STOPPED = ("stopping", "nothing was changed")
 
 
@@ -78,7 +86,7 @@ def _main(argv: list[str], status: list[int]) -> int:
         show.failed(error)
         show.finish()
         return error.exit_code
-    show = progress.choose(
+    show = _chooser(options.command)(
         sys.stdout,
         sys.stderr,
         quiet=options.quiet,
@@ -90,9 +98,22 @@ def _main(argv: list[str], status: list[int]) -> int:
     async def command() -> None:
         status.append(await _run(options, show))
 
-    asyncio.run(command())
+    try:
+        asyncio.run(command())
+    except RuntimeError:  # no memory for the thread that the loop's end takes: all is done and said by then
+        if not status:
+            raise
     show.finish()  # outside the loop: Ctrl-C leaves even a reader that never reads on, now that nothing can be lost
     return status[0]
+
+
+def _chooser(command: str) -> Callable[..., Progress]:
+    """What chooses how a command looks."""
+    if command not in drain_arguments.PARSERS:
+        return progress.choose
+    from migrator import overview  # late: for these alone
+
+    return overview.choose
 
 
 def _ordered(options: argparse.Namespace) -> api.Options:
@@ -156,6 +177,9 @@ async def _attempt(options: argparse.Namespace, show: Progress) -> tuple[int, er
         if isinstance(error, (errors.PreflightError, errors.OpenedMeanwhile)) and error.obstacles:
             show.obstacles(error.obstacles, asked=False)
         failure = error
+    except MemoryError as error:
+        _out_of_memory(asyncio.get_running_loop(), {"exception": error})
+        raise
     except Exception as error:
         show.crashed(error)
         failure = errors.MigrateError(f"a bug in migrate {VERSION}: {error!r}", hint="report it, with the traceback")
@@ -213,6 +237,14 @@ async def _operate(options: argparse.Namespace, show: Progress) -> int:
         raise
 
 
+async def _drain(options: argparse.Namespace, show: Progress) -> int:
+    """`drain` and `return`."""
+    from migrator import api, drains, overview
+
+    assert isinstance(show, overview.Overview)
+    return await drains.run(options, show, lambda each: api.order(each.pid, each.host, _ordered(each)))
+
+
 async def _report(options: argparse.Namespace, show: Progress) -> int:
     from migrator import history, reporting
 
@@ -228,9 +260,20 @@ _COMMANDS = {
     "status": _operate,
     "recover": _operate,
     "abort": _operate,
+    "drain": _drain,
+    "return": _drain,
     "report": _report,
     **answers.COMMANDS,
 }
+
+
+def _out_of_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Without memory nothing can be undone from here: end at once, and both agents do by themselves what is right."""
+    if not isinstance(context.get("exception"), MemoryError):
+        loop.default_exception_handler(context)
+        return
+    os.write(2, NO_MEMORY)
+    os._exit(errors.InDoubt.exit_code)
 
 
 async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> T:
@@ -252,6 +295,7 @@ async def _guard(work: Coroutine[Any, Any, T], show: Progress, command: str) -> 
             show.warn(f"{number.name}: {promise}")
             task.cancel()
 
+    loop.set_exception_handler(_out_of_memory)
     for number in STOPPING:
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGTSTP, show.warn, "cannot be suspended; Ctrl-C stops it")

@@ -12,7 +12,8 @@
     │   └── NotRoot           17   root is needed, and sudo -n did not give it
     ├── PreflightError        20   obstacles, all of them named
     │   ├── NoProcess         21   no such process
-    │   └── Locked            22   another migration holds the tree
+    │   ├── Locked            22   another migration holds the tree
+    │   └── StateError        23   what is kept of a drain can't be read or written
     ├── CopyError             30   a round, a stream or a file failed; undone
     │   ├── NoSpace           31   no room for images or files; undone
     │   ├── DumpError         32   criu dump failed; undone
@@ -26,6 +27,7 @@
     ├── InDoubt               71   contact lost at COMMIT or RESUME; one copy at most
     ├── MemoryLost            72   moved, then both that filled its memory were killed at once; stopped on the target
     ├── TooLate               73   it was to be undone, after COMMIT; nothing was changed
+    ├── Lost                  74   the target lost power with the only copy, in memory: it is nowhere
     └── Interrupted        128+N   a signal before COMMIT; undone
 
 Exit 0 is a migration without leftovers, 3 one with leftovers (named), 1 a bug with its traceback.
@@ -140,6 +142,13 @@ class Locked(PreflightError):
     exit_code = 22
 
 
+class StateError(PreflightError):
+    """What is kept of a drain can't be read or written."""
+
+    exit_code = 23
+    where = "nothing more is moved; those that were moved before are where they were moved to"
+
+
 class CopyError(_Undone):
     """A round, a stream or a file failed."""
 
@@ -232,6 +241,13 @@ class TooLate(MigrateError):
 
     exit_code = 73
     where = "nothing was changed: the process belongs to the target"
+
+
+class Lost(MigrateError):
+    """The target has rebooted with the only copy, which was in memory."""
+
+    exit_code = 74
+    where = "the process is lost: it runs nowhere, and nothing is left to restore it from"
 
 
 class Interrupted(MigrateError):

@@ -27,7 +27,7 @@ from typing import Any
 from migrator.kept import NAME as REPORTS
 from migrator.kept import Reports
 from migrator.phases import Round
-from migrator.precopy import TELLING, Costs, rate
+from migrator.precopy import SHORTEST_INTERVAL, TELLING, Costs, rate
 from migrator.replacing import replace
 
 STATE_OF_ROOT = Path("/var/lib/migrate")
@@ -142,7 +142,7 @@ def _told(known: Costs, measured: Measured) -> dict[str, float]:
     *before, final = measured.rounds
     largest = max(measured.rounds, key=lambda done: done.bytes)
     if largest.bytes >= TELLING and largest.seconds > 0:
-        told["rate"] = largest.bytes / largest.seconds
+        told["rate"] = largest.bytes / max(largest.seconds - largest.disk_seconds, SHORTEST_INTERVAL)
     if before or final.bytes < TELLING:  # else nearly all of the freeze was memory, and the rest would be its error
         seizing = min((done.frozen_seconds for done in before), default=0.0)
         transfer = final.bytes / rate(before, known)

@@ -104,6 +104,12 @@ ROWS = (
         "process itself needs its memory besides.",
     ),
     Kind(
+        "not-durable", "--durable, and the target keeps its state in memory",
+        "is on a {kind} there, and --durable wants a disk", "mount a disk there, or leave --durable",
+        "With --durable everything that a restore needs is on a disk of the target before the process is ended on the "
+        "source, in /var/lib/migrate. What is in memory is gone with a power cut.",
+    ),
+    Kind(
         "pid-taken", "a PID, thread ID, process group or session of the tree is taken on the target",
         "is {what} {name} (pid {pid})",
         "use -n: it keeps its PIDs in a PID namespace of its own there; or end that process",

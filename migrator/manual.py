@@ -24,6 +24,7 @@ KINDS_OF_WORD = {
     "[USER@]HOST[:PORT]": "host",
     "HOST": "host",
     "PATH": "file",
+    "PLAN": "file",
     "FILE": "file",
     "CHECK": "check",
     "ID": "migration",

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable
 
 from agent import protocol
-from migrator import errors, history, plan, precopy, terminals
+from migrator import asking, errors, history, plan, precopy
 from migrator.along import Along
 from migrator.bandwidth import Bucket
 from migrator.carrier import Carrier, Directories, Streamed
@@ -57,7 +57,7 @@ class Migration:
         self._undoing = Undoing(self.id, self._ends, self._observer)
         self._ahead = Forward(self.id, self._ends, self._observer)
         self._downtime = 0.0
-        self._freeze_seconds = self._restore_seconds = 0.0
+        self._freeze_seconds = self._restore_seconds = self._disk_seconds = 0.0
         self._page_size = 4096
         self._instant = self._namespaces = False
         self._terminal = self._unit = self._name = ""
@@ -210,20 +210,8 @@ class Migration:
     async def _prepare(self, undo: contextlib.AsyncExitStack) -> None:
         """Both hosts ready, streams open and warm, the first page server standing."""
         chosen = self._plan
-        root, numbers = chosen.tree.tasks[0], chosen.numbers
-        target = str(self._order.target)
-        begin = protocol.Begin(
-            self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place, os.getpid(),
-            chosen.systemd.suspended, chosen.floating.here,
-        )  # fmt: skip
-        here = socket.gethostname()
-        ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
-        prepare = protocol.Prepare(
-            self.id, numbers[0].pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant,
-            chosen.place.directory if chosen.place.shared else "", chosen.namespaces, chosen.terminal,
-            terminals.own(chosen.tree), self._order.lease, chosen.systemd.scope, chosen.systemd.logged,
-            chosen.floating.there,
-        )  # fmt: skip
+        begin = asking.begin(self.id, chosen, str(self._order.target), os.getpid())
+        prepare = asking.prepare(self.id, chosen, socket.gethostname(), self._order.lease)
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
         undo.callback(self._observer.thawed)
@@ -264,6 +252,7 @@ class Migration:
             held_back=self._order.bandwidth > 0,
             memory=self._plan.tree.memory,
             restore_rate=restore_rate,
+            durable=self._plan.durable,
         )
         return await self._rounds.precopy(limits, costs)
 
@@ -303,7 +292,7 @@ class Migration:
     async def _restore(self, number: int) -> None:
         await self._observer.phase(Phase.RESTORE)
         restored = await self._ends.target.restore(protocol.Restore(number))
-        self._restore_seconds = restored.seconds
+        self._restore_seconds, self._disk_seconds = restored.seconds, restored.disk_seconds
         for lost in restored.lost:
             self._observer.note(f"{self._ends.target.host}: {lost}")
 
@@ -333,7 +322,8 @@ class Migration:
         self._observer.report(report)
         if not self._order.bandwidth:  # else the rounds tell nothing of the link
             memory = 0 if self._plan.instant else self._plan.tree.memory
-            measured = Measured(forward.downtime, self._restore_seconds, memory, self._rounds.done)
+            waited = max(0.0, self._disk_seconds - self._restore_seconds)  # for the disk alone
+            measured = Measured(forward.downtime - waited, self._restore_seconds, memory, self._rounds.done)
             self._history.learn(str(self._order.target), measured)
         return report
 
@@ -354,6 +344,7 @@ class Migration:
             predicted_downtime_seconds=self._rounds.predicted_downtime,
             freeze_seconds=self._freeze_seconds,
             restore_seconds=self._restore_seconds,
+            disk_seconds=self._disk_seconds,
             max_downtime_seconds=self._order.limits.max_downtime,
             total_seconds=time.monotonic() - self._observer.began,
             bytes=sum(done.bytes for done in self._rounds.done),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from migrator import errors, option_types
+from migrator import errors, fencing, option_types
 from migrator.option_groups import add_agents, add_log, add_output, add_reach
 from migrator.parsing import HOST, Parser
 
@@ -27,6 +27,21 @@ def _recover_parser() -> argparse.ArgumentParser:
         help="the migration, as its error message named it (default: all that are not finished here)",
     )
     _add_other_host(parser)
+    for word, when in (
+        (
+            "--source-is-dead",
+            "on the target, when the source is gone for good: run the process here, from what is held",
+        ),
+        ("--restore-anyway", "on the target, after it rebooted: restore what may have run, or images that may be torn"),
+    ):
+        parser.add_argument(
+            word,
+            metavar="ID",
+            type=option_types.typed_id,
+            nargs="?",
+            const="",
+            help=f"{when}; says what that risks, and wants the id typed",
+        )
     add_agents(parser)
     add_output(parser)
     add_log(parser)
@@ -119,6 +134,9 @@ def fit_together(options: argparse.Namespace) -> None:
         raise errors.UsageError("--plot draws one report, or two with --compare: say which")
     if options.command == "status":
         _tell_apart(options)
+    if options.command == "recover":
+        _, typed = fencing.said(options)
+        options.id = options.id or typed
 
 
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {

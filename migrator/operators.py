@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Awaitable, Callable
 
-from migrator import aborting, errors, recovery, status, status_words
+from agent.protocol import Word
+from migrator import aborting, errors, fencing, recovery, status, status_words
 from migrator.output import Progress
-from migrator.recovery import RealHosts
+from migrator.reaching import RealHosts
 
 _NEWEST = 5
 """So many finished migrations are listed."""
@@ -20,8 +21,11 @@ _NEWEST = 5
 async def recover(options: argparse.Namespace, show: Progress) -> int:
     """One migration, or every one that is not finished here; the worst exit status."""
     hosts = RealHosts(options.other, sudo=options.sudo, criu=options.criu)
+    word, typed = fencing.said(options)
+    if word is not Word.NONE:
+        await fencing.typed_out(word, typed, options.id, asks=not options.json, warn=show.warn)
     if options.id:
-        await _recover(options.id, hosts, show)
+        await _recover(options.id, hosts, show, word)
         return errors.EXIT_MIGRATED
     worst = errors.EXIT_MIGRATED
     found = await recovery.unfinished(hosts)
@@ -41,8 +45,8 @@ async def recover(options: argparse.Namespace, show: Progress) -> int:
     return worst
 
 
-async def _recover(migration: str, hosts: RealHosts, show: Progress) -> None:
-    outcome = await recovery.recover_over(migration, hosts, show)
+async def _recover(migration: str, hosts: RealHosts, show: Progress, word: Word = Word.NONE) -> None:
+    outcome = await recovery.recover_over(migration, hosts, show, word=word)
     show.recovered(migration, outcome)
 
 

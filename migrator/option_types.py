@@ -94,6 +94,11 @@ def moving_address(word: str) -> floating.Wanted:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def typed_id(word: str) -> str:
+    """The id of a migration, or none yet. Raises ArgumentTypeError."""
+    return word and migration_id(word)
+
+
 def migration_id(word: str) -> str:
     """The id of a migration. Raises ArgumentTypeError."""
     if not MIGRATION_ID.fullmatch(word):

@@ -389,7 +389,7 @@ class Events(Progress):
             self._printer.write(as_json(self._report) + "\n")
         self._printer.close()
 
-    def _event(self, name: str, **fields: object) -> None:
+    def _event(self, name: str, /, **fields: object) -> None:
         self._dump({"event": name, "at": self.elapsed(), **fields})
 
     def _dump(self, event: dict[str, object]) -> None:

@@ -35,6 +35,7 @@ class Round:
     frozen_seconds: float
     started_seconds: float = 0.0  # since the migration's start
     dirty_rate: float = 0.0  # bytes a second that the tree changed since the round before; 0 for the first one
+    disk_seconds: float = 0.0  # of `seconds`, those until it was on the target's disk, where that was ordered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Report:
     freeze: tuple[Span, ...] = ()  # dump, images, restore, commit, resume, or thaw: together the downtime
     max_downtime_seconds: float = 0.0  # what was allowed
     fill_bytes: int = 0  # filled in after the resume
+    disk_seconds: float = 0.0  # of the freeze: until all was on the target's disk, beside the restore (--durable)
 
 
 class Observer(Protocol):

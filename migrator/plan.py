@@ -70,6 +70,8 @@ class Wishes:
     """Its systemd unit moves as well."""
     move_addresses: tuple[floating.Wanted, ...] = ()
     """Addresses that move along, with the connections on them."""
+    durable: bool = False
+    """All that a restore needs is on the target's disk before COMMIT."""
     terminal: str = ""
     """What its terminal becomes: attach, ours; detach, one that is held on the target."""
 
@@ -92,6 +94,7 @@ class Plan:
     terminal: str = ""  # attach, detach: the tree gets a new one on the target
     floating: floating.Move = floating.NOTHING  # addresses that move along
     systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
+    durable: bool = False  # what a restore needs is on the target's disk before COMMIT
 
     @property
     def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
@@ -160,10 +163,10 @@ def make_plan(
         obstacles += terminals.obstacles(here, tree, wishes.terminal)
         obstacles += units.obstacles(here, there, source, tree, check, wishes.unit)
         obstacles += units.no_journal(here, target, tree)
-        on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check)
+        on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check, durable=wishes.durable)
         obstacles += in_room
     notes = [one.note for one in obstacles if not one.stops]
-    notes += _notes(here, there, source, tree, on_disk)
+    notes += _notes(here, there, source, tree, on_disk and not wishes.durable)
     notes += units.notes(here, there, source, target, tree, wishes.unit)
     notes += _why_namespace(there, tree, taken) if namespaces else ()
     eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
@@ -174,9 +177,10 @@ def make_plan(
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
     plan = Plan(
-        tree, source.dirty_tracking, _options(tree, wishes, move), copies, on_disk, memory, tuple(notes), instant,
-        compress, _place(source, memory, wishes), namespaces, wishes.terminal, move,
-        units.systemd(here, tree, wishes.unit),
+        tree=tree, precopy=source.dirty_tracking, criu=_options(tree, wishes, move), copy_files=copies,
+        on_disk=on_disk, memory=memory, notes=tuple(notes), instant=instant, compress=compress,
+        place=_place(source, memory, wishes), namespaces=namespaces, terminal=wishes.terminal, floating=move,
+        systemd=units.systemd(here, tree, wishes.unit), durable=wishes.durable,
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 
@@ -297,22 +301,27 @@ def _place(source: HostFacts, images: int, wishes: Wishes) -> Place:
     return Place(True, 2 * images if in_memory else 0, directory, bool(wishes.shared))
 
 
-def _room(there: str, tree: TreeFacts, images: int, check: TargetCheck) -> tuple[bool, list[Obstacle]]:
+def _room(
+    there: str, tree: TreeFacts, images: int, check: TargetCheck, *, durable: bool
+) -> tuple[bool, list[Obstacle]]:
     """Whether the images must go to disk, and what is short then. Restored eagerly, both stand at once."""
     memory, disk = check.memory_available, check.disk_available
-    if memory >= images + tree.memory + _RESERVE:
+    if memory >= images + tree.memory + _RESERVE and not durable:
         return False, []
     short = []
+    if durable and check.disk_volatile:
+        short.append(make("not-durable", there, "/var/lib/migrate", kind=check.disk_volatile))
     if memory < tree.memory + _RESERVE:
         problem = f"{bytes_text(memory)} are available, and the tree alone takes {bytes_text(tree.memory)}"
         remedy = f"free {bytes_text(tree.memory + _RESERVE - memory)} of memory there"
         short.append(make("no-room", there, "memory", problem=problem, remedy=remedy))
     if disk < images + _RESERVE:
         problem = f"{bytes_text(images)} of images fit neither in memory nor on disk ({bytes_text(disk)} free)"
-        remedy = (
-            f"free {bytes_text(images + tree.memory + _RESERVE - memory)} of memory there, "
-            f"or {bytes_text(images + _RESERVE - disk)} of disk"
-        )
+        on_disk = f"{bytes_text(images + _RESERVE - disk)} of disk"
+        remedy = f"free {bytes_text(images + tree.memory + _RESERVE - memory)} of memory there, or {on_disk}"
+        if durable:
+            problem = f"{bytes_text(images)} of images do not fit on its disk ({bytes_text(disk)} free)"
+            remedy = f"free {on_disk} there, or leave --durable"
         short.append(make("no-room", there, "images", problem=problem, remedy=remedy))
     return not short, short
 

@@ -8,7 +8,8 @@ CRIU takes that snapshot at the *start* of a round, so round n holds what was di
 round n-1, and the final dump will hold those dirtied in the seconds of the last round.
 
 Predicted downtime = fixed cost + seizing this tree + (dirty bytes / rate of dump and link together) + restore (+
-memory / restore rate, where memory is restored before the tree runs). What the rounds do not tell comes from earlier
+memory / restore rate, where memory is restored before the tree runs) (+ what the target's disk takes, where the images
+have to be on it). What the rounds do not tell comes from earlier
 migrations to the same host (`history`), and is typical where there were none.
 
 The rules, in their order:
@@ -57,6 +58,12 @@ TYPICAL_RESTORE_RATE = 1.0 * 1024**3
 TYPICAL_RATE = 100 * 1024 * 1024
 """Bytes a second, where nothing has been measured yet: a gigabit link."""
 
+TYPICAL_DISK_RATE = 100 * 1024 * 1024
+"""Bytes a second that a disk takes, where nothing has been measured yet."""
+
+TYPICAL_DISK_SECONDS = 0.1
+"""Of some ten files that are put on a hard disk one after the other."""
+
 TELLING = 64 * 1024 * 1024
 """Bytes: only so large a round, or so much memory, tells a rate; with less, starting criu is what takes the time."""
 
@@ -102,6 +109,8 @@ class Costs:
     """Of a restore without memory, or before it is filled in."""
     restore_rate: float = 0.0
     """Bytes a second of an eager restore; 0: memory is filled in afterwards."""
+    durable: bool = False
+    """What comes has to be on the target's disk before it counts."""
 
 
 class Action(enum.Enum):
@@ -140,7 +149,7 @@ def decide(
     since = len(rounds) - throttled[-1] if throttled else len(rounds)  # rounds since the speed last changed
     dirty = predicted_dirty(rounds, costs.memory, since - 1 if throttled else since)
     transfer = dirty / rate(rounds, costs)
-    constant = _constant_seconds(rounds, costs)
+    constant = _constant_seconds(rounds, costs) + _disk_seconds(rounds, costs, dirty)
     predicted = constant + transfer
     within = predicted <= limits.max_downtime
     policy = limits.on_no_converge
@@ -226,6 +235,14 @@ def _constant_seconds(rounds: Sequence[Round], costs: Costs) -> float:
     seizing = min((round_.frozen_seconds for round_ in rounds), default=0.0)
     restoring = costs.memory / costs.restore_rate if costs.restore_rate > 0 else 0.0
     return costs.fixed_seconds + seizing + costs.restore_seconds + restoring
+
+
+def _disk_seconds(rounds: Sequence[Round], costs: Costs, dirty: int) -> float:
+    """Seconds that the target's disk adds to the freeze. A round's rate has its share in it; what is left of a round
+    that carries little is what any costs. Without a round that was measured a hard disk's typical ones."""
+    if not costs.durable:
+        return 0.0
+    return min((done.disk_seconds for done in rounds), default=TYPICAL_DISK_SECONDS + dirty / TYPICAL_DISK_RATE)
 
 
 def _stalled(rounds: Sequence[Round]) -> bool:

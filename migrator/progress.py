@@ -49,6 +49,11 @@ def _bars() -> type[tqdm[Any]]:
     return tqdm
 
 
+def new_bar(printer: Printer, line: int) -> tqdm[Any]:
+    """A bar on its own line below the cursor's, from 0 to 1, drawn when it is told to."""
+    return _bars()(total=1.0, file=printer, bar_format=" ", position=line, leave=False)
+
+
 class Lines(Progress):
     """For a pipe or a log: one line for every step that is finished, nothing that moves."""
 
@@ -293,11 +298,12 @@ def choose(
     if quiet:
         return Quiet(printer)
     if out.isatty() and terminal not in ("", "dumb"):
-        return Bars(printer, verbose=verbose, columns=lambda: _terminal_columns(out))
+        return Bars(printer, verbose=verbose, columns=lambda: terminal_columns(out))
     return Lines(printer, verbose=verbose)
 
 
-def _terminal_columns(out: TextIO) -> int:
+def terminal_columns(out: TextIO) -> int:
+    """How wide it is."""
     try:
         return os.get_terminal_size(out.fileno()).columns or 80
     except (OSError, ValueError):

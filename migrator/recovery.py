@@ -9,21 +9,23 @@ The table (DESIGN: the commit, exactly). S is the source's journal, T the target
     S rebooted without either  → the tree died with it: where T has HELD, COMMIT is written now and T resumes
     T has RESUMING, no RESUMED → T recognises a running tree; it never starts one again by itself
     T has RESUMED or DONE      → clean up on both
+    T has rebooted, held it, and has no images any more → lost: both journals are closed
+    T was given it by an operator's word, S undid it    → what runs of it on S is killed
 
 Where only T can be asked: it goes on from RESUMING, discards what is less than HELD, and keeps what is held.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from agent import protocol
-from migrator import bundle, errors, transport
+from agent.protocol import Word
+from migrator import bundle, errors, fencing, transport
 from migrator.peer import Peer, PeerFault, PeerLost
 from migrator.phases import Observer
 
@@ -35,6 +37,7 @@ class Course(enum.Enum):
     UNDO = "undo"
     FORWARD = "forward"
     CLEAN = "clean"
+    DEPOSE = "depose"
     BUSY = "busy"
 
 
@@ -62,7 +65,9 @@ def course(source: protocol.JournalState, target: protocol.JournalState | None) 
     """The verdict over both journals; `target` is None where the target could not be reached."""
     if source.agent_alive:
         return Course.BUSY
-    if "COMMIT" not in source.records:
+    if target is not None and target.word is protocol.Word.SOURCE_IS_DEAD and "KILLED" not in source.records:
+        return Course.DEPOSE
+    if not {"COMMIT", "DEPOSED"}.intersection(source.records):
         if died_undecided(source) and target is not None and "HELD" in target.records and "ABORT" not in target.records:
             return Course.FORWARD
         done = "DONE" in source.records and (target is None or not target.role or "DONE" in target.records)
@@ -78,6 +83,14 @@ def died_undecided(source: protocol.JournalState) -> bool:
     return not source.same_boot and source.records[-1:] == ("FROZEN",)
 
 
+def lost(source: protocol.JournalState, target: protocol.JournalState) -> bool:
+    """Whether the process is nowhere: gone from the source, and the target has rebooted with all that it had of it."""
+    if "RESUMING" in target.records or "HELD" not in target.records or "ABORT" in source.records:
+        return False
+    gone = "ABORT" in target.records or not (target.same_boot or target.images)
+    return gone and ("COMMIT" in source.records or died_undecided(source))
+
+
 class Hosts(Protocol):
     """How an operator's command reaches the two hosts."""
 
@@ -87,54 +100,11 @@ class Hosts(Protocol):
     async def there(self, peer: str, address: str = "") -> transport.Link:
         """The other host; `peer` is what our journal calls it, `address` where it came from. Raises MigrateError."""
 
+    async def answers(self, peer: str, address: str) -> str:
+        """What says that the other host is up, by any of its names; "" when there is no sign of it."""
+
     def by_hand(self, peer: str, command: str) -> str:
         """How somebody gives that command on the other host."""
-
-
-class RealHosts:
-    """This host, and the one that the operator or the journal names."""
-
-    def __init__(
-        self, other: str = "", *, sudo: bool | Callable[[str], bool] = False, criu: str = "", patience: float = 0.0
-    ) -> None:
-        """`other` is "" for what the journal says; `patience` bounds the seconds until it lets us in, 0 does not.
-
-        `sudo`: become root there with it; or whether to, by the host's name.
-        """
-        self._other = other
-        self._sudo = sudo if callable(sudo) else lambda _: sudo
-        self._arguments = ("--criu", criu) if criu else ()
-        self._patience = patience or None
-
-    async def here(self) -> transport.Link:
-        """The local agent."""
-        return transport.LocalLink(agent_arguments=self._arguments)
-
-    async def there(self, peer: str, address: str = "") -> transport.Link:
-        """A new SSH connection: to what the operator said, else by the journal's name, else by the address."""
-        names = [self._other] if self._other else [name for name in dict.fromkeys((peer, address)) if name]
-        failures: list[errors.MigrateError] = [] if names else [errors.ConnectError("no other host is known: name it")]
-        for name in names:
-            try:
-                return await self._reach(name)
-            except errors.MigrateError as error:
-                failures.append(error)
-        first, *others = failures
-        first.message += "".join(f"; {other.message}" for other in others)
-        raise first
-
-    def by_hand(self, peer: str, command: str) -> str:
-        """By SSH, with a terminal there."""
-        name = self._other or peer
-        return transport.parse_target(name).by_hand(command, sudo=self._sudo(name))
-
-    async def _reach(self, name: str) -> transport.Link:
-        where = transport.parse_target(name)
-        try:
-            async with asyncio.timeout(self._patience):
-                return await transport.connect(where, sudo=self._sudo(name), agent_arguments=self._arguments)
-        except TimeoutError:
-            raise errors.Refused(f"{name}: no answer within {self._patience:.0f} s") from None
 
 
 async def unfinished(hosts: Hosts) -> tuple[protocol.Listed, ...]:
@@ -144,21 +114,29 @@ async def unfinished(hosts: Hosts) -> tuple[protocol.Listed, ...]:
     return tuple(one for one in reversed(known) if "DONE" not in one.records)
 
 
-async def recover_over(migration: str, hosts: Hosts, observer: Observer, *, undo_only: bool = False) -> Outcome:
+async def recover_over(
+    migration: str, hosts: Hosts, observer: Observer, *, undo_only: bool = False, word: Word = Word.NONE
+) -> Outcome:
     """Finish or undo a migration that was interrupted, from either of its hosts. The decision is the source's.
 
-    With `undo_only` nothing goes forward. Raises PreflightError when there is nothing of that name, Locked while it is
-    at work, TooLate when it may only go forward and must not, InDoubt when a host that is needed can't be reached,
-    NotResumed when the tree can't be brought to run.
+    With `undo_only` nothing goes forward. The operator's `word` counts on the target, where nothing else decides.
+
+    Raises PreflightError when there is nothing of that name, or the word is not taken; Locked while it is at work,
+    TooLate when it may only go forward and must not, InDoubt when a host that is needed can't be reached, NotResumed
+    when the tree can't be brought to run, Lost when it is nowhere.
     """
     try:
         async with agent_at(await hosts.here(), "source") as own:
             # one recovery at a time: who claims the source's half has it, from whichever host; then the target's
             known = await own.journal(protocol.ReadJournal(migration, claim="source"))
+            if word is not Word.NONE and known.role == "source":
+                raise errors.PreflightError(
+                    f"{fencing.option(word)}: {own.host} is the source", hint="say it on the target"
+                )
             if known.role == "source":
-                return await _Recovery(known.migration, observer, undo_only).from_source(own, known, hosts)
+                return await _Recovery(known.migration, observer, undo_only, word).from_source(own, known, hosts)
             if known.role == "target":
-                return await _Recovery(known.migration, observer, undo_only).from_target(own, known, hosts)
+                return await _Recovery(known.migration, observer, undo_only, word).from_target(own, known, hosts)
             raise errors.PreflightError(
                 f"{own.host} has no journal of a migration {migration}",
                 hint="`migrate status` lists them; the journals lie in /var/lib/migrate",
@@ -166,10 +144,12 @@ async def recover_over(migration: str, hosts: Hosts, observer: Observer, *, undo
     except PeerLost as lost:
         raise errors.InDoubt(str(lost), hint=f"migrate recover {migration}") from lost
     except PeerFault as fault:
-        raise _judged(migration, fault) from fault
+        raise _judged(migration, fault, word) from fault
 
 
-def _judged(migration: str, fault: PeerFault) -> errors.MigrateError:
+def _judged(migration: str, fault: PeerFault, word: Word) -> errors.MigrateError:
+    if word is not Word.NONE and fault.fault.code is protocol.FaultCode.JOURNAL:
+        return errors.PreflightError(f"{fencing.option(word)} is not taken: {fault.host}: {fault.fault.message}")
     if fault.fault.code is protocol.FaultCode.LOCKED:
         return errors.Locked(f"{fault.host}: {fault.fault.message}", hint=f"wait for it: migrate status {migration}")
     return errors.NotResumed(
@@ -200,10 +180,11 @@ async def meet(link: transport.Link, role: str) -> Peer:
 class _Recovery:
     """One migration's recovery."""
 
-    def __init__(self, migration: str, observer: Observer, undo_only: bool) -> None:
+    def __init__(self, migration: str, observer: Observer, undo_only: bool, word: Word) -> None:
         self._id = migration
         self._observer = observer
         self._undo_only = undo_only
+        self._word = word
 
     async def from_source(self, source: Peer, here: protocol.JournalState, hosts: Hosts) -> Outcome:
         """Run where the tree came from."""
@@ -219,6 +200,8 @@ class _Recovery:
 
     async def from_target(self, target: Peer, there: protocol.JournalState, hosts: Hosts) -> Outcome:
         """Run where the tree was to go: the same, with the links swapped."""
+        if self._word is Word.SOURCE_IS_DEAD:
+            return await self._by_word(target, there, hosts)
         try:
             link = await hosts.there(there.peer, there.address)
         except errors.MigrateError as error:
@@ -274,7 +257,7 @@ class _Recovery:
             return Outcome(Course.NOTHING, f"nothing to do on {target.host}: it ended there; {untold}", target.host, 0)
         if "RESUMING" in there.records:  # written with the source's proof of death in hand
             self._refuse_forward()
-            await target.settle(protocol.Settle(name, verdict.RESUME))
+            await target.settle(protocol.Settle(name, verdict.RESUME, self._word))
             resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
             _trusted(target, dataclasses.replace(there, memory_lost=resumed.memory_lost))
             text = f"the process runs on {target.host}; {untold}"
@@ -301,6 +284,12 @@ class _Recovery:
         records = f"{source.host}: {' '.join(here.records)}; {target.host}: {' '.join(there.records) or 'nothing'}"
         self._observer.note(records)
         decision = course(here, there)
+        if self._word is Word.RESTORE_ANYWAY and decision is not Course.FORWARD:
+            raise errors.PreflightError(f"{fencing.option(self._word)} is not taken: the journals decide ({records})")
+        if lost(here, there):
+            await self._close_lost(source, target, over="DONE" in here.records and "DONE" in there.records)
+        if decision is Course.DEPOSE:
+            return await self._depose(source, target, here)
         if decision is Course.UNDO:
             # the source's ABORT is on disk before the target may discard what it holds
             settled = await source.settle(protocol.Settle(name, verdict.ABORT))
@@ -314,7 +303,7 @@ class _Recovery:
             if not there.role:
                 raise errors.NotResumed(f"{target.host} knows nothing of migration {name}: its images are not there")
             await source.settle(protocol.Settle(name, verdict.KILL))
-            await target.settle(protocol.Settle(name, verdict.RESUME))
+            await target.settle(protocol.Settle(name, verdict.RESUME, self._word))
             there = await target.journal(protocol.ReadJournal(name))
         if decision in (Course.FORWARD, Course.CLEAN):
             resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
@@ -323,8 +312,53 @@ class _Recovery:
             _trusted(target, there)
             return Outcome(decision, f"the process runs on {target.host}", target.host, resumed.pid), there
         _trusted(target, there)
-        where = source.host if "ABORT" in here.records else target.host
+        undone = "ABORT" in here.records and "DEPOSED" not in here.records
+        where = source.host if undone else target.host
         return Outcome(decision, f"nothing to do: it ended before, on {where}", where, here.root), there
+
+    async def _by_word(self, target: Peer, there: protocol.JournalState, hosts: Hosts) -> Outcome:
+        """An operator answers for it that the source is dead: what is held here goes forward without its journal."""
+        verdict, name = protocol.Verdict, self._id
+        if sign := await hosts.answers(there.peer, there.address):
+            hint = f"then its journal decides: migrate recover {name}. If it is another machine: take the name from it"
+            raise errors.PreflightError(f"{there.peer} is not dead: {sign}", hint=hint)
+        await target.settle(protocol.Settle(name, verdict.RESUME, self._word))
+        there = await target.journal(protocol.ReadJournal(name))
+        resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
+        _trusted(target, dataclasses.replace(there, memory_lost=resumed.memory_lost))
+        text = f"the process runs on {target.host}, by your word that {there.peer} is dead. Should that come back: "
+        text += f"`migrate recover {name}`, on either host, ends what runs of it there"
+        return Outcome(Course.FORWARD, text, target.host, resumed.pid).shown(there, "", hosts)
+
+    async def _depose(
+        self, source: Peer, target: Peer, here: protocol.JournalState
+    ) -> tuple[Outcome, protocol.JournalState]:
+        """The target runs it by an operator's word, given while the source could not be asked: it ends here."""
+        self._refuse_forward()
+        verdict, name = protocol.Verdict, self._id
+        await source.settle(protocol.Settle(name, verdict.DEPOSE))
+        await target.settle(protocol.Settle(name, verdict.RESUME))
+        there = await target.journal(protocol.ReadJournal(name))
+        resumed = await target.settle(protocol.Settle(name, verdict.CLEAN))
+        await source.settle(protocol.Settle(name, verdict.CLEAN))
+        _trusted(target, dataclasses.replace(there, memory_lost=resumed.memory_lost))
+        done = "what ran of it here, or was held, was killed" if here.tasks_alive else "nothing of it ran here any more"
+        text = f"the process belongs to {target.host}: an operator gave it there with --source-is-dead, while "
+        text += f"{source.host} could not be asked; on {source.host} {done.replace(' here', '')}"
+        return Outcome(Course.DEPOSE, text, target.host, resumed.pid), there
+
+    async def _close_lost(self, source: Peer, target: Peer, *, over: bool) -> None:
+        """Close both journals, unless they are `over`. Raises Lost."""
+        self._refuse_forward()
+        verdict, name = protocol.Verdict, self._id
+        if not over:
+            await source.settle(protocol.Settle(name, verdict.KILL))
+            await target.settle(protocol.Settle(name, verdict.ABORT))
+            await source.settle(protocol.Settle(name, verdict.CLEAN))
+        raise errors.Lost(
+            f"{target.host} has rebooted with the only copy of the process, which was in memory",
+            hint="start it anew; --durable keeps a copy on the target's disk before the process is ended on the source",
+        )
 
 
 def _trusted(target: Peer, there: protocol.JournalState) -> None:

@@ -59,11 +59,13 @@ class Rounds:
         self._tracked_for, self._started = now - self._started if self.done else 0.0, now
         self._observer.round_started(number, expected, final)
 
-    def end(self, number: int, pages: int, size: int, seconds: float, frozen: float, *, final: bool) -> None:
-        """A round has arrived whole. Sizes in bytes."""
+    def end(
+        self, number: int, pages: int, size: int, seconds: float, frozen: float, *, final: bool, disk: float = 0.0
+    ) -> None:
+        """A round has arrived whole. Sizes in bytes; `disk`: seconds of `seconds`, until it was on the target's."""
         dirty_rate = size / self._tracked_for if self._tracked_for else 0.0
         wire_bytes = self.wire_bytes - self._wire_bytes_before
-        done = Round(pages, size, wire_bytes, seconds, frozen, self._started - self._began, dirty_rate)
+        done = Round(pages, size, wire_bytes, seconds, frozen, self._started - self._began, dirty_rate, disk)
         self.done.append(done)
         self._observer.round_done(number, done, final)
 
@@ -96,7 +98,9 @@ class Rounds:
             seconds = time.monotonic() - started
             # what criu found dirty may have come unchanged, and then it was not sent
             pages = dumped.pages * accepted.bytes // dumped.bytes if dumped.bytes else 0
-            self.end(number, pages, accepted.bytes, seconds, dumped.frozen_seconds, final=False)
+            self.end(
+                number, pages, accepted.bytes, seconds, dumped.frozen_seconds, final=False, disk=accepted.disk_seconds
+            )
             number += 1
             await self._carrier.expect(number)
 

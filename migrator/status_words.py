@@ -25,10 +25,22 @@ Events = list[tuple[str, dict[str, object]]]
 
 
 def iso(seconds: float) -> str:
-    """A time since the epoch as people and scripts read it; "" for one that is not known."""
+    """A time since the epoch as people and scripts read it; "" for one that is not known, or is none."""
     if not seconds:
         return ""
-    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+    try:
+        return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+    except (OverflowError, OSError, ValueError):  # another host says so
+        return ""
+
+
+def _fields(line: protocol.Line) -> dict[str, object]:
+    """What a line says besides its name and time; what is no object says nothing."""
+    try:
+        value = json.loads(line.facts)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -49,11 +61,12 @@ def _host_text(listing: Listing) -> str:
     else:
         text = f"{host}: {count(len(listing.unfinished), 'migration')} unfinished\n"
         for one in listing.unfinished:
+            last = escape(one.records[-1]) if one.records else "?"
             doing = "at work" if one.at_work else "nobody is at work on it"
-            text += f"  {one.migration}  {_way(one)}  {one.records[-1]} since {iso(one.changed)}  {doing}\n"
-            text += f"    {_follows(one)}\n"
+            text += f"  {escape(one.migration)}  {_way(one)}  {last} since {iso(one.changed)}  {doing}\n"
+            text += f"    {escape(_follows(one))}\n"
     for one in listing.finished:
-        text += f"  {one.migration}  {_way(one)}  {_end(one)} {iso(one.changed)}\n"
+        text += f"  {escape(one.migration)}  {_way(one)}  {_end(one)} {iso(one.changed)}\n"
     return text
 
 
@@ -110,20 +123,22 @@ def story_text(found: Told) -> str:
     elif len(found.stories) == 1:
         text += f"{escape(found.other) or 'the other host'}: knows nothing of it\n"
     follows = found.follows
-    return text + (f"what follows: {follows}\n" if follows else "nothing is to be done\n")
+    return text + (f"what follows: {escape(follows)}\n" if follows else "nothing is to be done\n")
 
 
 def _story(host: str, story: protocol.Story, here: bool) -> str:
     state = story.state
-    text = f"{escape(host)}: the {state.role}{', this host' if here else ''}, pid {state.root}\n"
+    text = f"{escape(host)}: the {escape(state.role)}{', this host' if here else ''}, pid {state.root}\n"
     for line in story.lines:
-        text += f"  {iso(line.time):<29}  {line.record:<9} {_facts(line)}".rstrip() + "\n"
+        text += f"  {iso(line.time):<29}  {escape(line.record):<9} {_facts(line)}".rstrip() + "\n"
     if not state.same_boot:
         text += "  the host has rebooted since it began\n"
     if story.held:
         text += "  held: the process does not run here\n"
     for kind, living in _by_kind(story.living):
-        text += f"  {kind}: {', '.join(f'{one.pid} ({escape(one.name)}, {one.state})' for one in living)}\n"
+        text += (
+            f"  {escape(kind)}: {', '.join(f'{one.pid} ({escape(one.name)}, {escape(one.state)})' for one in living)}\n"
+        )
     if story.images:
         text += f"  images: {escape(story.images)}, {bytes_text(story.image_bytes)}\n"
     for label, paths in (("locks", story.locks), ("placed", story.placed), ("beside", story.beside)):
@@ -134,8 +149,7 @@ def _story(host: str, story: protocol.Story, here: bool) -> str:
 
 def _facts(line: protocol.Line) -> str:
     """What a line says besides its name, where that is short: PIDs, a reason, a number."""
-    rest = json.loads(line.facts)
-    return " ".join(f"{name}={escape(str(value))}" for name, value in rest.items() if name in _SHOWN)
+    return " ".join(f"{name}={escape(str(value))}" for name, value in _fields(line).items() if name in _SHOWN)
 
 
 _SHOWN = ("what", "pid", "reason", "number", "root")
@@ -153,9 +167,7 @@ def story_events(found: Told) -> Events:
     events: Events = []
     for host, story in found.stories:
         fields: dict[str, object] = {"host": host, **dataclasses.asdict(story)}
-        fields["lines"] = [
-            {"record": line.record, "time": iso(line.time), **json.loads(line.facts)} for line in story.lines
-        ]
+        fields["lines"] = [{**_fields(line), "record": line.record, "time": iso(line.time)} for line in story.lines]
         events.append(("story", fields))
     last: dict[str, object] = {
         "id": found.migration,
@@ -180,10 +192,10 @@ def remains_text(found: HostRemains) -> str:
             groups.setdefault((item.migration, shared), []).append(item)
     for (migration, shared), items in groups.items():
         text += f"  of {'migration ' + escape(migration) if migration else 'a migration that is not known'}"
-        text += f": {shared}\n" if shared else "\n"
+        text += f": {escape(shared)}\n" if shared else "\n"
         for item in items:
             size = f" {bytes_text(item.size)}" if item.size else ""
-            text += f"    {item.kind:<8} {escape(item.what)}  {escape(item.detail)}{size}".rstrip() + "\n"
+            text += f"    {escape(item.kind):<8} {escape(item.what)}  {escape(item.detail)}{size}".rstrip() + "\n"
             text += f"             {escape(item.remove)}\n" if item.remove and not shared else ""
     return text
 

@@ -73,7 +73,7 @@ OPTIONS = {
     ),
     "hosts": Topic(
         "what is needed on both hosts",
-        ("--sudo", "--criu", "--criu-option", "--lease", "--move-address", "--target", "--source"),
+        ("--sudo", "--criu", "--criu-option", "--lease", "--durable", "--move-address", "--target", "--source"),
         (
             "Both hosts need criu and root; the target needs sshd and python3 (3.9 or newer), no more: migrate sends "
             "its agent over. Who is not root here becomes it with `sudo -n`; --sudo does the same on the target.",
@@ -156,8 +156,12 @@ PROSE = {
             "goes forward.",
             "  migrate recover ID",
             "reads the journals of both hosts and does the one thing that follows from them. It can be run again and "
-            "again. Run it on the source. The journals lie in /var/lib/migrate/ID/journal on both hosts, criu's logs "
+            "again. Run it on either host. The journals lie in /var/lib/migrate/ID/journal on both hosts, criu's logs "
             "beside them; images, while there are any, in /run/migrate/ID.",
+            "A target that loses power with the only copy, in memory, has lost it (exit 74); --durable has that copy "
+            "on its disk. Where the source is gone for good, --source-is-dead on the target lets the process run "
+            "there; where the target rebooted in the midst of resuming, --restore-anyway does. Both say what they "
+            "risk, and want the migration's id typed.",
             "Never end a criu with a signal while it dumps: it can take the process with it.",
         ),
     ),

@@ -101,13 +101,16 @@ class SshLink:
             raise
         return channel
 
-    async def open_stream(self, socket: str, name: str, form: str = "plain") -> Channel:
-        """A channel to the agent's bulk socket, by way of a relay that stands when this returns. Raises LinkLost."""
+    async def open_stream(self, socket: str, name: str, form: str = "plain", *, own: bool = True) -> Channel:
+        """A channel to the agent's bulk socket, by way of a relay that stands when this returns. Raises LinkLost.
+
+        Memory gets a connection of its `own` where that can be, which is worth its start for more than a little.
+        """
         if not self._agent_path:
             raise LinkLost(f"{self.name}: stream {name} is asked for before an agent was started")
         command = bundle.relay_command(self._agent_path, socket, name, form, sudo=self._sudo, python=self._python)
-        if name == MEMORY and (own := await self._open_own(command, name)) is not None:
-            return own
+        if own and name == MEMORY and (apart := await self._open_own(command, name)) is not None:
+            return apart
         try:
             channel: Channel = await self._open(command, 0.0)
             try:
@@ -118,6 +121,11 @@ class SshLink:
         except (asyncssh.Error, OSError) as error:
             raise LinkLost(f"{self.name}: stream {name} could not be opened: {error}") from error
         return channel
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is there still, as far as is known."""
+        return not self._connections[-1].is_closed()
 
     async def close(self) -> None:
         """Close the connection, jump hosts last."""

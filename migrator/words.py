@@ -137,6 +137,14 @@ def obstacle_table(obstacles: Sequence[Obstacle], columns: int = 0) -> str:
     return text
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells below their heads, aligned."""
+    lines = [tuple(head), *(tuple(map(escape, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = ("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "".join(f"{line.rstrip()}\n" for line in cells)
+
+
 def explanation(kind: Kind, columns: int = 0) -> str:
     """A kind of obstacle at length, as `migrate explain` says it."""
     what = "stops a migration" if kind.stops else "a warning"

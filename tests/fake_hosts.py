@@ -459,8 +459,13 @@ class FakeLinks:
         assert peer in ("", "beta" if other == "target" else socket.gethostname())
         return self._link(other)
 
+    async def answers(self, peer: str, address: str) -> str:
+        """Whether the other one is up."""
+        other = "target" if self.at == "source" else "source"
+        return "" if other in self.unreachable else f"{peer} lets us in"
+
     def by_hand(self, peer: str, command: str) -> str:
-        """As `recovery.RealHosts`."""
+        """As `reaching.RealHosts`."""
         return f"ssh -t {peer} {command}"
 
     def cut(self, role: str) -> None:

@@ -21,6 +21,7 @@ TABLES = {"agent/protocol.py"}
 """Data that is read as one table, however long it gets."""
 DOORS = {
     "asyncssh": {"migrator/transport.py"},
+    "psutil": {"migrator/selection.py"},
     "tqdm": {"migrator/progress.py"},
     "zstandard": {"migrator/packing.py"},
     "matplotlib": {"migrator/picture.py"},

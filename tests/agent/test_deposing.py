@@ -29,7 +29,7 @@ def agent() -> Iterator[tuple[int, int]]:
 
 
 def held(state: Path, agent: tuple[int, int]) -> None:
-    kept = Journal.create(state, ID, "target", boot=process.boot_id(), agent=list(agent))
+    kept = Journal.create(state, ID, "target", peer="alpha", root=1, boot=process.boot_id(), agent=list(agent))
     kept.write(Record.HELD)
     kept.close()
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -233,6 +234,22 @@ async def told(tmp_path: Path, *lines: dict[str, object]) -> Fill:
 
 
 DONE: dict[str, object] = {"done": True, "bytes": 4096, "seconds": 0.5, "faults": 3, "longest": 0.01}
+
+
+async def test_a_pager_that_dies_of_an_error_leaves_its_successor_what_a_killed_one_does(place: Place) -> None:
+    """Here: criu's connection. What the dying interpreter tidied away would be gone from the one descriptor table."""
+    tree = place.tree("read")
+    await place.begin()
+    (pager,) = set(place.pair) - {place.fill.session}
+    size = int(Path(f"/proc/{pager}/statm").read_text().split()[0]) * PAGE
+    resource.prlimit(pager, resource.RLIMIT_AS, (size, size))  # no room to map the images
+    await place.restore(tree)
+    tree.run()
+    place.fill.resumed()
+    await asyncio.wait_for(place.fill.done(), 20)
+    assert (await asyncio.to_thread(tree.result))["bad"] == 0
+    assert place.log.count("Traceback") == 1, "the first one's, which says what it lacked"
+    assert "can't be mapped" in place.log
 
 
 async def test_a_pager_that_fails_for_now_is_heard_and_waited_for(tmp_path: Path) -> None:

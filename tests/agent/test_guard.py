@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from agent import guard
+from agent import guard, iptables
 
 
 def test_the_target_drops_everything_to_and_from_the_addresses() -> None:
@@ -38,7 +38,7 @@ class Nft:
         self._answer = (status, out, err)
         monkeypatch.setattr(subprocess, "run", self.run)
         monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
-        monkeypatch.setattr(guard, "_unloaded", lambda: False)
+        monkeypatch.setattr(iptables, "nftables_unloaded", lambda: False)
 
     def run(self, words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         """Remember, and answer."""

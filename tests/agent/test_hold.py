@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -49,6 +50,19 @@ def agent_dies(hold: Hold) -> None:
     os.close(hold._held)
     os.close(hold._verdict)
     hold._held = hold._verdict = -1
+
+
+async def test_a_full_disk_leaves_nothing_of_a_hold(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wanted it has no hold to close."""
+
+    def write_text(path: Path, _: str) -> int:
+        path.touch()  # its name there is room for
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(OSError, match="No space left"):
+        Hold(directory, "post-dump", "COMMIT")
+    assert [path.name for path in directory.iterdir()] == ["journal"]
 
 
 async def test_it_holds_until_it_is_told(hold: Hold) -> None:
@@ -194,3 +208,16 @@ async def test_a_second_hold_replaces_what_a_first_one_left(directory: Path) -> 
     second.go()
     assert await (await run(second, "post-restore")).wait() == 0
     second.close()
+
+
+async def test_a_hold_that_a_full_disk_prevents_leaves_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        Hold(directory, "post-dump", "COMMIT")
+    assert [path.name for path in directory.iterdir()] == ["journal"]

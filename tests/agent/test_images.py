@@ -278,6 +278,23 @@ def test_a_place_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_a_full_place_in_memory_gets_room_for_a_log(tmp_path: Path) -> None:
+    place = tmp_path / "m"
+    images.make_place(place, memory=1 << 20)
+    try:
+        (place / "fill").write_bytes(bytes(1 << 20))
+        with pytest.raises(OSError, match="No space"):
+            (place / "log").write_bytes(bytes(1 << 16))
+        images.spare_room(place)
+        (place / "log").write_bytes(bytes(images.SPARE))
+        plain = tmp_path / "plain"
+        images.make_place(plain, memory=0)
+        images.spare_room(plain)  # is the disk's, and stays as it is
+    finally:
+        assert images.remove_place(place) == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 def test_a_place_in_memory(tmp_path: Path) -> None:
     place = tmp_path / "m"
     images.make_place(place, memory=1 << 20)

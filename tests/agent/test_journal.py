@@ -23,6 +23,7 @@ GOOD = {
     "source": [
         ["BEGIN", "FROZEN", "COMMIT", "KILLED", "DONE"],
         ["BEGIN", "FROZEN", "ABORT", "DONE"],
+        ["BEGIN", "FROZEN", "ABORT", "DEPOSED", "KILLED", "DONE"],
         ["BEGIN", "ABORT", "DONE"],
     ],
     "target": [
@@ -65,6 +66,15 @@ def test_no_order_but_those(role: str, records: list[Record]) -> None:
         found = [name for name, after in zip(names(kept), [*names(kept)[1:], ""]) if name != after or name != "HELD"]
         assert any(way[: len(found)] == found for way in GOOD[role])
         kept.close()
+
+
+def test_what_was_never_frozen_cannot_be_anywhere_else(tmp_path: Path) -> None:
+    """No operator's word ends a tree here of which no target ever had the last pages."""
+    kept = Journal.create(tmp_path, "m", "source")
+    kept.write(Record.ABORT)
+    with pytest.raises(JournalError, match="DEPOSED may not follow"):
+        kept.write(Record.DEPOSED)
+    kept.close()
 
 
 def test_a_crash_at_any_byte_leaves_whole_records(tmp_path: Path) -> None:

@@ -288,6 +288,21 @@ def test_what_keeps_a_unit_from_being_revived(
     assert found_units == [by_hand if over else recover("unit", what)]
 
 
+def test_sockets_that_a_killed_criu_has_left(settings: Settings) -> None:
+    """criu puts them into /tmp, whatever TMPDIR says; one that somebody has open is at work."""
+    left, used = (f"/tmp/.criu-{word}-{os.getpid()}" for word in ("left", "used"))
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as living:
+        try:
+            dead.bind(left)
+            dead.close()
+            living.bind(used)
+            said = [(item.kind, item.remove) for item in find(settings).items if item.what in (left, used)]
+        finally:
+            os.unlink(left)
+            os.unlink(used)
+    assert said == [("socket", f"rm {left}")]
+
+
 def test_half_an_agent(settings: Settings, tmp_path: Path) -> None:
     cache = tmp_path / "cache" / "migrate"
     cache.mkdir(parents=True)

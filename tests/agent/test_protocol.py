@@ -24,7 +24,7 @@ def test_messages_are_frozen_and_hold_only_what_the_wire_carries(kind: type[Any]
     assert kind.__dataclass_params__.frozen
     if kind in (protocol.Command, protocol.Banner):
         return
-    allowed = [bool, int, float, str, protocol.FaultCode, protocol.Verdict, *_dataclasses()]
+    allowed = [bool, int, float, str, protocol.FaultCode, protocol.Verdict, protocol.Word, *_dataclasses()]
     for hint in typing.get_type_hints(kind).values():
         inner = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
         assert inner in allowed

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from agent import process, protocol, wire
 from agent.protocol import FaultCode
+from agent.server import fault_of
 from migrator import bundle
 from migrator.bandwidth import Bucket
 from migrator.channel import Channel
@@ -574,3 +575,10 @@ async def test_inspecting_nobody(source: Peer) -> None:
     failed = await fault(source.inspect(protocol.Inspect(2**22 + 1)))
     assert failed.code is FaultCode.NO_PROCESS
     assert failed.message == f"there is no process {2**22 + 1}"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_an_agent_without_memory_says_so_and_is_no_bug(error: Exception) -> None:
+    told = fault_of(error)
+    assert told.code is FaultCode.NO_SPACE
+    assert told.message == "no memory left for the agent"

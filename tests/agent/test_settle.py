@@ -26,6 +26,8 @@ SOURCE = {
     "ABORT": ["BEGIN", "FROZEN", "ABORT"],
     "undone": ["BEGIN", "FROZEN", "ABORT", "DONE"],
     "over": ["BEGIN", "FROZEN", "COMMIT", "KILLED", "DONE"],
+    "deposed": ["BEGIN", "FROZEN", "ABORT", "DEPOSED", "KILLED"],
+    "deposed, over": ["BEGIN", "FROZEN", "ABORT", "DEPOSED", "KILLED", "DONE"],
 }
 TARGET = {
     "PREPARED": ["PREPARED"],
@@ -36,7 +38,7 @@ TARGET = {
     "undone": ["PREPARED", "HELD", "ABORT", "DONE"],
     "over": ["PREPARED", "HELD", "RESUMING", "RESUMED", "DONE"],
 }
-A, K, R, C = Verdict.ABORT, Verdict.KILL, Verdict.RESUME, Verdict.CLEAN
+A, K, R, C, D = Verdict.ABORT, Verdict.KILL, Verdict.RESUME, Verdict.CLEAN, Verdict.DEPOSE
 
 # role, state, verdict -> what the journal ends with; everything that is not here is refused and changes nothing.
 ALLOWED = {
@@ -48,6 +50,10 @@ ALLOWED = {
     ("target", "undone", A): "undone", ("target", "undone", C): "undone", ("target", "ABORT", C): "undone",
     ("target", "RESUMED", R): "RESUMED", ("target", "RESUMED", C): "over", ("target", "over", C): "over",
     ("target", "over", R): "over",
+    ("source", "FROZEN", D): "KILLED", ("source", "COMMIT", D): "KILLED", ("source", "KILLED", D): "KILLED",
+    ("source", "over", D): "over", ("source", "ABORT", D): "deposed", ("source", "deposed", D): "deposed",
+    ("source", "deposed, over", D): "deposed, over", ("source", "deposed", C): "deposed, over",
+    ("source", "deposed, over", C): "deposed, over",
 }  # fmt: skip
 _STATES = [("source", state) for state in SOURCE] + [("target", state) for state in TARGET]
 _ELSEWHERE = {("target", "HELD", R), ("target", "RESUMING", R)}  # they restore: in test_migration
@@ -101,7 +107,8 @@ async def test_what_each_verdict_does_to_each_journal(
     # undone from the very beginning: neither FROZEN nor HELD was ever written
     after = [*before, "ABORT", "DONE"] if len(before) == 1 else _way(role, expected)
     assert list(settled.records) == after
-    gone = expected in ("undone", "over", "ABORT") and state not in ("undone", "over")
+    over = ("undone", "over", "deposed, over")
+    gone = expected in (*over, "ABORT") and state not in over
     assert settings.images(ID).exists() == (not gone)
 
 

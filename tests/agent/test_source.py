@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import types
 from collections.abc import AsyncIterator
 
 import pytest
 
-from agent import process, protocol
+from agent import deposing, process, protocol
+from agent.journal import JournalError
 from agent.protocol import FaultCode
+from agent.settings import Settings
+from agent.source import Source
 from migrator.peer import Peer
 from tests.agent.test_server import ANOTHER, ID, OPTIONS, Talk, begin_of, fault
 from tests.fake_hosts import Pair, Victim, eventually, state_of
@@ -225,3 +229,27 @@ async def test_sigterm_counts_as_the_end_of_input(pair: Pair) -> None:
     assert victim.runs
     await talk.close()
     assert pair.source.settle_down() == []
+
+
+class Hanging:
+    """A criu that does not end, until it does."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.process = types.SimpleNamespace(pid=4711)
+
+
+async def test_an_undo_does_not_wait_for_ever_for_a_criu_that_hangs(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it kill it: `recover` says the same, and what that may cost is for an operator to decide."""
+    victim, hanging = pair.victim(), Hanging()
+    source = Source(Settings(pair.directory / "state", pair.directory / "run"), begin_of(victim.pid), print)
+    await source.begin()
+    monkeypatch.setattr(source, "_criu", hanging)
+    monkeypatch.setattr(deposing, "PATIENCE", 0.05)
+    with pytest.raises(JournalError, match=r"criu \(PID 4711\) does not end"):
+        await source.abort("test")
+    hanging.alive = False
+    assert await source.abort("test") == protocol.Leftovers()
+    assert victim.runs

@@ -28,7 +28,7 @@ def task() -> Iterator[tuple[int, int]]:
 
 
 def journal(state: Path, log: str, criu_started: int) -> Journal:
-    kept = Journal.create(state, ID, "target")
+    kept = Journal.create(state, ID, "target", boot=process.boot_id())
     kept.note("criu", pid=1, start=1)
     kept.note("criu", pid=2, start=criu_started)
     (kept.directory / "restore.log").write_text(log)

@@ -186,11 +186,41 @@ async def test_a_tree_that_ends_as_soon_as_it_runs_was_resumed(pair: Pair) -> No
     os.kill(pair.target.agents[0][0], signal.SIGSTOP)
     (pid,) = pair.target.restored()
     resuming = asyncio.ensure_future(target.resume(protocol.Resume(1)))
+    (pair.target.state / ID / "verdict").write_text("go\n")
+    await soon(lambda: pid in pair.target.ever_ran(), "it runs")
     os.kill(pid, signal.SIGKILL)
     os.kill(pair.target.agents[0][0], signal.SIGCONT)
     assert (await resuming).pid == pid
     assert (await target.finish()) == protocol.Leftovers()
     await talk.close()
+
+
+async def test_a_task_that_another_hand_has_killed_in_the_hold(target: Peer, pair: Pair) -> None:
+    """criu, let go, would wait for it for ever: the tree is restored once more, whole."""
+    await held(target, tasks=3)
+    broken = pair.target.restored()
+    os.kill(broken[1], signal.SIGKILL)
+    resumed = await target.resume(protocol.Resume(3))
+    assert resumed.pid in pair.target.running()
+    assert len(pair.target.running()) == 3
+    assert not pair.target.ever_ran().intersection(broken)
+    assert await target.finish() == protocol.Leftovers()
+
+
+async def test_a_task_killed_in_the_hold_of_an_agent_that_is_taken_over_from(pair: Pair) -> None:
+    talk = Talk(pair.target)
+    await held(await talk.start(), tasks=3)
+    broken = pair.target.restored()
+    os.kill(broken[0], signal.SIGKILL)
+    await talk.close()
+    other = Talk(pair.target)
+    settled = await (await other.start()).settle(protocol.Settle(ID, protocol.Verdict.RESUME))
+    assert settled.pid in pair.target.running()
+    assert len(pair.target.running()) == 3
+    assert not pair.target.ever_ran().intersection(broken)
+    await other.peer.settle(protocol.Settle(ID, protocol.Verdict.CLEAN))
+    await other.close()
+    assert pair.target.settle_down() == []
 
 
 async def test_the_end_of_input_after_the_resume_cleans_up(pair: Pair) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from agent import bulk, criu, process, protocol, rsync, wire
 from agent.deltas import FilesError
-from migrator import bundle, channel, errors, words
+from migrator import bundle, channel, errors, runbook, words
 from migrator.channel import Channel
 
 _WORDS = ("", "x", "/usr/lib/x.so", "20260704-031500-a1b2c3")
@@ -35,7 +35,7 @@ def _value(hint: Any, number: int) -> Any:
         return sample(hint, number)
     if typing.get_origin(hint) is tuple:
         return (_value(typing.get_args(hint)[0], number),)
-    if hint in (protocol.FaultCode, protocol.Verdict):
+    if hint in (protocol.FaultCode, protocol.Verdict, protocol.Word):
         return list(hint)[number % len(hint)]
     return {bool: bool(number % 2), int: number, float: number / 4, str: _WORDS[number % len(_WORDS)]}[hint]
 
@@ -205,3 +205,26 @@ def target(data: bytes) -> None:
 def targets() -> Iterable[bytes]:
     """Some."""
     return (b"root@db2:22", b"ssh://db2", b"[::1]:2222", b"fe80::1%eth0", b"-oProxyCommand=x")
+
+
+def plan(data: bytes) -> None:
+    """A plan of a drain. A mistake stands in a line that is there; of one without any, each move is a command line."""
+    text = data.decode(errors="replace")
+    try:
+        book = runbook.parse(text)
+    except runbook.BadPlan as bad:
+        assert bad.mistakes
+        assert all(0 <= mistake.line <= text.count("\n") + 1 for mistake in bad.mistakes)
+        return
+    for move in book.moves:
+        for there in move.targets:
+            assert runbook.options_of(move, there, 1).host == there
+
+
+def plans() -> Iterable[bytes]:
+    """Some."""
+    return (
+        b'target = ["db2", "db3"]\nparallel = 2\n[options]\ncopy-files = true\n[[move]]\npid = 7\n',
+        b'[[move]]\nname = "a"\nuser = "x"\ntarget = "b"\nafter = ["a"]\noptions = { max-downtime = 1.5 }\n',
+        b'[[move]]\nunit = "x"\ntarget = "b"\n[move.options]\nnamespaces = "auto"\ncriu-option = ["log-level=4"]\n',
+    )

@@ -34,6 +34,7 @@ HARNESSES = (
     Harness("criu-log", lines.criu_log, lines.criu_logs),
     Harness("stat", lines.stat, lines.stats, 1024),
     Harness("target", lines.target, lines.targets, 256),
+    Harness("plan", lines.plan, lines.plans),
     Harness("answers", answers.answers, answers.answers_seeds, 8192),
     Harness("report", answers.report, answers.reports, 512),
     Harness("verdict", answers.verdict, answers.verdicts),

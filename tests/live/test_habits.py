@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.live.lab_host import LabHost, wait_for_sweeps
+from tests.live.screen import Screen
 from tests.migrator.test_api import example
 
 SYSTEM = "/etc/migrate.toml"
@@ -46,3 +48,30 @@ def test_the_readme_example_moves_a_process(nothing_behind: None, alpha: LabHost
     assert beta.alive(witness)
     assert not alpha.alive(witness)
     assert wait_for_sweeps(beta, 2)
+
+
+@pytest.mark.backends("netns")
+@pytest.mark.parametrize("columns", [40, 120])
+def test_a_terminal_shows_the_phases_as_wide_as_it_is(
+    nothing_behind: None,
+    alpha: LabHost,
+    beta: LabHost,
+    witness: int,
+    screen: Callable[[LabHost, str], Screen],
+    columns: int,
+) -> None:
+    window = screen(alpha, f"stty cols {columns}; TERM=xterm-256color migrate {witness} beta --copy-files")
+    assert window.status == 0, window.text
+    assert beta.alive(witness)
+    for phase in ("preflight", "freeze", "resume", "fill", "running on beta as pid"):
+        assert phase in window.text
+    assert not re.search(r"\x1b\[[0-9;]*m", window.text), "colours"
+    live = [
+        piece
+        for line in window.text.split("\n")
+        for piece in line.split("\r")
+        if piece.startswith(("preflight ", "freeze "))
+    ]
+    assert live
+    assert max(map(len, live)) < columns, "the terminal would wrap it"
+    assert ("█" in "".join(live)) == (columns == 120), "a bar is what gives way first"

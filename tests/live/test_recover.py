@@ -79,6 +79,20 @@ def test_killed_after_commit(
     runs_there(alpha, beta, witness)
 
 
+@pytest.mark.parametrize("victim", ["root", "child"])
+def test_a_task_killed_in_the_hold_by_another_hand(
+    alpha: LabHost, beta: LabHost, witness: int, sabotage: Any, migrate: Any, victim: str
+) -> None:
+    """criu, let go, would wait for it for ever: it is restored once more, whole."""
+    sabotage(witness, "resume", "kill-self")
+    until(lambda: not alpha.alive(witness), "it is still on the source")
+    assert beta.state(witness) == "S", "the target does not hold it"
+    beta.run(f"kill -KILL {witness}" if victim == "root" else f"pkill -KILL -P {witness}")
+    run = migrate("recover")
+    assert run.status == 0, run.explain()
+    runs_there(alpha, beta, witness)
+
+
 def test_everybody_killed_before_commit(
     alpha: LabHost,
     beta: LabHost,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.live.conftest import Run
-from tests.live.lab_host import LabHost, until, wait_for_sweeps
-from tests.live.test_failures import still_right
+from tests.live.lab_host import Done, LabHost, until, wait_for_sweeps
+from tests.live.test_failures import still_right, undone
+from tests.live.test_recover import settled
 
 pytestmark = pytest.mark.long_on("vm")
 
@@ -80,6 +81,33 @@ def test_status_and_abort_from_another_shell(
     nothing_left(migrate("status", "--leftovers", "beta"))
     again = migrate("abort", migration)
     assert (again.status, again.of("recovered")[0]["course"]) == (0, "nothing"), again.explain()
+
+
+@pytest.mark.parametrize(("at", "by"), [("pre-copy", "alpha"), ("pre-copy", "beta"), ("commit", "beta")])
+def test_abort_from_either_shell(
+    both_ways: None, alpha: LabHost, beta: LabHost, witness: int, migrate: Any, lingering: Lingering, at: str, by: str
+) -> None:
+    """Who aborts exits with 0 and says where the process runs; whose migration it was with 143, in words and events."""
+    migration = lingering(witness, at)
+    there = {"alpha": alpha, "beta": beta}[by]
+    aborted = migrate("abort", migration, on=there)
+    assert aborted.status == 0, aborted.explain()
+    assert [note["text"].split(" to migrate")[0] for note in aborted.of("note")] == ["alpha: SIGTERM"]
+    (told,) = aborted.of("recovered")
+    assert (told["course"], told["host"], told["pid"]) == ("undo", "alpha", witness), aborted.explain()
+    assert told["text"] == "undone: the process runs on alpha"
+
+    until(lambda: alpha.run("test -s /run/code", check=False).status == 0, "migrate does not end")
+    run = Run(Done(int(alpha.read("/run/code")), alpha.read("/run/out"), alpha.read("/run/err")))
+    undone(run, codes=(143,))
+    (error,) = run.of("error")
+    assert (error["error"], error["message"]) == ("Interrupted", "stopped by SIGTERM"), run.explain()
+    assert error["where"] == "undone: the process runs on the source"
+    assert "migrate: SIGTERM: " in run.err
+    still_right(alpha, beta, witness)
+    nothing_left(migrate("status", "--leftovers", "beta"))
+    for host in (alpha, beta):
+        settled(host)
 
 
 def test_abort_after_commit(alpha: LabHost, beta: LabHost, witness: int, migrate: Any, lingering: Lingering) -> None:

@@ -147,7 +147,13 @@ class Engine:
         return chosen, found if self.scenario == "obstacles" else found[2:]
 
     async def recover(
-        self, migration: str, hosts: recovery.Hosts, observer: Observer, *, undo_only: bool = False
+        self,
+        migration: str,
+        hosts: recovery.Hosts,
+        observer: Observer,
+        *,
+        undo_only: bool = False,
+        word: protocol.Word = protocol.Word.NONE,
     ) -> recovery.Outcome:
         """As if the process had run on."""
         observer.note(f"asking {vars(hosts)['_other'] or 'the target'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import os
@@ -441,3 +442,25 @@ def test_a_reader_that_leaves_does_not_stop_the_migration(tmp_path: Path) -> Non
     assert program.process.wait(60) == 0
     assert err == ""
     assert program.journal()[-1] == "clean"
+
+
+def test_no_memory_for_the_end_of_the_loop_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def done(*_: object) -> int:
+        return 3
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "shutdown_default_executor", none)
+    monkeypatch.setattr(cli, "_run", done)
+    assert cli.main(["recover"]) == 3
+
+
+def test_a_migrate_without_memory_ends_at_once_and_says_who_knows(capfd: pytest.CaptureFixture[str]) -> None:
+    child = os.fork()
+    if not child:
+        loop = asyncio.new_event_loop()
+        cli._out_of_memory(loop, {"message": "", "exception": MemoryError()})
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 71
+    assert "hint: migrate recover" in capfd.readouterr().err

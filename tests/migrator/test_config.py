@@ -13,7 +13,7 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as some
 
-from migrator import arguments, cli, config, errors, recovery, transport
+from migrator import arguments, cli, config, errors, reaching, transport
 from migrator.channel import Target, parse_target
 from tests.migrator.test_cli import run
 
@@ -99,7 +99,7 @@ async def test_recovery_asks_for_it_by_name(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append((str(where), sudo))
 
     monkeypatch.setattr(transport, "connect", connect)
-    for hosts in (recovery.RealHosts(sudo=lambda name: name == "db2"), recovery.RealHosts(sudo=True)):
+    for hosts in (reaching.RealHosts(sudo=lambda name: name == "db2"), reaching.RealHosts(sudo=True)):
         await hosts.there("db2")
         await hosts.there("db3")
     assert asked == [("db2", True), ("db3", False), ("db2", True), ("db3", True)]

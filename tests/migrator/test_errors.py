@@ -63,12 +63,13 @@ def test_the_code_lies_in_the_band_that_says_where_the_process_is(
     bands: dict[type[MigrateError], tuple[range, set[str]]] = {
         errors.UsageError: (range(2, 3), {UNTOUCHED}),
         errors.ConnectError: (range(10, 20), {UNTOUCHED}),
-        errors.PreflightError: (range(20, 30), {UNTOUCHED, "nothing was moved"}),
+        errors.PreflightError: (range(20, 30), {UNTOUCHED, "nothing was moved", errors.StateError.where}),
         errors.CopyError: (range(30, 50), {UNDONE}),
         errors.NotResumed: (range(70, 71), {errors.NotResumed.where}),
         errors.InDoubt: (range(71, 72), {errors.InDoubt.where}),
         errors.MemoryLost: (range(72, 73), {errors.MemoryLost.where}),
         errors.TooLate: (range(73, 74), {errors.TooLate.where}),
+        errors.Lost: (range(74, 75), {errors.Lost.where}),
         errors.Interrupted: (range(129, 193), {UNDONE}),
     }
     band = next(bands[each] for each in kind.__mro__ if each in bands)

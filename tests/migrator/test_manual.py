@@ -41,7 +41,8 @@ def test_help_fits_one_screen(name: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_first_screen_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     screen = shown(capsys, "help")
-    assert all(f"\n  {name} " in screen for name in COMMANDS if name != manual.MAIN)
+    listed = screen.split("\ncommands: ")[1].split("\n\n")[0].split(",")
+    assert [each.split()[0] for each in listed] == [name for name in COMMANDS if name != manual.MAIN]
 
 
 def test_it_stays_one_screen_however_much_comes() -> None:
@@ -115,6 +116,15 @@ def test_the_readme_tells_of_every_option_of_migrate() -> None:
     untold = {"--sudo", "--version"}  # under "Using it", and what everybody knows
     assert {option.name for option in COMMANDS[manual.MAIN].options} - untold == told
     assert "--sudo" in README
+
+
+def test_the_readme_tells_of_every_option_of_a_drain() -> None:
+    table = README.split("### Emptying a host")[1].split("| option | |")[1].split("\n\n")[0]
+    told = set(re.findall(r"--[a-z][a-z-]*", "".join(line.split(" | ")[0] for line in table.splitlines())))
+    output = {"--quiet", "--json", "--verbose", "--no-config"}  # under "Using it"
+    drain, back = ({option.name for option in COMMANDS[name].options} for name in ("drain", "return"))
+    assert (drain | back) - output == told
+    assert (drain - back, back - drain) == ({"--dry-run"}, {"--overwrite-files"})
 
 
 # --- the man page ----------------------------------------------------------------------------------------------------

@@ -171,6 +171,8 @@ def _made(kind: type[Any]) -> Any:
             values[name] = (simple.get(inner) or _made(inner),)
         elif isinstance(hint, type) and issubclass(hint, protocol.Verdict):
             values[name] = protocol.Verdict.KILL
+        elif isinstance(hint, type) and issubclass(hint, protocol.Word):
+            values[name] = protocol.Word.RESTORE_ANYWAY
         else:
             values[name] = simple.get(hint) or _made(hint)
     return kind(**values)

@@ -47,6 +47,7 @@ class World:
     accounts: tuple[Account, ...] = ()
     missing_labels: tuple[str, ...] = ()
     taken_terminals: tuple[int, ...] = ()
+    disk_volatile: str = ""
 
     def with_(self, **changes: object) -> World:
         """The same world, but for this."""
@@ -89,7 +90,7 @@ class World:
         accounts = tuple(of_number.get((one.kind, one.number), one) for one in asked.accounts)
         return TargetCheck(
             tuple(answers), self.taken, self.memory, self.disk, accounts, addresses, self.missing_labels,
-            self.taken_terminals,
+            self.taken_terminals, disk_volatile=self.disk_volatile,
         )  # fmt: skip
 
     def plan(self) -> tuple[Plan, tuple[Obstacle, ...]]:
@@ -549,6 +550,23 @@ def test_images_go_to_disk_when_memory_does_not_hold_them_and_the_process() -> N
     assert [(one.id, one.object) for one in short] == [("no-room", "images")]
     none = PLAIN.with_(memory=TREE.memory, disk=0).plan()[1]
     assert [(one.id, one.object) for one in none] == [("no-room", "memory"), ("no-room", "images")]
+
+
+def test_what_is_to_be_durable_goes_to_disk_and_says_what_is_missing() -> None:
+    durable = PLAIN.with_(wishes=Wishes(durable=True))
+    images = PLAIN.plan()[0].memory
+    plan, obstacles = durable.plan()
+    assert (plan.on_disk, plan.durable, obstacles) == (True, True, ())
+    assert not any("disk" in note for note in plan.notes), "it was asked for"
+    (short,) = durable.with_(disk=images).plan()[1]
+    assert (short.id, short.object) == ("no-room", "images")
+    assert "leave --durable" in short.remedy
+    (short,) = durable.with_(memory=TREE.memory).plan()[1]
+    assert (short.id, short.object) == ("no-room", "memory")
+    (volatile,) = durable.with_(disk_volatile="tmpfs").plan()[1]
+    assert (volatile.id, volatile.stops) == ("not-durable", True)
+    assert "tmpfs" in volatile.problem
+    assert PLAIN.with_(disk_volatile="tmpfs").plan()[1] == ()
 
 
 # --- questions -------------------------------------------------------------------------------------------------------

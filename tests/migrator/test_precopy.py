@@ -332,3 +332,25 @@ def test_always_decides_and_never_exceeds_the_rounds(
     assert decision.predicted_downtime >= costs.fixed_seconds
     assert decision.predicted_bytes >= 0
     assert decision.reason
+
+
+# --- the target's disk -----------------------------------------------------------------------------------------------
+
+
+def test_what_the_disk_costs_is_part_of_the_prediction() -> None:
+    """Its share of a round is in the round's rate already; what any sync costs comes on top."""
+    rounds = [
+        Round(25600, 100 * MIB, 100 * MIB, 2.0, 0.01, disk_seconds=1.0),
+        Round(256, MIB, MIB, 0.1, 0.01, disk_seconds=0.04),
+    ]
+    plain = precopy.decide(rounds, Limits(), Costs())
+    durable = precopy.decide(rounds, Limits(), Costs(durable=True))
+    assert durable.predicted_downtime - plain.predicted_downtime == pytest.approx(0.04)
+
+
+def test_a_disk_that_no_round_has_measured_is_a_typical_one() -> None:
+    limits = Limits(max_rounds=0)
+    plain = precopy.decide([], limits, Costs(memory=200 * MIB))
+    durable = precopy.decide([], limits, Costs(memory=200 * MIB, durable=True))
+    cost = precopy.TYPICAL_DISK_SECONDS + 200 * MIB / precopy.TYPICAL_DISK_RATE
+    assert durable.predicted_downtime - plain.predicted_downtime == pytest.approx(cost)

@@ -305,6 +305,7 @@ async def test_events() -> None:
         "frozen_seconds": 0.008,
         "started_seconds": 0.0,
         "dirty_rate": 0.0,
+        "disk_seconds": 0.0,
     }
 
 
@@ -320,9 +321,11 @@ async def test_the_report_has_the_documented_fields() -> None:
         "namespaces", "inside_pid",
         "terminal", "unit",
         "version", "started", "name", "error", "phases", "freeze", "max_downtime_seconds", "fill_bytes",
+        "disk_seconds",
     ]  # fmt: skip
     assert list(report["rounds"][0]) == [
         "pages", "bytes", "wire_bytes", "seconds", "frozen_seconds", "started_seconds", "dirty_rate",
+        "disk_seconds",
     ]  # fmt: skip
     assert report["downtime_seconds"] == 0.1123
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
-from agent import protocol
+from agent import images, process, protocol
 from agent.protocol import JournalState
 from migrator import errors, recovery
 from migrator.peer import Peer
@@ -60,6 +61,55 @@ def test_the_course(source: list[str], target: list[str], expected: Course) -> N
 )
 def test_the_course_when_the_source_has_rebooted(source: list[str], target: list[str], expected: Course) -> None:
     assert recovery.course(state("source", source, same_boot=False), state("target", target)) is expected
+
+
+BY_WORD = [*HELD, "RESUMING", "RESUMED", "DONE"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ([*FROZEN, "ABORT"], BY_WORD, Course.DEPOSE),
+        (FROZEN, BY_WORD, Course.DEPOSE),
+        ([*FROZEN, "ABORT", "DEPOSED"], BY_WORD, Course.DEPOSE),
+        ([*FROZEN, "COMMIT"], BY_WORD, Course.DEPOSE),
+        ([*FROZEN, "ABORT", "DEPOSED", "KILLED"], BY_WORD, Course.CLEAN),
+        (KILLED, BY_WORD, Course.CLEAN),
+        ([*FROZEN, "ABORT", "DEPOSED", "KILLED", "DONE"], BY_WORD, Course.NOTHING),
+        ([*KILLED, "DONE"], BY_WORD, Course.NOTHING),
+    ],
+)
+def test_the_course_where_an_operator_gave_it_away(source: list[str], target: list[str], expected: Course) -> None:
+    there = dataclasses.replace(state("target", target), word=protocol.Word.SOURCE_IS_DEAD)
+    assert recovery.course(state("source", source), there) is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "same_boot", "images", "expected"),
+    [
+        (KILLED, HELD, False, False, True),
+        ([*FROZEN, "COMMIT"], HELD, False, False, True),
+        (KILLED, [*HELD, "ABORT"], False, False, True),
+        ([*KILLED, "DONE"], [*HELD, "ABORT", "DONE"], False, False, True),
+        (KILLED, HELD, False, True, False),
+        (KILLED, HELD, True, False, False),
+        (KILLED, RUNS, False, False, False),
+        (KILLED, [*HELD, "RESUMING"], False, False, False),
+        ([*FROZEN, "ABORT"], HELD, False, False, False),
+        ([*FROZEN, "ABORT", "DONE"], [*HELD, "ABORT", "DONE"], False, False, False),
+        (FROZEN, HELD, False, False, False),
+        (["BEGIN"], ["PREPARED"], False, False, False),
+    ],
+)
+def test_what_is_lost(source: list[str], target: list[str], same_boot: bool, images: bool, expected: bool) -> None:
+    there = dataclasses.replace(state("target", target, same_boot=same_boot), images=images)
+    assert recovery.lost(state("source", source), there) is expected
+    assert recovery.lost(state("source", FROZEN, same_boot=False), there) is ("HELD" in target and gone(there))
+
+
+def gone(there: JournalState) -> bool:
+    """Of a target, as far as its own journal tells."""
+    return "RESUMING" not in there.records and ("ABORT" in there.records or not (there.same_boot or there.images))
 
 
 @pytest.fixture
@@ -167,3 +217,61 @@ async def test_undo_only_goes_nowhere_after_commit(lab: Lab) -> None:
         await recovery.recover_over(attempt.id, lab.links, attempt.watcher, undo_only=True)
     assert (await lab.recover(attempt)).course is Course.FORWARD
     attempt.lives_on_target()
+
+
+# --- an operator's word, and a target that lost power ----------------------------------------------------------------
+
+DEAD, ANYWAY = protocol.Word.SOURCE_IS_DEAD, protocol.Word.RESTORE_ANYWAY
+
+
+async def test_a_source_that_is_said_to_be_dead_and_comes_back(lab: Lab) -> None:
+    """It had undone it, so two of it run: what runs on the source ends with the first recover."""
+    attempt = await undone_and_not_told(lab)
+    victim = (attempt.victim.pid, process.start_time(attempt.victim.pid))
+    lab.links.at = "target"
+    with pytest.raises(errors.PreflightError, match="is not dead"):
+        await recovery.recover_over(attempt.id, lab.links, attempt.watcher, word=DEAD)
+    assert lab.target.journal(attempt.id) == HELD
+    lab.links.unreachable.add("source")
+    outcome = await recovery.recover_over(attempt.id, lab.links, attempt.watcher, word=DEAD)
+    assert (outcome.course, outcome.host) == (Course.FORWARD, "beta")
+    assert outcome.pid in lab.target.running()
+    assert attempt.victim.runs
+    lab.links.unreachable.clear()
+    lab.links.at = "source"
+    deposed = await recovery.recover_over("", lab.links, attempt.watcher)
+    assert (deposed.course, deposed.host) == (Course.DEPOSE, "beta")
+    assert "was killed" in deposed.text
+    assert not process.alive(*victim)
+    assert outcome.pid in lab.target.running()
+    assert lab.source.journal(attempt.id) == [*FROZEN, "ABORT", "DEPOSED", "KILLED", "DONE"]
+    assert (await recovery.recover_over(attempt.id, lab.links, attempt.watcher)).host == "beta"
+
+
+@pytest.mark.parametrize("word", [DEAD, ANYWAY])
+async def test_a_word_is_not_taken_on_the_source_nor_where_the_journals_decide(lab: Lab, word: protocol.Word) -> None:
+    attempt = await undone_and_not_told(lab)
+    with pytest.raises(errors.PreflightError, match="is the source"):
+        await recovery.recover_over(attempt.id, lab.links, attempt.watcher, word=word)
+    lab.links.at = "target"
+    with pytest.raises(errors.PreflightError, match="is not"):
+        await recovery.recover_over(attempt.id, lab.links, attempt.watcher, word=word)
+    assert lab.target.journal(attempt.id) == HELD
+    assert attempt.victim.runs
+
+
+async def test_a_target_that_lost_power_with_the_only_copy(lab: Lab) -> None:
+    attempt = await rebooted_in_the_freeze(lab)
+    path = lab.target.state / attempt.id / "journal"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["boot"] = "another"
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    lab.target.kill_agent()
+    eventually(lambda: not any(call.alive for call in lab.target.calls()), "criu leaves")
+    for place in (*lab.target.run.glob(attempt.id), *lab.target.state.glob(f"{attempt.id}/images")):
+        eventually(lambda place=place: images.remove_place(place) == (), "nobody uses it")  # type: ignore[misc]
+    for _ in range(2):
+        with pytest.raises(errors.Lost, match="only copy"):
+            await recovery.recover_over(attempt.id, lab.links, attempt.watcher)
+    assert lab.source.journal(attempt.id) == [*KILLED, "DONE"]
+    assert lab.target.journal(attempt.id) == [*HELD, "ABORT", "DONE"]

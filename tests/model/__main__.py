@@ -24,13 +24,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
     parser.add_argument("--faults", type=int, default=2, help="so many things go wrong (default: %(default)s)")
     parser.add_argument("--start", choices=STARTS, default="freeze", help="from where on (default: %(default)s)")
-    parser.add_argument("--on-disk", action="store_true", help="the target's images outlive a reboot")
+    parser.add_argument("--durable", action="store_true", help="the target's images are on its disk before HELD")
     parser.add_argument("--alone", action="store_true", help="no recover begins beside another client")
     options = parser.parse_args()
     started = time.monotonic()
     try:
         found = explore.explore(
-            faults=options.faults, on_disk=options.on_disk, start=STARTS[options.start], beside=not options.alone
+            faults=options.faults, durable=options.durable, start=STARTS[options.start], beside=not options.alone
         )
     except explore.Broken as broken:
         print(broken)

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent import rules
 from agent.journal import JournalError, Record
-from agent.protocol import JournalState, Verdict
+from agent.protocol import JournalState, Verdict, Word
 from tests.model.world import (
     BLOCKED,
     DEAD,
@@ -51,7 +51,8 @@ def append(world: World, me: str, role: str, record: Record) -> Outcomes:
     assert agent is not None
     if not allowed(role, agent.memory, record):
         return [(world, False)]
-    world = world.on(role, records=(*host.records, record), torn=False)
+    resuming = host.resuming_here or record is Record.RESUMING
+    world = world.on(role, records=(*host.records, record), torn=False, resuming_here=resuming)
     return [(world.with_agent(me, memory=(*agent.memory, record)), True)]
 
 
@@ -148,6 +149,11 @@ def restore_is_held(world: World, me: str) -> Outcomes:
     return [] if host.criu == WORKING else [(world, host.criu == IN_HOOK)]
 
 
+def keep_images(world: World, me: str) -> Outcomes:
+    """What a restore needs is on the disk, if that was ordered."""
+    return [(world.on("target", kept=world.durable), True)]
+
+
 def held_now(world: World, me: str) -> Outcomes:
     """HELD, of the tasks that stand there."""
     if world.target.tree != TRACED:
@@ -203,7 +209,7 @@ def close(world: World, me: str, role: str) -> Outcomes:
 def owners(world: World, me: str, role: str) -> Outcomes:
     """Load the journal; the agents, beside us, that have owned it and live."""
     host = world.host(role)
-    found = {host.first, host.noted} - {me, ""} if host.same_boot else set()
+    found = {host.first, host.noted} - {me, ""}
     return [(world, tuple(sorted(found)))]
 
 
@@ -239,7 +245,7 @@ def look(world: World, me: str, role: str) -> Outcomes:
     """Read the journal's newest state."""
     host = world.host(role)
     world = world.with_agent(me, memory=host.records)
-    return [(world, (host.records, host.same_boot, host.images))]
+    return [(world, (host.records, host.same_boot, host.images, host.resuming_here))]
 
 
 def take_over(world: World, me: str, role: str) -> Outcomes:
@@ -270,7 +276,7 @@ def read(world: World, me: str, role: str, migration: str) -> Outcomes:
     state = JournalState(
         migration=ID, role=role, records=tuple(record.value for record in host.records), peer="other", root=1,
         same_boot=host.same_boot, agent_alive=alive, criu_alive=False, tasks_alive=0,
-        images=True,
+        images=host.images, durable=world.durable,
     )  # fmt: skip
     return [(world, state)]
 
@@ -353,6 +359,8 @@ def restore() -> Command:
         return FAULT
     if not (yield (restore_is_held,)):
         return CRIU_FAULT
+    if "HELD before the images are on disk" not in BROKEN:
+        yield (keep_images,)
     if not (yield (held_now,)):
         return FAULT
     if "HELD is not synced" not in BROKEN:
@@ -416,31 +424,36 @@ def contact_lost() -> Command:
     return OK
 
 
-def settle(role: str, verdict: Verdict) -> Command:
+def settle(role: str, verdict: Verdict, word: Word = Word.NONE) -> Command:
     """As `settle.settle`: take over, decide, act."""
     yield wait_for_turn, role
-    found = yield from depose(role, verdict)
+    found = yield from depose(role, verdict, word)
     yield end_of_turn, role
     if found is None:
         yield close, role
         return FAULT
     undo = verdict is Verdict.ABORT or (verdict is Verdict.CLEAN and Record.ABORT in found[0])
-    answer = yield from (settle_abort(role, found[1], verdict) if undo else _SETTLE[verdict](role, found[1]))
+    if undo:
+        answer = yield from settle_abort(role, found[1], verdict)
+    elif verdict is Verdict.RESUME:
+        answer = yield from settle_resume(role, found[3], word)
+    else:
+        answer = yield from _SETTLE[verdict](role, found[1])
     yield close, role
     return answer
 
 
-def depose(role: str, verdict: Verdict) -> Command:
+def depose(role: str, verdict: Verdict, word: Word) -> Command:
     """As `deposing.depose`, with the turn in hand; None where it came to nothing."""
     former = yield owners, role
     if not former:
         found = yield take_over, role
-        if found is None or not (yield from decide(role, verdict, found)):
+        if found is None or not (yield from decide(role, verdict, word, found)):
             return None
     else:
         yield stop, former
         found = yield look, role
-        if not (yield from decide(role, verdict, found)):
+        if not (yield from decide(role, verdict, word, found)):
             yield let_go_on, former
             return None
         yield kill, former
@@ -451,10 +464,11 @@ def depose(role: str, verdict: Verdict) -> Command:
     return ((yield (memory,)), *found[1:])
 
 
-def decide(role: str, verdict: Verdict, found: Any) -> Command:
-    records, same_boot, images = found
+def decide(role: str, verdict: Verdict, word: Word, found: Any) -> Command:
+    records, same_boot, images, here = found
+    known = rules.Known(role, records, same_boot, images, durable=True, resuming_here=here, word=word)
     try:
-        record = rules.to_write(verdict, rules.Known(role, records, same_boot, images))
+        record = rules.to_write(verdict, known)
     except JournalError:
         return False
     if record is None:
@@ -488,14 +502,12 @@ def settle_kill(role: str, same_boot: bool) -> Command:
     return OK
 
 
-def settle_resume(role: str, same_boot: bool) -> Command:
+def settle_resume(role: str, here: bool, word: Word) -> Command:
     if Record.RESUMED in (yield (memory,)):
         return OK
-    log = ""
-    if same_boot:
-        _, log = yield criu_is_gone, role
+    _, log = yield criu_is_gone, role
     try:
-        again = rules.must_restore(same_boot=same_boot, finished=log == "finished", passed_hold=log != "")
+        again = rules.must_restore(same_boot=True, finished=log == "finished", passed_hold=log != "", word=word)
     except JournalError:
         return CRIU_FAULT
     if again:
@@ -509,8 +521,7 @@ def settle_resume(role: str, same_boot: bool) -> Command:
 def settle_clean(role: str, same_boot: bool) -> Command:
     if Record.DONE in (yield (memory,)):
         return OK
-    if same_boot:
-        yield criu_is_gone, role
+    yield criu_is_gone, role
     yield discard_images, role
     yield from write(role, Record.DONE)
     return OK
@@ -520,7 +531,7 @@ def read_journal(role: str, migration: str) -> Command:
     return (yield read, role, migration)
 
 
-_SETTLE = {Verdict.KILL: settle_kill, Verdict.RESUME: settle_resume, Verdict.CLEAN: settle_clean}
+_SETTLE = {Verdict.KILL: settle_kill, Verdict.CLEAN: settle_clean}
 COMMANDS: dict[str, Callable[..., Command]] = {
     "dump": dump, "commit": commit, "abort source": abort_source, "finish": finish, "restore": restore,
     "resume": resume, "abort target": abort_target, "contact lost": contact_lost, "settle": settle,

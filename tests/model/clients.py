@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Generator
 from typing import Any, cast
 
@@ -101,7 +102,7 @@ class ModelPeer:
         return cast(protocol.JournalState, await self._call("journal", self.host, request.migration))
 
     async def settle(self, request: protocol.Settle) -> protocol.Settled:
-        await self._call("settle", self.host, request.verdict)
+        await self._call("settle", self.host, request.verdict, request.word)
         return protocol.Settled((), 1)
 
     async def close(self) -> None:
@@ -142,6 +143,9 @@ class ModelHosts:
         if not await Do(self._stage, f"reach {self._other}"):
             raise errors.ConnectError(f"the {self._other} can't be reached")
         return ModelLink(self._stage, self._other)
+
+    async def answers(self, peer: str, address: str) -> str:
+        return "it is up"
 
 
 class ModelEnds:
@@ -207,4 +211,13 @@ async def recover_there(stage: Stage) -> None:
         await recovery.recover_over(ID, cast(Any, ModelHosts(stage, "target", "source")), cast(Any, Deaf()))
 
 
-PROGRAMS = {"migrate": migrate, "recover": recover, "recover by ID": recover_by_id, "recover there": recover_there}
+async def say(stage: Stage, word: protocol.Word) -> None:
+    """`migrate recover ID` on the target with an operator's word, while the source can be asked."""
+    with contextlib.suppress(errors.MigrateError):
+        hosts = cast(Any, ModelHosts(stage, "target", "source"))
+        await recovery.recover_over(ID, hosts, cast(Any, Deaf()), word=word)
+
+
+PROGRAMS = {"migrate": migrate, "recover": recover, "recover by ID": recover_by_id, "recover there": recover_there} | {
+    word.value: functools.partial(say, word=word) for word in protocol.Word if word
+}

@@ -38,29 +38,29 @@ from tests.model.world import (
 Step = tuple[str, World]
 
 
-def beginning(*, faults: int, on_disk: bool) -> World:
+def beginning(*, faults: int, durable: bool) -> World:
     """BEGIN and PREPARED are written, both agents wait, a restore is warm; `migrate` is about to freeze."""
     source = Host("source", (Record.BEGIN,), 1, RUNS, first="S0", owner="S0")
     target = Host("target", (Record.PREPARED,), 1, NONE, first="T0", owner="T0", criu=WORKING, holder="T0")
     both = (Agent("S0", "source", "M", (Record.BEGIN,)), Agent("T0", "target", "M", (Record.PREPARED,)))
-    return World(source, target, both, (), (Client("M", "migrate"),), faults, on_disk)
+    return World(source, target, both, (), (Client("M", "migrate"),), faults, durable)
 
 
-def committed(*, faults: int, on_disk: bool, target_is_dead: bool = False) -> World:
+def committed(*, faults: int, durable: bool, target_is_dead: bool = False) -> World:
     """COMMIT and KILLED are written, then `migrate` and its agent have died, and nobody has told the target, which
     waits for its lease; or everything there that knew of the tree is dead as well, so that only its images are left.
     """
     whole = (Record.BEGIN, Record.FROZEN, Record.COMMIT, Record.KILLED)
     held = (Record.PREPARED, Record.HELD)
     source = Host("source", whole, 4, DEAD, first="", owner="", criu=ENDED)
-    target = Host("target", held, 2, NONE, first="", owner="", criu=FAILED, asked=True, listed=True)
+    target = Host("target", held, 2, NONE, first="", owner="", criu=FAILED, asked=True, listed=True, kept=durable)
     agents: tuple[Agent, ...] = ()
     if not target_is_dead:
         target = target._replace(
             tree=TRACED, criu=IN_HOOK, hook="waits", first="T0", owner="T0", holder="T0", maker="T0",
         )  # fmt: skip
         agents = (Agent("T0", "target", "", held),)
-    return World(source, target, agents, (), (), faults, on_disk)
+    return World(source, target, agents, (), (), faults, durable)
 
 
 class Programs:
@@ -100,9 +100,11 @@ def _run(program: Any, history: tuple[Any, ...]) -> tuple[bool, Any]:
 
 
 class Explorer:
-    """One exploration. `beside`: whether a `recover` may begin beside another client."""
+    """One exploration. `beside`: whether a `recover` may begin beside another client. `words`: the operator's, which
+    are said as often as `recover` is run, always while the source can be asked."""
 
-    def __init__(self, beside: bool = True) -> None:
+    def __init__(self, beside: bool = True, words: tuple[str, ...] = ()) -> None:
+        self._words = words
         self._programs = Programs()
         self._most = 1 if beside else 0
 
@@ -213,11 +215,15 @@ class Explorer:
         if not names and quiet:
             yield "an operator runs recover", _started(world, "R1")
             yield "an operator runs recover on the target", _started(world, "R1", "recover there")
+            for word in self._words:
+                yield f"an operator says {word}", _started(world, "R1", word)
         elif world.faults and len(names) <= self._most and not world.source.owner:
             name = "R2" if "R1" in names else "R1"
             fewer, beside = world._replace(faults=world.faults - 1), f"beside {min(names, default='others')}"
             yield f"an operator runs recover {beside}", _started(fewer, name)
             yield f"an operator runs recover on the target {beside}", _started(fewer, name, "recover there")
+            for word in self._words:
+                yield f"an operator says {word} {beside}", _started(fewer, name, word)
 
     # --- what goes wrong ---
 
@@ -369,7 +375,7 @@ def _client_act(world: World, client: Client, act: tuple[Any, ...]) -> Iterator[
 
 def at(client: Client) -> str:
     """The host that a client runs on."""
-    return "target" if client.program == "recover there" else "source"
+    return "source" if client.program in ("migrate", "recover", "recover by ID") else "target"
 
 
 def _message_faults(world: World, client: Client, name: str) -> Iterator[Step]:
@@ -427,11 +433,16 @@ def _let_go(world: World) -> World:
 
 def _reboots(world: World) -> Iterator[Step]:
     for role in ("source", "target"):
-        host = world.host(role)
-        if not host.same_boot:
-            continue
-        for kept in {len(host.records), host.safe}:
-            yield f"the {role} reboots, {len(host.records) - kept} records lost", _rebooted(world, role, kept)
+        yield from _reboots_of(world, role)
+    for first, once in _reboots_of(world, "source"):
+        for second, both in _reboots_of(once, "target"):
+            yield f"a power cut: {first}, {second}", both
+
+
+def _reboots_of(world: World, role: str) -> Iterator[Step]:
+    host = world.host(role)
+    for kept in {len(host.records), host.safe} if host.same_boot else ():
+        yield f"the {role} reboots, {len(host.records) - kept} records lost", _rebooted(world, role, kept)
 
 
 def _rebooted(world: World, role: str, kept: int) -> World:
@@ -444,7 +455,7 @@ def _rebooted(world: World, role: str, kept: int) -> World:
         role, records=host.records[:kept], safe=kept, torn=False, same_boot=False, criu=NONE, hook="", fifo="",
         holder="", stop_queued=False, log="", asked=False, listed=False, first="", owner="", noted="", taker="",
         maker="", tree=DEAD if role == "source" or host.tree in (RUNS, DEAD) else NONE,
-        images=host.images and role == "target" and world.on_disk,
+        images=host.images and host.kept, resuming_here=False,
     )  # fmt: skip
     if host.tree == RUNS:
         return world.marked(RAN)
@@ -475,14 +486,19 @@ class Found:
 
 
 def explore(
-    *, faults: int, on_disk: bool = False, start: Callable[..., World] = beginning, beside: bool = True
+    *,
+    faults: int,
+    durable: bool = False,
+    start: Callable[..., World] = beginning,
+    beside: bool = True,
+    words: tuple[str, ...] = (),
 ) -> Found:
     """Go through all worlds. Raises Broken with the shortest way to the first that breaks an invariant.
 
     `beside`: a `recover` may begin beside `migrate` or another one; that multiplies the worlds.
     """
     with mock.patch.object(recovery, "meet", meet):
-        return _explore(Explorer(beside), start(faults=faults, on_disk=on_disk))
+        return _explore(Explorer(beside, words), start(faults=faults, durable=durable))
 
 
 def _explore(explorer: Explorer, start: World) -> Found:
@@ -590,7 +606,7 @@ def _exception(world: World) -> str:
             return mark
     if not target.same_boot and Record.RESUMING in target.records and Record.RESUMED not in target.records:
         return IN_BETWEEN
-    if not target.same_boot and not world.on_disk and Record.COMMIT in source.records:
+    if not target.same_boot and not world.durable and Record.COMMIT in source.records:
         return IN_MEMORY
     if not source.same_boot and Record.HELD not in target.records:
         return UNHELD

@@ -5,12 +5,15 @@ What is explored is the product's own where it can be: the order of records (`ag
 `recover`. Agents, criu and kernel are models (`agents`, `world`), one act after the other as their code has it.
 
 From the freeze on, or from COMMIT on, at any instant, so many times as a test says: an agent, `migrate`, `recover`, a
-hook or criu is killed, an agent in the midst of writing a record as well; a host reboots, and what was not synced is
-lost or not; a link is cut, a question lost or late, an answer lost, nobody waits for one; dump or restore fail; Ctrl-C;
-the target can't be reached; a `recover` begins in the midst of something, beside `migrate` or another `recover`.
-Without counting:
-`recover` is run when all is quiet, again and again, and the target's lease ends at any time. A host reboots once. SSH
-neither repeats nor reorders within a connection: what comes twice comes over another one, from another agent.
+hook or criu is killed, an agent in the midst of writing a record as well; a host reboots, or both at once, and what was
+not synced is lost or not, the images too with --durable; a link is cut, a question lost or late, an answer lost, nobody
+waits for one; dump or restore fail; Ctrl-C; the target can't be reached; a `recover` begins in the midst of something,
+beside `migrate` or another `recover`. Without counting: `recover` is run when all is quiet, again and again, and the
+target's lease ends at any time. A host reboots once. SSH neither repeats nor reorders within a connection: what comes
+twice comes over another one, from another agent.
+
+An operator's words are outside of the invariant, since he answers for what they risk; what is explored of them is that
+one which is refused does nothing.
 
 At every instant two copies can't run, and the records of a journal stand in the order of the product's table. In the
 end `recover` is run, without an ID and undisturbed, until it changes nothing. Then exactly one copy runs, and both
@@ -67,17 +70,43 @@ def test_whatever_goes_wrong_twice() -> None:
     assert set(found.settled) == expected
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_whatever_goes_wrong_once(on_disk: bool) -> None:
+@pytest.mark.parametrize("durable", [False, True])
+def test_whatever_goes_wrong_once(durable: bool) -> None:
     """The exceptions, by name: each has to come about, and no other."""
-    found = explore.explore(faults=1, on_disk=on_disk)
+    found = explore.explore(faults=1, durable=durable)
     exceptions = {explore.RAN, explore.LET_GO, explore.UNHELD, explore.SEIZED, explore.IN_BETWEEN}
-    if not on_disk:
+    if not durable:
         exceptions.add(explore.IN_MEMORY)
     expected = {f"it runs nowhere: {reason}" for reason in exceptions}
     expected |= {"it runs on the source", "it runs on the target", explore.LATER}
     assert set(found.settled) == expected | {f"it runs, not tidied up: {explore.LET_GO}"}
     assert found.states > 5_000  # it would be a few hundred, were the faults not tried at every instant
+
+
+def test_a_power_cut_with_durable_leaves_one() -> None:
+    """From COMMIT on, whichever hosts reboot at whatever instant: it is lost only with the host that it ran on already,
+    or where the target rebooted between RESUMING and RESUMED and nobody can tell."""
+    found = explore.explore(faults=1, durable=True, start=explore.committed)
+    expected = {f"it runs nowhere: {reason}" for reason in (explore.RAN, explore.LET_GO, explore.IN_BETWEEN)}
+    expected |= {"it runs on the target", explore.LATER, f"it runs, not tidied up: {explore.LET_GO}"}
+    assert set(found.settled) == expected
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_source_that_answers_is_not_taken_for_dead(durable: bool) -> None:
+    """An operator says it all the time, and is refused: nothing comes of it that did not come about without."""
+    words = (protocol.Word.SOURCE_IS_DEAD.value,)
+    found = explore.explore(faults=1, durable=durable, beside=False, words=words)
+    assert set(found.settled) == set(explore.explore(faults=1, durable=durable, beside=False).settled)
+
+
+def test_to_restore_anyway_is_outside_the_invariant() -> None:
+    """The operator answers for it: it may have run before the target rebooted."""
+    words = (protocol.Word.RESTORE_ANYWAY.value,)
+    with pytest.raises(explore.Broken) as found:
+        explore.explore(faults=1, durable=True, start=explore.committed, words=words)
+    assert found.value.problem == AGAIN
+    assert "an operator says restore-anyway" in found.value.steps
 
 
 @pytest.mark.parametrize(("target_is_dead", "faults"), [(False, 1), (True, 1), (True, 2)])
@@ -173,7 +202,7 @@ UNTIDY, UNFOUND, DISORDER = (
     "a journal is out of order",
 )
 BREACHES: dict[str, tuple[Breach, int, bool, str]] = {
-    # what is broken: how, the faults that it takes, whether the images are on disk, what comes of it
+    # what is broken: how, the faults that it takes, whether the images are on disk (--durable), what comes of it
     "DONE is written before the target was told": (broken("DONE before the target was told"), 1, False, UNFOUND),
     "the target resumes without proof of death": (resume_without_proof, 1, False, TWO),
     "KILLED is written before the kill": (broken("KILLED before the kill"), 0, False, TWO),
@@ -186,6 +215,7 @@ BREACHES: dict[str, tuple[Breach, int, bool, str]] = {
     "RESUMING is written after the release": (broken("RESUMING after the release"), 1, True, AGAIN),
     "RESUMING is not synced": (broken("RESUMING is not synced"), 1, True, AGAIN),
     "HELD is not synced": (broken("HELD is not synced"), 1, True, NOWHERE),
+    "HELD before the images are on disk": (broken("HELD before the images are on disk"), 1, True, NOWHERE),
     "FROZEN is not synced": (broken("FROZEN is not synced"), 1, False, NOWHERE),
     "ABORT is not synced": (broken("ABORT is not synced"), 2, False, STALE),
     "COMMIT by an agent that does not look at its criu": (
@@ -218,9 +248,9 @@ def test_strays_that_nobody_looks_for_are_found() -> None:
 
 @pytest.mark.parametrize("name", BREACHES)
 def test_a_broken_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    breach, faults, on_disk, problem = BREACHES[name]
+    breach, faults, durable, problem = BREACHES[name]
     breach(monkeypatch)
     with pytest.raises(explore.Broken) as found:
-        explore.explore(faults=faults, on_disk=on_disk)
+        explore.explore(faults=faults, durable=durable)
     assert found.value.problem == problem
     assert len(found.value.steps.splitlines()) > faults, "the way that led to it is told"

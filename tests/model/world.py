@@ -63,6 +63,10 @@ class Host(NamedTuple):
     """Target: a restore was asked for."""
     listed: bool = False
     """Target: the tree's tasks are those that HELD names."""
+    kept: bool = False
+    """Target: the images are on the disk."""
+    resuming_here: bool = False
+    """Target: RESUMING was written since it last booted."""
     ran: bool = False
     """Source: the tree has run since it was dumped. Target: it has run."""
 
@@ -138,8 +142,8 @@ class World(NamedTuple):
     clients: tuple[Client, ...]
     faults: int
     """So many more things may go wrong."""
-    on_disk: bool
-    """The target's images outlive a reboot."""
+    durable: bool
+    """--durable: the target's images are on its disk before HELD."""
     marks: frozenset[str] = frozenset()
     """What went wrong that is an exception of the design's, by name."""
     broken: str = ""

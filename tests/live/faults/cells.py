@@ -221,6 +221,8 @@ def _room(instants: tuple[str, ...]) -> Iterator[tuple[str, str, str, tuple[tupl
             if instant in instants:
                 # whether it needs more than it has is its allocator's to say
                 done = FORWARD if _is_before("commit asked", instant) else (either[0], FAILED | MIGRATED)
+                if victim == "migrate":  # without memory it can't undo anything: it ends, and the agents do
+                    done = (either[0], FAILED | MIGRATED | {71})
                 yield LIMIT, victim, instant, done
 
 

@@ -20,7 +20,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cell", chosen, ids=[cell.id for cell in chosen])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its hands on the hosts are nobody's that a later test may meet, or kill
 def runner(request: pytest.FixtureRequest, lab: tuple[LabHost, LabHost], backend: str) -> Iterator[Runner]:
     """Who runs cells."""
     runs = Runner(lab, request.config.getoption("--lab-name"), backend)

@@ -48,6 +48,8 @@ class Ran:
             return ""
         if "Traceback" in self.err + self.out:
             return "a traceback"
+        if self.status == 71 and "migrate: no memory left" in self.err:
+            return ""
         last = self.events[-1] if self.events else {}
         if last.get("event") != "report":
             return f"no report, exit {self.status}"

@@ -55,6 +55,11 @@ def kill_source_agent() -> None:
 
 def kill_source_criu() -> None:
     subprocess.run(["pkill", "-KILL", "-x", "criu"], check=True)
+    while (
+        subprocess.run(["pgrep", "-x", "-r", "D,R,S,T,t", "criu"], stdout=subprocess.DEVNULL, check=False).returncode
+        == 0
+    ):
+        time.sleep(0.001)  # a kill takes effect when the kernel comes to it
 
 
 def kill_target_criu() -> None:
