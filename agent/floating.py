@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import announce as neighbours
-from agent import guard, process, repair
+from agent import guard, iptables, process, repair
 from agent.journal import Journal, Record
 from agent.protocol import Floating, HostAddress
 
@@ -129,8 +129,10 @@ def unlock(journal: Journal, tasks: Iterable[Sequence[int]]) -> None:
 
 
 def _delete_lock(journal: Journal) -> str:
+    """criu's table, or, where it had no nft, what its log says that it put up."""
     table = journal.facts(_LOCK).get("table", "")
-    return guard.delete(table) if table else ""
+    left = guard.delete(table) if table else ""
+    return left or iptables.unlock(journal.directory / "dump.log")
 
 
 def leave(journal: Journal) -> None:

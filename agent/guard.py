@@ -1,4 +1,5 @@
-"""The guards of a migration whose addresses move: what they drop, in a table of nftables that is ours alone.
+"""The guards of a migration whose addresses move: what they drop, in a table of nftables that is ours alone; or, where
+there is no nft, in rules of iptables that say whose they are.
 
 On the target everything from and to the addresses, so that the kernel there does not answer with RST for sockets that
 are not restored yet. On the source new connections only: they would land in the backlog of a tree that is about to go,
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 from agent import iptables
 
-PREFIX = "migrate-"
+PREFIX = iptables.PREFIX
 """Of a table's name: the migration's id follows."""
 LOCK_PREFIX = "CRIU-"
 """Of the tables by which criu keeps connections still (criu/netfilter.c)."""
@@ -53,12 +54,18 @@ def text(migration: str, addresses: Iterable[str], *, everything: bool) -> str:
 
 def put_up(migration: str, addresses: Iterable[str], *, everything: bool) -> None:
     """Drop what is for these addresses from now on: `everything`, or new connections. Raises GuardError."""
-    _nft(["-f", "-"], text(migration, addresses, everything=everything))
+    if there():
+        _nft(["-f", "-"], text(migration, addresses, everything=everything))
+        return
+    try:
+        iptables.put_up(migration, addresses, everything=everything)
+    except iptables.IptablesError as error:
+        raise GuardError(f"iptables: {error}") from error
 
 
 def take_away(migration: str) -> str:
     """No guard of this migration is there any more; what is in the way of that, in words, or ""."""
-    return delete(f"{PREFIX}{migration}")
+    return delete(f"{PREFIX}{migration}") if there() else iptables.take_away(migration)
 
 
 def delete(table: str) -> str:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from agent import conditions, floating, guard, journald, process, service, userfault, warden, zstd
+from agent import conditions, floating, guard, iptables, journald, process, service, userfault, warden, zstd
 from agent.criu import Criu
 from agent.protocol import HostFacts, Probe
 
@@ -53,6 +53,7 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         cpu_check=cpu_check,
         addresses=floating.of_host(),
         nft=guard.there(),
+        iptables=iptables.there(),
         net_admin=floating.may_change(),
         session=tuple(os.environ.get("SSH_CONNECTION", "").split()[::2]),
     )

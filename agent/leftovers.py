@@ -88,8 +88,8 @@ class _Search:
             yield from self._files(one)
         yield from self._half_agents()
         yield from self._rules()
-        for what, detail, remove in iptables.left():
-            yield Remain("rule", what, detail, "", False, remove)
+        for what, detail, remove, migration in iptables.left():
+            yield self._item("rule", what, detail, migration, remove)
         for one in self._standing.values():
             if not one.over:
                 records = " ".join(record.value for record in one.records)

@@ -188,6 +188,7 @@ class HostFacts:
     journal: bool = False  # journald takes streams of standard output here
     addresses: tuple[HostAddress, ...] = ()  # of its interfaces, by `ip`; none where that is missing
     nft: bool = False  # the program is there
+    iptables: bool = False  # and these
     net_admin: bool = False  # we may change addresses and rules
     session: tuple[str, ...] = ()  # both addresses of the SSH session that the agent is reached by
 
@@ -394,6 +395,7 @@ class CriuOptions:
     extra: tuple[str, ...] = ()
     for_dump: tuple[str, ...] = ()  # what the operator hands on; pre-dumps get it too
     for_restore: tuple[str, ...] = ()
+    tcp_close: bool = False  # connections are closed ones when the tree is restored
 
     @classmethod
     def of_line(cls, line: dict[str, Any]) -> CriuOptions:

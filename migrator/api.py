@@ -69,6 +69,8 @@ class Options:
     """It is a systemd service, and moves as one."""
     move_address: tuple[str | floating.Wanted, ...] = ()
     """Addresses that move along, with the TCP connections on them: ADDR[/LEN][@IFACE[:DSTIFACE]]."""
+    tcp: Literal["fail", "close"] = "fail"
+    """TCP connections that do not move along with an address: refuse, or close them all."""
     lease: float = LEASE
     """Seconds that the target holds the tree when contact is lost once it stands there; then its images are kept."""
     durable: bool = False
@@ -178,6 +180,7 @@ def order(
             overwrite_files=options.overwrite_files,
             namespaces=options.namespaces,
             move_addresses=tuple(map(_moving, options.move_address)),
+            tcp=options.tcp,
             terminal=options.terminal,
             unit=options.unit,
             durable=options.durable,

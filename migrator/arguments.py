@@ -278,6 +278,13 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         "there on DSTIFACE, or where the same subnet is; may be given again",
     )
     parser.add_argument(
+        "--tcp",
+        choices=("fail", "close"),
+        default="fail",
+        help="TCP connections that do not move along with an address: refuse, or close every one of the tree's "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--unit",
         action="store_true",
         help="move its systemd unit: here that ends as if it were stopped, there the process runs in a scope "

@@ -107,7 +107,7 @@ def _of_hosts(here: str, source: HostFacts, there: str, target: HostFacts) -> It
     for name, host in ((here, source), (there, target)):
         if not host.net_admin:
             yield make("no-net-admin", name, f"uid {host.uid}")
-        if not host.nft:
+        if not (host.nft or host.iptables):
             yield make("move-program", name, "nft", package="nftables")
         if not host.addresses:
             yield make("move-program", name, "ip", package="iproute2")

@@ -38,7 +38,7 @@ ROWS = (
     Kind(
         "move-program", "a program that an address is moved with is missing",
         "is not installed", "install it, e.g. `apt install {package}`",
-        "`ip` moves the address. `nft` keeps both kernels from answering for the connections while they are nowhere, "
-        "which would break them; criu does the same by it.",
+        "`ip` moves the address. `nft`, or `iptables` where there is none, keeps both kernels from answering for the "
+        "connections while they are nowhere, which would break them; criu does the same by it.",
     ),
 )  # fmt: skip

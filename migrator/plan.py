@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
-from migrator import fileplan, floating, surroundings, terminals, units
+from migrator import connections, fileplan, floating, surroundings, terminals, units
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
@@ -70,6 +70,8 @@ class Wishes:
     """Its systemd unit moves as well."""
     move_addresses: tuple[floating.Wanted, ...] = ()
     """Addresses that move along, with the connections on them."""
+    tcp: str = "fail"
+    """TCP connections that do not go along: `fail`, they are in the way; `close`, none goes along."""
     durable: bool = False
     """All that a restore needs is on the target's disk before COMMIT."""
     terminal: str = ""
@@ -133,7 +135,8 @@ def make_plan(
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
     move, in_addresses = floating.resolve(here, source, there, target, wishes.move_addresses)
     obstacles += in_addresses
-    obstacles += of_oddities(here, [one for one in tree.peculiarities if not floating.go_along(one, move)])
+    obstacles += of_oddities(here, tree.peculiarities)
+    obstacles += connections.obstacles(here, tree.peculiarities, move, wishes.tcp)
     lacking = [name for name, host in ((here, source), (there, target)) if not host.rsync]
     if wishes.rsync and not wishes.shared:
         obstacles += [make("rsync-missing", name, "rsync") for name in lacking]
@@ -177,7 +180,7 @@ def make_plan(
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
     plan = Plan(
-        tree=tree, precopy=source.dirty_tracking, criu=_options(tree, wishes, move), copy_files=copies,
+        tree=tree, precopy=source.dirty_tracking, criu=_options(source, tree, wishes, move), copy_files=copies,
         on_disk=on_disk, memory=memory, notes=tuple(notes), instant=instant, compress=compress,
         place=_place(source, memory, wishes), namespaces=namespaces, terminal=wishes.terminal, floating=move,
         systemd=units.systemd(here, tree, wishes.unit), durable=wishes.durable,
@@ -329,7 +332,7 @@ def _room(
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-def _options(tree: TreeFacts, wishes: Wishes, move: floating.Move) -> CriuOptions:
+def _options(source: HostFacts, tree: TreeFacts, wishes: Wishes, move: floating.Move) -> CriuOptions:
     kinds = {one.kind for one in tree.peculiarities}
     ghosts = _ghosts(tree)
     options = CriuOptions(
@@ -337,10 +340,12 @@ def _options(tree: TreeFacts, wishes: Wishes, move: floating.Move) -> CriuOption
         # criu's limit guards against surprises; this one still does, but a temporary file may double meanwhile
         ghost_limit=2 * max(ghosts) + 16 * _MIB if ghosts else 0,
         file_locks="file-lock" in kinds,
-        tcp_established=bool(move.here),
+        tcp_established=bool(move.here) and wishes.tcp != connections.CLOSE,
+        tcp_close=wishes.tcp == connections.CLOSE,
         extra=("--ext-unix-sk",) if any(reconnects(one) for one in tree.peculiarities) else (),
         for_dump=(
-            *(("--network-lock", "nftables") if move.here else ()),
+            *(("--network-lock", connections.lock(nft=source.nft)) if move.here else ()),
+            *(("--skip-in-flight",) if wishes.tcp == connections.CLOSE else ()),
             *(word for one in units.logged(tree) for word in ("--external", f"unix[{one.inode}]")),
             *(one.argument for one in wishes.criu_options if one.end != "restore"),
         ),

@@ -27,6 +27,7 @@ class Host:
         monkeypatch.setattr(floating, "of_host", lambda: tuple(HostAddress(one, 24, "eth0") for one in self.addresses))
         monkeypatch.setattr(guard, "put_up", self.put_up)
         monkeypatch.setattr(guard, "delete", self.delete)
+        monkeypatch.setattr(guard, "there", lambda: True)
         monkeypatch.setattr(announce, "announce", lambda address, _: self.acts.append(f"announce {address}"))
         monkeypatch.setattr(repair, "end", self.repair)
 

@@ -98,6 +98,11 @@ def test_what_is_in_the_way_is_named(word: str, facts: dict[str, Any], expected:
     assert expected in resolve(word, **facts)[1]
 
 
+def test_iptables_will_do_where_there_is_no_nft() -> None:
+    old = dataclasses.replace(TARGET, nft=False, iptables=True)
+    assert resolve("192.0.2.7", target=old)[1] == []
+
+
 def test_where_nothing_moves_nothing_is_needed() -> None:
     bare = dataclasses.replace(SOURCE, addresses=(), nft=False, net_admin=False)
     assert resolve(source=bare, target=bare) == (floating.NOTHING, [])
