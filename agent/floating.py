@@ -44,7 +44,13 @@ def of_host() -> tuple[HostAddress, ...]:
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return ()
     return tuple(
-        HostAddress(one.get("local", ""), int(one.get("prefixlen", 0)), link["ifname"], bool(one.get("secondary")))
+        HostAddress(
+            one.get("local", ""),
+            int(one.get("prefixlen", 0)),
+            link["ifname"],
+            bool(one.get("secondary")),
+            bool(one.get("dynamic")),
+        )
         for link in links
         if "ifname" in link
         for one in link.get("addr_info", []) or [{}]

@@ -150,6 +150,7 @@ class HostAddress:
     prefix: int
     interface: str
     secondary: bool = False  # it goes, as all such of its subnet, when the first one of that is taken away
+    lent: bool = False  # by DHCP or a router, for a time
 
 
 @dataclasses.dataclass(frozen=True)

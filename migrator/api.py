@@ -68,7 +68,7 @@ class Options:
     unit: bool = False
     """It is a systemd service, and moves as one."""
     move_address: tuple[str | floating.Wanted, ...] = ()
-    """Addresses that move along, with the TCP connections on them: ADDR[/LEN][@IFACE[:DSTIFACE]]."""
+    """Addresses that move along, with the TCP connections on them: ADDR[/LEN][@IFACE[:DSTIFACE]], or auto."""
     tcp: Literal["fail", "close"] = "fail"
     """TCP connections that do not move along with an address: refuse, or close them all."""
     lease: float = LEASE

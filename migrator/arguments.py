@@ -275,7 +275,8 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="ADDR[/LEN][@IFACE[:DSTIFACE]], an address of this host that moves along, with the TCP connections on it; "
-        "there on DSTIFACE, or where the same subnet is; may be given again",
+        "there on DSTIFACE, or where the same subnet is; auto: those that its sockets are bound to, without the host's "
+        "own; may be given again",
     )
     parser.add_argument(
         "--tcp",

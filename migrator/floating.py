@@ -15,6 +15,7 @@ from migrator.obstacle import Obstacle, make
 
 _WORD = re.compile(r"(?P<address>[0-9A-Fa-f:.]+)(/(?P<prefix>\d{1,3}))?(@(?P<here>[^@:/\s]+)(:(?P<there>[^@:/\s]+))?)?")
 _MAPPED = "::ffff:"
+_BOUND = ("listen", "receive", "tcp-established")
 WAITS = "waits to be accepted"
 """Detail of a connection that criu can't take along wherever its address goes."""
 
@@ -30,6 +31,10 @@ class Wanted:
     """Interface on the source; "": wherever it is."""
     there: str = ""
     """Interface on the target; "": where the same subnet is."""
+
+
+AUTO = Wanted("auto")
+"""Those that the tree's sockets are bound to, the host's own ones left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +54,17 @@ NOTHING = Move()
 
 
 def parse(word: str) -> Wanted:
-    """ADDR[/LEN][@IFACE[:DSTIFACE]]. Raises ValueError with what is wrong."""
+    """ADDR[/LEN][@IFACE[:DSTIFACE]], or `auto`. Raises ValueError with what is wrong."""
+    if word == AUTO.address:
+        return AUTO
     found = _WORD.fullmatch(word)
     try:
         address = ipaddress.ip_address(found["address"]) if found else None
     except ValueError:
         address = None
     if found is None or address is None:
-        raise ValueError(f"{word!r} is no address: ADDR[/LEN][@IFACE[:DSTIFACE]], like 192.0.2.7/24@eth0:ens3")
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        raise ValueError(f"{word!r} is no address: ADDR[/LEN][@IFACE[:DSTIFACE]], like 192.0.2.7/24@eth0:ens3, or auto")
+    if _stays(str(address)):
         raise ValueError(f"{address} belongs to each host by itself, and can't move")
     prefix = int(found["prefix"] or 0)
     if found["prefix"] and not 0 < prefix <= address.max_prefixlen:
@@ -65,10 +72,48 @@ def parse(word: str) -> Wanted:
     return Wanted(str(address), prefix, found["here"] or "", found["there"] or found["here"] or "")
 
 
+def chosen(
+    source: HostFacts, target: HostFacts, wanted: Iterable[Wanted], oddities: Iterable[Peculiarity]
+) -> tuple[Wanted, ...]:
+    """What was asked for, with addresses in `auto`'s place: where a socket listens, receives or is connected."""
+    asked = tuple(dict.fromkeys(wanted))
+    named = {one.address for one in asked}
+    if AUTO.address not in named:
+        return asked
+    used = {host_of(one.object.split(" -> ")[0]) for one in oddities if one.kind in _BOUND}
+    besides = _own(source) | set(source.session + target.session) | named
+    found = (one for one in source.addresses if one.address in used - besides and not _stays(one.address))
+    return (*(one for one in asked if one != AUTO), *(Wanted(one.address, here=one.interface) for one in found))
+
+
+def _own(source: HostFacts) -> set[str]:
+    """What is the host's: what it was lent, and the oldest address of each interface and family. IPv6 lists the youngest
+    first."""
+    first: dict[str, list[str]] = {}
+    last: dict[str, list[str]] = {}
+    for one in source.addresses:
+        if one.address and not _stays(one.address):
+            (last if ":" in one.address else first).setdefault(one.interface, []).append(one.address)
+    lent = {one.address for one in source.addresses if one.lent}
+    return lent | {all_of[0] for all_of in first.values()} | {all_of[-1] for all_of in last.values()}
+
+
+def _stays(address: str) -> bool:
+    """Whether it belongs to each host by itself."""
+    one = ipaddress.ip_address(address)
+    return one.is_loopback or one.is_link_local or one.is_multicast or one.is_unspecified
+
+
+def notes(wanted: Iterable[Wanted], move: Move) -> Iterator[str]:
+    """What `auto` has come to."""
+    if AUTO in wanted:
+        yield f"--move-address auto: {', '.join(one.address for one in move.here) or 'no address'} moves along"
+
+
 def resolve(
     here: str, source: HostFacts, there: str, target: HostFacts, wanted: Iterable[Wanted]
 ) -> tuple[Move, tuple[Obstacle, ...]]:
-    """What moves from where to where, and everything that is in the way of it."""
+    """What moves from where to where, and everything that is in the way of it. `wanted` as it was `chosen`."""
     asked = tuple(dict.fromkeys(wanted))
     obstacles = list(_of_hosts(here, source, there, target)) if asked else []
     starts, ends = [], []

@@ -133,7 +133,8 @@ def make_plan(
     """
     here, there = _names(source, target)
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
-    move, in_addresses = floating.resolve(here, source, there, target, wishes.move_addresses)
+    moving = floating.chosen(source, target, wishes.move_addresses, tree.peculiarities)
+    move, in_addresses = floating.resolve(here, source, there, target, moving)
     obstacles += in_addresses
     obstacles += of_oddities(here, tree.peculiarities)
     obstacles += connections.obstacles(here, tree.peculiarities, move, wishes.tcp)
@@ -170,6 +171,7 @@ def make_plan(
         obstacles += in_room
     notes = [one.note for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk and not wishes.durable)
+    notes += floating.notes(wishes.move_addresses, move)
     notes += units.notes(here, there, source, target, tree, wishes.unit)
     notes += _why_namespace(there, tree, taken) if namespaces else ()
     eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""

@@ -74,6 +74,48 @@ def test_or_where_it_is_told_to_with_the_prefix_it_is_told() -> None:
     assert move.there == (Floating("192.0.2.7", 32, "ens3"),)
 
 
+def odd(object_: str, kind: str = "listen") -> Peculiarity:
+    """A socket."""
+    return Peculiarity(kind, 1, object_)
+
+
+@pytest.mark.parametrize(
+    ("socket", "addresses"),
+    [
+        (odd("192.0.2.7:80"), ["192.0.2.7"]),
+        (odd("192.0.2.7:80", "receive"), ["192.0.2.7"]),
+        (odd("192.0.2.7:80 -> 198.51.100.1:5000", "tcp-established"), ["192.0.2.7"]),
+        (odd("[2001:db8::7]:80"), ["2001:db8::7"]),
+        (odd("[2001:db8::1]:80"), []),
+        (odd("192.0.2.1:80"), []),
+        (odd("10.0.0.1:80"), []),
+        (odd("0.0.0.0:80"), []),
+        (odd("127.0.0.2:80"), []),
+        (odd("[fe80::2]:80"), []),
+        (odd("198.51.100.9:80"), []),
+        (odd("[2001:db8::9]:80"), []),
+        (odd("192.0.2.7:80", "unix-path"), []),
+    ],
+)
+def test_auto_takes_what_a_socket_is_bound_to_but_not_the_hosts_own(socket: Peculiarity, addresses: list[str]) -> None:
+    """eth1's oldest is 192.0.2.1, and 2001:db8::1: the kernel lists IPv6 the other way round."""
+    more = ("127.0.0.1", "lo"), ("127.0.0.2", "lo"), ("2001:db8::1", "eth1"), ("fe80::1", "eth1"), ("fe80::2", "eth1")
+    lent = HostAddress("2001:db8::9", 64, "eth1", lent=True)
+    found = (lent, *SOURCE.addresses, *(HostAddress(address, 64, where) for address, where in more))
+    source = dataclasses.replace(SOURCE, addresses=found)
+    asked = floating.chosen(source, TARGET, [floating.parse("auto")], [socket])
+    assert [one.address for one in asked] == addresses
+
+
+def test_auto_goes_with_others_and_says_what_it_has_come_to() -> None:
+    wanted = [floating.parse("192.0.2.7/32@eth1:ens3"), floating.AUTO]
+    assert floating.chosen(SOURCE, TARGET, wanted, [odd("192.0.2.7:80")]) == (wanted[0],)
+    move, _ = resolve("192.0.2.7")
+    assert list(floating.notes(wanted, move)) == ["--move-address auto: 192.0.2.7 moves along"]
+    assert list(floating.notes([floating.AUTO], floating.NOTHING)) == ["--move-address auto: no address moves along"]
+    assert list(floating.notes(wanted[:1], move)) == []
+
+
 HERE_TOO = dataclasses.replace(TARGET, addresses=(*TARGET.addresses, HostAddress("192.0.2.7", 32, "lo")))
 TWO = dataclasses.replace(TARGET, addresses=(*TARGET.addresses, HostAddress("192.0.2.3", 24, "ens3")))
 
