@@ -87,7 +87,7 @@ def chosen(
 
 
 def _own(source: HostFacts) -> set[str]:
-    """What is the host's: what it was lent, and the oldest address of each interface and family. IPv6 lists the youngest
+    """What is the host's: what it was lent, and the oldest one of each interface and family. IPv6 lists the youngest
     first."""
     first: dict[str, list[str]] = {}
     last: dict[str, list[str]] = {}

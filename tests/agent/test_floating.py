@@ -202,3 +202,26 @@ def test_the_lock_is_named_by_the_run_that_dumped(tmp_path: Path) -> None:
     inventory.write_bytes(struct.pack("<III", 0x54564319, 0x58313116, 2) + b"\x08\x02")
     assert floating.lock_of(inventory) == ""
     assert floating.lock_of(tmp_path / "none") == ""
+
+
+IP = """[{"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8}]},
+{"ifname": "dummy0", "addr_info": []},
+{"ifname": "eth0", "addr_info": [{"local": "192.0.2.1", "prefixlen": 24, "dynamic": true},
+  {"local": "192.0.2.7", "prefixlen": 24, "secondary": true}]}, {}]"""
+
+
+def test_addresses_of_this_host_are_those_that_ip_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "ip"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{IP}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert floating.of_host() == (
+        HostAddress("127.0.0.1", 8, "lo"),
+        HostAddress("", 0, "dummy0"),
+        HostAddress("192.0.2.1", 24, "eth0", lent=True),
+        HostAddress("192.0.2.7", 24, "eth0", secondary=True),
+    )
+    program.write_text("#!/bin/sh\necho no JSON; exit 255\n")
+    assert floating.of_host() == ()
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert floating.of_host() == ()

@@ -21,11 +21,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7000)
     parser.add_argument("--log", required=True)
     parser.add_argument("--new", type=int, default=0)
+    parser.add_argument("--source", default="", help="the address to connect from")
     options = parser.parse_args()
     with open(options.log, "w", buffering=1, encoding="ascii") as log:
         where = (options.address, options.port)
         try:
-            connection = socket.create_connection(where, timeout=60)
+            near = (options.source, 0) if options.source else None
+            connection = socket.create_connection(where, timeout=60, source_address=near)
         except OSError as error:
             log.write(f"error {error}\n")
             return
