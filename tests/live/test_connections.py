@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -141,11 +142,17 @@ def test_its_clients_do_not_notice(
 def test_nor_do_they_over_fifty_moves(
     service: Service, both_ways: None, alpha: LabHost, beta: LabHost, migrate: Any
 ) -> None:
-    """One connection all the time, and 25 new ones a second."""
+    """One connection all the time, and 25 new ones a second. The longest wait for an answer in each move is printed."""
+    waits = []
     for source, target in ((alpha, beta), (beta, alpha)) * 25:
+        before = len(service.clients.answers()) - 1
         move(migrate, service, source, target)
         service.clients.go_on(25)
+        waits.append(service.clients.pause(before))
     assert has(alpha, service.address)
+    new = sum(line[0] == "new" for line in service.clients.lines())
+    print(f"waits, s: {min(waits):.3f} to {max(waits):.3f}, median {statistics.median(waits):.3f};", end=" ")
+    print(f"answers: {len(service.clients.answers())}; new connections: {new}")
 
 
 def test_nor_where_iptables_has_to_do(
