@@ -26,7 +26,9 @@ from agent.protocol import Floating, HostAddress
 
 WORD = "locked"
 """A file beside the journal while criu may have sockets in repair mode: no hook continues the tasks then by itself."""
-_TAKEN, _LOCK, _GUARD = "address", "lock", "guard"
+_TAKEN, _GUARD = "address", "guard"
+LOCK = "lock"
+"""Line of the journal that names criu's table, by which it keeps the connections still."""
 _RUN_ID = 13
 """Field of dump_criu_run_id (images/inventory.proto); criu cuts the table's name to `CRIU-` and 21 characters."""
 _LOCK_NAME = 21
@@ -90,7 +92,7 @@ def locked(journal: Journal, round_: Path) -> None:
     """criu holds the tree: note the table by which it keeps the connections still."""
     if _of(journal):
         older = f"{guard.LOCK_PREFIX}{journal.first['root']}"  # of a criu that has no run id (before 4.1)
-        journal.note(_LOCK, table=lock_of(round_ / "inventory.img") or older)
+        journal.note(LOCK, table=lock_of(round_ / "inventory.img") or older)
 
 
 def lock_of(inventory: Path) -> str:
@@ -136,7 +138,7 @@ def unlock(journal: Journal, tasks: Iterable[Sequence[int]]) -> None:
 
 def _delete_lock(journal: Journal) -> str:
     """criu's table, or, where it had no nft, what its log says that it put up."""
-    table = journal.facts(_LOCK).get("table", "")
+    table = journal.facts(LOCK).get("table", "")
     left = guard.delete(table) if table else ""
     return left or iptables.unlock(journal.directory / "dump.log")
 

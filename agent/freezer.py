@@ -49,7 +49,7 @@ def freeze(directory: Path, root: int, pids: Collection[int]) -> Optional[Path]:
     try:
         if switch.read_text().strip() != "0" or not _processes(cgroup) <= set(pids):
             return None
-        (directory / WORD).write_text(f"{cgroup}\n")
+        (directory / WORD).write_text(f"{cgroup}\n", errors="surrogateescape")
         switch.write_text("1")
     except OSError:
         # no v2, no freezer in it, or it has just gone: the queued SIGSTOP stands alone
@@ -61,7 +61,7 @@ def freeze(directory: Path, root: int, pids: Collection[int]) -> Optional[Path]:
 def thaw(directory: Path) -> None:
     """Undo `freeze`, if it did anything."""
     try:
-        cgroup = Path((directory / WORD).read_text().rstrip("\n"))
+        cgroup = Path((directory / WORD).read_text(errors="surrogateescape").rstrip("\n"))
     except FileNotFoundError:
         return
     try:

@@ -24,6 +24,10 @@ from pathlib import Path
 
 from agent.journal import TORN
 
+STOPPED = "stopped"
+"""File beside the journal: the tasks that got a SIGSTOP, a line each: PID, start time, PID where criu runs."""
+_DIGITS = 20
+"""Fewer has every number of 64 bits."""
 _SCRIPT = """#!/bin/sh
 # Holds criu in its {hook} hook until the agent, or after its death the journal, says how it ends.
 [ "$CRTOOLS_SCRIPT_ACTION" = {hook} ] || exit 0
@@ -76,13 +80,30 @@ def script_text(directory: Path, hook: str, release: str) -> str:
     return _SCRIPT.format(hook=hook, directory=shlex.quote(str(directory)), release=release, aborts=aborts, torn=TORN)
 
 
+def stopped(directory: Path) -> list[tuple[int, int]]:
+    """(PID, start time) of each task that the word of a hold in this directory names.
+
+    Of a line that is not whole none: the disk was full over it, and nobody was stopped then.
+    """
+    try:
+        lines = (directory / STOPPED).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    fields = (line.split() for line in lines)
+    return [(int(one[0]), int(one[1])) for one in fields if len(one) == 3 and all(map(_is_number, one))]
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < _DIGITS
+
+
 class Hold:
     """The agent's end. One hold serves one run of criu; `directory` is the migration's, with its journal in it."""
 
     def __init__(self, directory: Path, hook: str, release: str) -> None:
         self.script = directory / "hold"
         self._directory = directory
-        self._stopped = directory / "stopped"
+        self._stopped = directory / STOPPED
         self._release = release
         self._reached = asyncio.Event()
         self._held = self._verdict = -1

@@ -16,6 +16,7 @@ import enum
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import time
@@ -117,10 +118,14 @@ def check_name(migration: str) -> str:
 _KINDS: dict[str, type] = {
     "id": str, "role": str, "peer": str, "boot": str, "directory": str, "shared": str, "terminal": str, "path": str,
     "root": int, "pid": int, "start": int, "number": int, "namespace": int, "on_disk": bool, "durable": bool,
-    "options": dict, "time": float, "address": str, "word": str,
+    "options": dict, "time": float, "address": str, "word": str, "scope": dict, "logged": list, "lost": bool,
+    "images": str, "locks": str, "unit": str, "main": int, "watchdog": int, "ptys": list,
 }  # fmt: skip
 _NUMBERS = ("agent",)
+_PROGRAMS = ("criu", "hook", "rsync")
+"""Lines that name a process: others look whether it lives."""
 _PAIRS = ("tasks",)
+_LARGEST = 1 << 63
 """Details of lines by their types: others are read by nobody but who wrote them."""
 
 
@@ -130,9 +135,12 @@ def _read(path: Path, number: int, line: bytes) -> dict[str, Any]:
         said = json.loads(line)
         name = said["record"]
         well = isinstance(name, str) and (not name.isupper() or name in Record.__members__)
+        well &= name not in _PROGRAMS or {"pid", "start"} <= said.keys()
         for key, value in said.items():
-            well &= type(value) is _KINDS.get(key, type(value))
+            well &= type(value) is _KINDS.get(key, type(value)) and not (type(value) is int and abs(value) >= _LARGEST)
+            well &= type(value) is not float or math.isfinite(value)
             well &= key not in _NUMBERS or _numbers(value)
+            well &= key != "migrate" or value is None or _numbers(value)
             well &= key not in _PAIRS or (isinstance(value, list) and all(map(_numbers, value)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         well = False
@@ -142,7 +150,9 @@ def _read(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _numbers(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(one) is int for one in value)
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(one) is int and 0 <= one < _LARGEST for one in value)
+    )
 
 
 def check_id(migration: str) -> str:
@@ -217,6 +227,8 @@ class Journal:
             whole, _, torn = file.read().rpartition(b"\n")
         lines = enumerate(whole.split(b"\n"), 1)
         self._lines = [_read(self.path, at, line) for at, line in lines if line and not line.endswith(TORN.encode())]
+        if self._lines and not set(self.records) <= MAY_FOLLOW.get(self.role, {}).keys():
+            raise Damaged(f"{self.path} is damaged: it has records that are not for a {self.role}")
         return len(torn)
 
     def take_over(self) -> None:

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from agent import floating, freezer, guard, iptables, mounts, namespace, ours, process, suspension, throttle
+from agent import floating, freezer, guard, hold, iptables, mounts, namespace, ours, process, suspension, throttle
 from agent.journal import Record
 from agent.ledger import Ledger
 from agent.lodging import WORD
@@ -89,7 +89,7 @@ class _Search:
         yield from self._half_agents()
         yield from self._rules()
         for what, detail, remove, migration in iptables.left():
-            yield self._item("rule", what, detail, migration, remove)
+            yield self._item("rule", what, detail, migration or self._locked_by(), remove)
         for one in self._standing.values():
             if not one.over:
                 records = " ".join(record.value for record in one.records)
@@ -108,8 +108,20 @@ class _Search:
             if name.startswith(guard.PREFIX):
                 migration, detail = name[len(guard.PREFIX) :], "drops what is for an address that moves"
             else:
-                migration, detail = "", "holds a connection still"
+                migration, detail = self._locked_by(name), "holds a connection still"
             yield self._item("rule", f"table inet {name}", detail, migration, f"nft delete table inet {name}")
+
+    def _locked_by(self, table: str = "") -> str:
+        """The migration whose criu has put up this table, or rules of iptables; "" where none can have done it.
+
+        The journal says it once criu is in its hold; until then a criu of it lives.
+        """
+        for one in self._standing.values():
+            if one.role == "source" and not one.over and one.same_boot:
+                lock = one.facts(floating.LOCK)
+                if (not table or lock["table"] == table) if lock else one.living("criu"):
+                    return one.migration
+        return ""
 
     # --- processes ---
 
@@ -146,7 +158,7 @@ class _Search:
                     detail = f"{_name(pid)}, part of whose memory is lost: end it"
                     yield self._item("stopped", str(pid), detail, one.migration, f"kill -KILL {pid}")
         elif one.role == "source" and one.same_boot:
-            for pid, start in _words(one.directory / "stopped"):
+            for pid, start in hold.stopped(one.directory):
                 if process.alive(pid, start) and _is_stopped(pid):
                     yield self._item("stopped", str(pid), _name(pid), one.migration, f"kill -CONT {pid}")
 
@@ -272,14 +284,6 @@ def _first_line(path: Path) -> str:
         return path.read_text(errors="surrogateescape").split("\n")[0]
     except OSError:
         return ""
-
-
-def _words(path: Path) -> list[tuple[int, int]]:
-    """(PID, start time) of each line of a hold's word about whom it has stopped."""
-    try:
-        return [(int(line.split()[0]), int(line.split()[1])) for line in path.read_text().splitlines()]
-    except (OSError, ValueError, IndexError):
-        return []
 
 
 def _entries(directory: Path) -> list[Path]:

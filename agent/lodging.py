@@ -60,9 +60,11 @@ class Lodging:
 def hold(directory: Path) -> None:
     """The limits that were lifted hold again, by the word in `directory`, the journal's; nothing where none were."""
     try:
-        cgroup, *limits = (directory / WORD).read_text().splitlines()
+        cgroup, *limits = (directory / WORD).read_text(errors="surrogateescape").splitlines() or [""]
     except FileNotFoundError:
         return
+    if not cgroup.startswith("/"):  # the disk was full over it: then nothing was lifted
+        limits = []
     for name, _, value in (limit.partition(" ") for limit in limits):
         _write(Path(cgroup) / name, value)
     (directory / WORD).unlink()

@@ -41,6 +41,9 @@ _ASKED = (
     "Id", "ActiveState", "MainPID", "Restart", "RestartForceExitStatus", "ExecStopPost", "OnFailure", "OnSuccess",
     "FailureAction", "TriggeredBy", "UpheldBy", "UnitFileState", "SyslogIdentifier", _QUOTA, *_LIMITS, *_LOCAL,
 )  # fmt: skip
+_DIGITS = 11
+"""A PID has fewer."""
+_NEVER = 1 << 63
 _MICROSECONDS = {"us": 1, "ms": 1000, "s": 1000_000, "min": 60_000_000, "h": 3_600_000_000}
 
 
@@ -105,7 +108,7 @@ def units(tasks: Sequence[TaskFacts]) -> tuple[Unit, ...]:
         unit = Unit(where.unit, tuple(pids), others=others, manager=where.manager)
         if where.manager:
             # of its units the system's systemd knows nothing; what it has started itself is its child
-            keeper = int((facts or {}).get("MainPID") or 0)
+            keeper = main_of(facts or {})
             children = [task.pid for task in tasks if task.pid in pids and keeper and task.ppid == keeper]
             unit = dataclasses.replace(unit, main=next(iter(children), 0), answered=False)
         elif facts is None:
@@ -119,7 +122,7 @@ def units(tasks: Sequence[TaskFacts]) -> tuple[Unit, ...]:
 
 
 def _described(unit: Unit, facts: dict[str, str], family: Iterable[int]) -> Unit:
-    main = int(facts.get("MainPID") or 0)
+    main = main_of(facts)
     reacts = [
         f"{name}={facts[name]}"
         for name in ("Restart", "RestartForceExitStatus", "OnFailure", "FailureAction")
@@ -134,6 +137,12 @@ def _described(unit: Unit, facts: dict[str, str], family: Iterable[int]) -> Unit
         local=tuple(f"{name}={facts[name]}" for name in _LOCAL if facts.get(name, "") not in _NOTHING),
         identifier=facts.get("SyslogIdentifier", ""),
     )  # fmt: skip
+
+
+def main_of(facts: dict[str, str]) -> int:
+    """PID of a unit's main process; 0 where it has none, and for what is no PID."""
+    word = facts.get("MainPID", "")
+    return int(word) if word.isascii() and word.isdigit() and len(word) < _DIGITS else 0
 
 
 def limits(facts: dict[str, str]) -> tuple[str, ...]:
@@ -156,7 +165,7 @@ def microseconds(text: str) -> Optional[int]:
             total += float(number) * _MICROSECONDS[word[len(number) :]]
         except (ValueError, KeyError):
             return None
-    return round(total) if text.split() else None
+    return round(total) if text.split() and 0 <= total < _NEVER else None
 
 
 def _processes(path: str) -> set[int]:

@@ -14,6 +14,7 @@ from agent import (
     criu,
     floating,
     freezer,
+    hold,
     images,
     lodging,
     namespace,
@@ -98,8 +99,12 @@ async def _criu_ends(journal: Journal) -> None:
 
 
 def _word(journal: Journal) -> protocol.Word:
-    """By which the tree was resumed here without the source's proof of death."""
-    return protocol.Word(journal.facts(Record.RESUMING.value).get("word", ""))
+    """By which the tree was resumed here without the source's proof of death. Raises Damaged."""
+    said = journal.facts(Record.RESUMING.value).get("word", "")
+    try:
+        return protocol.Word(said)
+    except ValueError:
+        raise Damaged(f"{journal.path} is damaged: there is no word {said[:80]!r}") from None
 
 
 def _living(journal: Journal) -> list[tuple[int, int]]:
@@ -201,11 +206,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
 
 def _queued(journal: Journal) -> list[tuple[int, int]]:
     """The tasks that got a SIGSTOP from us in the hold, children born after BEGIN too; others were stopped before."""
-    try:
-        lines = (journal.directory / "stopped").read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    return [(int(pid), int(start)) for pid, start, _ in (line.split() for line in lines)]
+    return hold.stopped(journal.directory)
 
 
 async def _kill(journal: Journal) -> protocol.Settled:

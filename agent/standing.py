@@ -80,7 +80,7 @@ def of(settings: Settings, migration: str, descriptors: Optional[ours.Descriptor
     journal = Journal.load(settings.state, migration)
     try:
         lines, records = journal.lines, journal.records
-        same_boot = lines[0].get("boot") == process.boot_id()
+        same_boot = journal.first["boot"] == process.boot_id()
         named = [tuple(line["agent"]) for line in lines if "agent" in line] if same_boot else []
         agents = tuple(one for one in dict.fromkeys(named) if process.alive(*one))
         attended = descriptors is not None and any(descriptors.attended(pid) for pid, _ in agents)

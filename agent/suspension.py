@@ -77,7 +77,7 @@ def _suspend(journal: Journal, unit: str) -> None:
     before = _properties(unit)
     if before.get("ActiveState") in (None, *_ENDED):
         raise ServiceError(f"{unit} is not active any more")
-    main, watchdog = int(before.get("MainPID") or 0), service.microseconds(before.get("WatchdogUSec", "")) or 0
+    main, watchdog = service.main_of(before), service.microseconds(before.get("WatchdogUSec", "")) or 0
     journal.note(NOTE, unit=unit, main=main, watchdog=watchdog)
     path = path_of(unit)
     try:

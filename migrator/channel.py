@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import ipaddress
 import logging
 import resource
 from collections.abc import Callable
@@ -80,6 +81,8 @@ def parse_target(text: str) -> Target:
         host, colon, port = address.partition(":")
     if not host:
         raise nonsense("there is no name")
+    if ":" in host and not _is_ipv6(host):
+        raise nonsense(f"{host!r} is no IPv6 address")
     if host.startswith("-") or user.startswith("-"):
         raise nonsense("it looks like an option")
     if not (host + user).isprintable() or set(host + user) & set(" /\\'\"`$;&|<>()*?"):
@@ -87,6 +90,14 @@ def parse_target(text: str) -> Target:
     if colon and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise nonsense(f"{port!r} is no port")
     return Target(host, user, int(port) if colon else 0)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def keep_memory() -> None:

@@ -46,7 +46,7 @@ from migrator.output import Progress
 from migrator.phases import Report
 
 if TYPE_CHECKING:
-    from migrator import api
+    from migrator import api, logbook
     from migrator.channel import Channel
 
 T = TypeVar("T")
@@ -146,21 +146,38 @@ async def _run(options: argparse.Namespace, show: Progress) -> int:
         return (await _attempt(options, show))[0]
     from migrator import logbook
 
+    dry = options.command == "check" or getattr(options, "dry_run", False)
     try:
-        book = logbook.Logbook(logbook.sinks(options.log_file, system=options.command != "check"), _about(options))
+        ways = [*_metrics(options, show), *logbook.sinks(options.log_file, system=not dry)]
+        book = logbook.Logbook(ways, _about(options))
     except errors.UsageError as error:
         show.failed(error)
         return error.exit_code
-    show.listen(book.happened)
+    show.listen(book)
     status, failure = await _attempt(options, show)
     book.ended(status, failure)
     book.close()
     return status
 
 
+def _metrics(options: argparse.Namespace, show: Progress) -> list[logbook.Sink]:
+    """Raises UsageError."""
+    if not getattr(options, "metrics", ""):
+        return []
+    from migrator.metrics import Metrics  # late: for a drain alone
+
+    labels = {"command": options.command, "plan": os.path.abspath(options.plan)}
+    return [Metrics(options.metrics, labels, show.warn)]
+
+
 def _about(options: argparse.Namespace) -> dict[str, str | int]:
     """What stands in every line of the log."""
-    named = {"id": getattr(options, "id", ""), "pid": getattr(options, "pid", 0)}
+    plan = getattr(options, "plan", "")
+    named = {
+        "id": getattr(options, "id", ""),
+        "pid": getattr(options, "pid", 0),
+        "plan": plan and os.path.abspath(plan),
+    }
     named |= {"target": getattr(options, "host", ""), "command": options.command}
     return {key: value for key, value in named.items() if value}
 

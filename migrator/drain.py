@@ -16,6 +16,7 @@ from typing import Protocol
 from migrator import errors, words
 from migrator.phases import Observer, Report
 from migrator.plan import Obstacle
+from migrator.roomiest import Targets
 from migrator.runbook import Move, Runbook, Selection
 from migrator.selection import Found, NotFound
 from migrator.standing import Ledger, Stage, Standing
@@ -86,6 +87,9 @@ class Work(Protocol):
     async def check(self, move: Move, pid: int, target: str) -> tuple[Obstacle, ...]:
         """Raises MigrateError."""
 
+    async def check_back(self, move: Move, pid: int, target: str) -> tuple[Obstacle, ...]:
+        """As `check`, from there to here."""
+
     async def move(self, move: Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
         """Raises MigrateError, or CancelledError after all was undone. `max_downtime` 0: as its options say."""
 
@@ -108,6 +112,12 @@ class Audience(Protocol):
     def left(self, job: Job, why: str) -> None:
         """It was not tried."""
 
+    def missing(self, move: Move, why: str) -> None:
+        """The plan names it, and it is not here."""
+
+    def already(self, job: Job) -> None:
+        """A former run has moved it."""
+
     def note(self, text: str) -> None:
         """A line for the operator."""
 
@@ -116,38 +126,6 @@ class Audience(Protocol):
 
     expected: int
     """Processes that are to be moved."""
-
-
-class _Targets:
-    """How much memory each target has left, with what is on its way there taken off."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._free: dict[str, int] = {}
-        self._lock = asyncio.Lock()
-
-    async def roomiest(self, targets: Sequence[str]) -> tuple[list[str], dict[str, errors.MigrateError]]:
-        """Those that can be reached, the one with most free memory first; and what was wrong with the others."""
-        if len(targets) == 1:
-            return list(targets), {}
-        wrong: dict[str, errors.MigrateError] = {}
-        async with self._lock:
-            unknown = [target for target in targets if target not in self._free]
-            answers = await asyncio.gather(*map(self._work.free_memory, unknown), return_exceptions=True)
-            for target, answer in zip(unknown, answers, strict=True):
-                if isinstance(answer, errors.MigrateError):
-                    wrong[target] = answer
-                elif isinstance(answer, BaseException):
-                    raise answer
-                else:
-                    self._free[target] = answer
-        known = [target for target in targets if target in self._free]
-        return sorted(known, key=lambda target: self._free[target], reverse=True), wrong
-
-    def take(self, target: str, need: int) -> None:
-        """So much goes there."""
-        if target in self._free:
-            self._free[target] -= need
 
 
 class Drain:
@@ -159,10 +137,9 @@ class Drain:
         self._limits = limits
         self._work = work
         self._audience = audience
-        self._targets = _Targets(work)
+        self._targets = Targets(work)
         self.codes: list[int] = []
         """Exit code of each process, and of each move that has none."""
-        self.reports: list[tuple[Job, Report]] = []
         self._spent = 0.0
         self._stopped = ""
         self._returning = False
@@ -192,7 +169,7 @@ class Drain:
                     text = f"{gone.label} is not here, and not known to have moved"
                     self._failed_with(gone, errors.InDoubt(text, hint=hint))
             if missing and not here and move.name not in self._failed:
-                self._audience.note(f"{move.name}: {missing}")
+                self._audience.missing(move, missing)
                 self.codes.append(errors.NoProcess.exit_code)
                 self._failed.add(move.name)
             found += here.values()
@@ -235,7 +212,7 @@ class Drain:
         waiting = [job for job in jobs if job.standing.stage is not Stage.MOVED]
         for job in jobs:
             if job not in waiting:
-                self._audience.note(f"{job.label}: already on {job.standing.target}")
+                self._audience.already(job)
                 self.codes.append(0)
         if self._failed and not self._limits.keep_going:
             self._stopped = "not all that the plan names was found"
@@ -312,7 +289,9 @@ class Drain:
                 if len(group) > 1:
                     await self._all_checked(group, target)
                 self._targets.take(target, need)
-                await asyncio.gather(*(self._move(job, target, more=target != targets[-1]) for job in group))
+                # once some of a group are on their way no other target is tried: they go to one
+                more = target != targets[-1] and len(group) == 1
+                await asyncio.gather(*(self._move(job, target, more=more) for job in group))
                 return
             except _NotThere as refused:
                 last = refused.error
@@ -322,11 +301,13 @@ class Drain:
 
     async def _all_checked(self, group: list[Job], target: str) -> None:
         """Raises _NotThere unless each of them can go there."""
-        for job, found in zip(
-            group,
-            await asyncio.gather(*(self._work.check(job.move, job.found.pid, target) for job in group)),
-            strict=True,
-        ):
+        check = self._work.check_back if self._returning else self._work.check
+        checks = (check(job.move, job.found.pid, target) for job in group)
+        for job, found in zip(group, await asyncio.gather(*checks, return_exceptions=True), strict=True):
+            if isinstance(found, errors.MigrateError):
+                raise _NotThere(found)
+            if isinstance(found, BaseException):
+                raise found
             if stops := sum(one.stops for one in found):
                 what = f"{job.label} can't go to {target}, and they go together: {words.count(stops, 'obstacle')}"
                 raise _NotThere(errors.PreflightError(what, obstacles=found))
@@ -358,7 +339,6 @@ class Drain:
         )  # fmt: skip
         self._ledger.set(ended)
         self.codes.append(code)
-        self.reports.append((job, report))
         self._audience.ended(job, ended)
         most = self._limits.max_total_downtime
         if most and self._spent >= most:

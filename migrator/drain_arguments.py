@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 
 from migrator import option_types
-from migrator.option_groups import add_output
+from migrator.option_groups import add_log, add_output
 from migrator.parsing import Parser
 
 MOST_AT_ONCE = 64
@@ -68,7 +68,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--keep-going", dest="keep_going", action="store_true", help="go on with those that do not wait for it"
     )
     parser.add_argument("--report", metavar="FILE", default="", help="what became of each, as JSON")
+    parser.add_argument(
+        "--plot", metavar="FILE", type=option_types.picture_or_text, default=None,
+        help="draw it into FILE.svg, FILE.png, FILE.pdf or, in characters, FILE.txt: each process on one time axis",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metrics", metavar="FILE", default="", help="what was done, for node_exporter's textfile collector"
+    )
     add_output(parser)
+    add_log(parser)
 
 
 def _parallel(word: str) -> int:

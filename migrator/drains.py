@@ -9,9 +9,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from migrator import errors, hosts, runbook
+from migrator import errors, hosts, lanes, option_types, picture, runbook
 from migrator.drain import Drain, Limits
+from migrator.drain_record import Record
 from migrator.errands import Errands
+from migrator.outfile import Outfile
 from migrator.overview import Overview
 from migrator.standing import Ledger
 
@@ -39,8 +41,11 @@ async def run(
         options.max_total_downtime or book.max_total_downtime,
         book.keep_going if options.keep_going is None else options.keep_going,
     )
+    report = Outfile("--report", options.report) if options.report else None
+    plot = _Plot(options.plot) if options.plot else None
     errands = Errands(order_of)
-    drain = Drain(book, Ledger.of(_state(), path), limits, errands, show)
+    record = Record(show, show.book, returning=options.command == "return")
+    drain = Drain(book, Ledger.of(_state(), path), limits, errands, record)
     try:
         if options.command == "return":
             code = await drain.bring_back()
@@ -48,11 +53,13 @@ async def run(
             return await drain.dry_run()
         else:
             code = await drain.run()
-        show.over(code)
     finally:
         await errands.close()
-        if options.report:
-            _write(Path(options.report), drain)
+        if report is not None and (wrong := report.write(_as_json(drain, record))):
+            show.warn(wrong)
+        if plot is not None and (wrong := plot.write(f"{options.command} {path.name}", record)):
+            show.warn(wrong)
+    show.over(code)
     return code
 
 
@@ -82,13 +89,28 @@ def _state() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "migrate/drains"
 
 
-def _write(path: Path, drain: Drain) -> None:
-    """Raises UsageError."""
+class _Plot:
+    """The file of --plot. Raises UsageError for one that can't be written, or not drawn."""
+
+    def __init__(self, path: str) -> None:
+        self._kind = Path(path).suffix[1:]
+        self._file = Outfile("--plot", path)
+        if f".{self._kind}" != option_types.TEXT:
+            try:
+                picture.ready()
+            except picture.NoMatplotlib as error:
+                raise errors.UsageError(f"--plot: {error}", hint="a FILE.txt is drawn without it") from None
+
+    def write(self, name: str, record: Record) -> str:
+        """What went wrong, in words; or ""."""
+        if f".{self._kind}" == option_types.TEXT:
+            return self._file.write(lanes.drawn(name, record.lanes).encode())
+        return self._file.write(picture.render_lanes(name, record.lanes, self._kind))
+
+
+def _as_json(drain: Drain, record: Record) -> bytes:
     content = {
         "processes": [dataclasses.asdict(one) for one in drain.standings],
-        "reports": [dataclasses.asdict(report) for _, report in drain.reports],
+        "reports": [dataclasses.asdict(report) for report in record.reports],
     }
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n", errors="surrogateescape")
-    except OSError as error:
-        raise errors.UsageError(f"--report {path}: {error.strerror}") from None
+    return (json.dumps(content, indent=1) + "\n").encode()

@@ -61,7 +61,13 @@ class Errands:
 
     async def check(self, move: runbook.Move, pid: int, target: str) -> tuple[Obstacle, ...]:
         """Everything that stands in its way there. Raises MigrateError."""
-        _, obstacles = await migration.check(self._order(move, pid, target), Telling())
+        order = self._order(move, pid, target)
+        _, obstacles = await migration.Migration(order, Telling(), OutboundLinks(order, self._connections)).check()
+        return obstacles
+
+    async def check_back(self, move: runbook.Move, pid: int, target: str) -> tuple[Obstacle, ...]:
+        """The same of its way from there to here. Raises MigrateError."""
+        _, obstacles = await migration.Migration(*self._inbound(move, pid, target, 0.0, Telling())).check()
         return obstacles
 
     async def move(self, move: runbook.Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
@@ -73,6 +79,12 @@ class Errands:
         self, move: runbook.Move, pid: int, target: str, max_downtime: float, observer: Observer
     ) -> Report:
         """Move it from there to here. Raises as `move`."""
+        return await migration.move(*self._inbound(move, pid, target, max_downtime, observer), self._history)
+
+    def _inbound(
+        self, move: runbook.Move, pid: int, target: str, max_downtime: float, observer: Observer
+    ) -> tuple[hosts.Order, Observer, InboundLinks]:
+        """What a migration from there to here is asked with. Raises UsageError."""
         order = _within(self._order(move, pid, target), max_downtime)
         if order.wishes.rsync or order.wishes.shared:
             raise errors.UsageError(f"{move.name}: what comes back comes as a stream, not by rsync")
@@ -80,7 +92,7 @@ class Errands:
         # what comes in is not packed: that would be done here, after the way
         wishes = dataclasses.replace(order.wishes, compress="none")
         order = dataclasses.replace(order, target=channel.Target(socket.gethostname()), wishes=wishes)
-        return await migration.move(order, observer, InboundLinks(order, there), self._history)
+        return order, observer, InboundLinks(order, there)
 
     def _order(self, move: runbook.Move, pid: int, target: str) -> hosts.Order:
         return self._order_of(runbook.options_of(move, target, pid))

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeAlias
 
-from migrator.phases import Phase, Report, Round
+from migrator.phases import Observer, Phase, Report, Round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,3 +111,50 @@ class Telling:
     def report(self, report: Report) -> None:
         """As `Ended`."""
         self._tell(Ended(report))
+
+
+class Both:
+    """An observer in the place of two."""
+
+    def __init__(self, first: Observer, second: Observer) -> None:
+        self._both = (first, second)
+
+    def started(self, migration: str) -> None:
+        """To both."""
+        for one in self._both:
+            one.started(migration)
+
+    async def phase(self, phase: Phase) -> None:
+        """To both."""
+        for one in self._both:
+            await one.phase(phase)
+
+    def note(self, text: str) -> None:
+        """To both."""
+        for one in self._both:
+            one.note(text)
+
+    def detail(self, text: str) -> None:
+        """To both."""
+        for one in self._both:
+            one.detail(text)
+
+    def round_started(self, number: int, expected_bytes: int, final: bool) -> None:
+        """To both."""
+        for one in self._both:
+            one.round_started(number, expected_bytes, final)
+
+    def transferred(self, sent_bytes: int) -> None:
+        """To both."""
+        for one in self._both:
+            one.transferred(sent_bytes)
+
+    def round_done(self, number: int, result: Round, final: bool) -> None:
+        """To both."""
+        for one in self._both:
+            one.round_done(number, result, final)
+
+    def report(self, report: Report) -> None:
+        """To both."""
+        for one in self._both:
+            one.report(report)

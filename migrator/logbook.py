@@ -150,6 +150,24 @@ class Logbook:
         self._phase: Phase | None = None
         self._rounds: list[events.RoundDone] = []
         self._report: Report | None = None
+        self._parts: dict[str, Logbook] = {}
+
+    def part(self, name: str, about: Fields) -> Logbook:
+        """A book of its own for one migration of several. One of the same name is over: another target is tried."""
+        if before := self._parts.pop(name, None):
+            before._end_phase()
+        self._parts[name] = Logbook(self._sinks, {**self._about, **about}, self._clock)
+        return self._parts[name]
+
+    def part_ended(self, name: str, about: Fields, status: int, error: MigrateError | None) -> None:
+        """The last line of a part; of one that was never begun, too."""
+        part = self._parts[name] if name in self._parts else self.part(name, about)
+        del self._parts[name]
+        part.ended(status, error)
+
+    def line(self, event: str, fields: Fields, *, warns: bool = False) -> None:
+        """A line that belongs to no phase."""
+        self._write(_WARNING if warns else _INFO, {"event": event, **fields})
 
     def happened(self, event: events.Event) -> None:
         """A listener for `events`."""
@@ -176,7 +194,10 @@ class Logbook:
         self._rounds.clear()
 
     def ended(self, status: int, error: MigrateError | None) -> None:
-        """The last line: the exit status, where the process is, and what went wrong."""
+        """The last line: the exit status, where the process is, and what went wrong. Open parts end before it."""
+        for part in self._parts.values():  # cut off by a signal
+            part.ended(status, None)
+        self._parts.clear()
         self._end_phase()
         fields: dict[str, str | int | float] = {"event": "ended", "exit": status}
         seconds = self._clock() - self._began

@@ -132,6 +132,9 @@ def fit_together(options: argparse.Namespace) -> None:
     """Raises UsageError for words that say nothing together."""
     if options.command == "report" and options.plot and not (options.report or options.compare):
         raise errors.UsageError("--plot draws one report, or two with --compare: say which")
+    for name in ("metrics", "plot"):
+        if getattr(options, "dry_run", False) and getattr(options, name):
+            raise errors.UsageError(f"--{name} tells what was done, and --dry-run does nothing")
     if options.command == "status":
         _tell_apart(options)
     if options.command == "recover":

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+from collections.abc import Sequence
 
 from migrator import bandwidth, catalogue, criu_options, floating
 from migrator.kept import ID as MIGRATION_ID
@@ -13,6 +14,7 @@ from migrator.kept import ID as MIGRATION_ID
 LARGEST_PID = 4194304
 """PID_MAX_LIMIT of a 64-bit kernel."""
 PICTURES = (".svg", ".png", ".pdf")
+TEXT = ".txt"
 GIVEN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 """An id as `migrate` gives it: where a host may stand as well, that tells which of the two a word is."""
 
@@ -62,11 +64,16 @@ def directory(word: str) -> str:
     return word.rstrip("/") or word[:1]
 
 
-def picture(word: str) -> str:
+def picture(word: str, kinds: Sequence[str] = PICTURES) -> str:
     """A file that a picture can be written into. Raises ArgumentTypeError."""
-    if os.path.splitext(word)[1] not in PICTURES:
-        raise argparse.ArgumentTypeError(f"{word!r} ends in none of {', '.join(PICTURES)}")
+    if os.path.splitext(word)[1] not in kinds:
+        raise argparse.ArgumentTypeError(f"{word!r} ends in none of {', '.join(kinds)}")
     return word
+
+
+def picture_or_text(word: str) -> str:
+    """The same, or a file for one made of characters. Raises ArgumentTypeError."""
+    return picture(word, (*PICTURES, TEXT))
 
 
 def kind(word: str) -> str:

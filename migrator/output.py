@@ -38,6 +38,7 @@ from migrator.report import as_json, rounded
 if TYPE_CHECKING:
     from migrator.errors import MigrateError
     from migrator.kinds import Kind
+    from migrator.logbook import Logbook
     from migrator.obstacle import Obstacle
     from migrator.recovery import Outcome
 
@@ -152,9 +153,9 @@ class Progress:
         """It is over; the report is shown by `finish`, after the error if there is one."""
         self._report = report
 
-    def listen(self, listener: events.Listener) -> None:
-        """Somebody else who is told what has `happened`, first."""
-        self._listeners.append(listener)
+    def listen(self, book: Logbook) -> None:
+        """It is told what has `happened`, first."""
+        self._listeners.append(book.happened)
 
     def happened(self, event: events.Event) -> None:
         """Any of these, as a value."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from migrator import words
+from migrator.logbook import Logbook
 from migrator.output import Events, Printer, Progress
 from migrator.phases import Observer, Phase, Report, Round
 from migrator.progress import new_bar, terminal_columns
@@ -20,6 +21,7 @@ from migrator.words import bytes_text, escape, seconds_text
 if TYPE_CHECKING:
     from migrator.drain import Checked, Job
     from migrator.errors import MigrateError
+    from migrator.runbook import Move
 
 LABEL_COLUMNS = 24
 REFRESH_SECONDS = 0.1
@@ -32,13 +34,21 @@ class Overview(Progress):
         super().__init__(printer, verbose=verbose, clock=clock)
         self.expected = 0
         """Processes that are to be moved."""
+        self.book = Logbook([], {})
+        """What happens is written into it by whoever tells us of it: each process has a part of its own."""
         self._ended: list[Standing] = []
+        self._before = 0
+        """Processes that a former run has moved."""
         self._said: set[str] = set()
 
     @property
     def verbose(self) -> bool:
         """-v"""
         return self._verbose
+
+    def listen(self, book: Logbook) -> None:
+        """Its parts are to be told."""
+        self.book = book
 
     # what the drain says (drain.Audience)
 
@@ -62,6 +72,15 @@ class Overview(Progress):
     def left(self, job: Job, why: str) -> None:
         """A line for it."""
         self._line(job.label, f"not moved: {escape(why)}")
+
+    def missing(self, move: Move, why: str) -> None:
+        """A note."""
+        self.note(f"{move.name}: {why}")
+
+    def already(self, job: Job) -> None:
+        """A note."""
+        self._before += 1
+        self.note(f"{job.label}: already on {job.standing.target}")
 
     def said(self, label: str, text: str, *, once: bool = False) -> None:
         """What a migration says; `once`: not again for another process, since it is about the hosts."""
@@ -97,7 +116,9 @@ class Overview(Progress):
     def over(self, exit_code: int) -> None:
         """The last line."""
         here = [one for one in self._ended if one.stage in (Stage.MOVED, Stage.RETURNED) and one.exit_code in (0, 3)]
-        text = f"{len(here)} of {self.expected} moved"
+        text = f"{self._before + len(here)} of {self.expected} moved"
+        if self._before:
+            text += f", {self._before} by a former run"
         if here:
             total, longest = (seconds_text(figure([one.downtime for one in here]), upper=True) for figure in (sum, max))
             text += f": down {total} in all, {longest} at most"
@@ -178,9 +199,10 @@ class OverviewBars(Overview):
         self._above(lambda: Progress.warn(self, text))
 
     def _draw_all(self) -> None:
-        share = len(self._ended) / self.expected if self.expected else 0.0
+        done = self._before + len(self._ended)
+        share = done / self.expected if self.expected else 0.0
         down = sum(one.downtime for one in self._ended)
-        text = f"{len(self._ended)} of {self.expected}, down {seconds_text(down, upper=True)}"
+        text = f"{done} of {self.expected}, down {seconds_text(down, upper=True)}"
         if self._all is not None:
             self._draw(self._all, "all", share, text)
 
@@ -253,9 +275,9 @@ class OverviewEvents(Overview, Events):
             )  # fmt: skip
 
     def over(self, exit_code: int) -> None:
-        """`{"event":"drained","at":…,"exit_code":…,"expected":…,"downtime_seconds":…}`: the last event."""
+        """`{"event":"drained","at":…,"exit_code":…,"expected":…,"already":…,"downtime_seconds":…}`: the last event."""
         down = sum(one.downtime for one in self._ended)
-        self._event("drained", exit_code=exit_code, expected=self.expected, downtime_seconds=down)
+        self._event("drained", exit_code=exit_code, expected=self.expected, already=self._before, downtime_seconds=down)
 
     def _line(self, label: str, text: str) -> None:
         """Nothing: lines are for people."""

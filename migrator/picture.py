@@ -11,10 +11,11 @@ import logging
 import math
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from migrator import chart
+from migrator import chart, lanes
+from migrator.lanes import Lane
 from migrator.phases import Phase, Report, Round, Span
 from migrator.timeline import UNDO
 from migrator.words import bytes_text, seconds_text
@@ -37,8 +38,11 @@ Named = tuple[str, Round]
 """A round, by name."""
 MOST_ROUNDS = 30
 """So many rounds are drawn; beyond, the middle ones are left out, and that is said."""
+MOST_LANES = 200
 ROOM = 1.16
 """An axis is longer than its longest bar by this factor, so that the words behind it have room."""
+LANE_ROOM = 1.4
+"""The same where the words may be those of an error."""
 SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -65,25 +69,71 @@ def render(reports: Sequence[Report], kind: str) -> bytes:
 
     Raises NoMatplotlib.
     """
+
+    def draw(figure: Figure) -> None:
+        if len(reports) == 1:
+            _whole(figure, reports[0])
+        else:
+            _compared(figure, reports)
+
+    return _saved(draw, kind)
+
+
+def render_lanes(name: str, drawn: Sequence[Lane], kind: str) -> bytes:
+    """A drain of this name: each process on one time axis. `kind` as above. Raises NoMatplotlib."""
+    return _saved(lambda figure: _lanes(figure, name, drawn), kind)
+
+
+def ready() -> None:
+    """Raises NoMatplotlib."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its cache of fonts is no news for an admin
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise NoMatplotlib(
             f"no matplotlib ({error}); it comes with the extra `plot`: pip install '.[plot]' in the checkout"
         ) from None
+
+
+def _saved(draw: Callable[[Figure], None], kind: str) -> bytes:
+    ready()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     file = io.BytesIO()
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a process may call itself what it likes
         warnings.filterwarnings("ignore", "constrained_layout not applied")  # of figures that nobody has measured
         figure = Figure(layout="constrained")
-        if len(reports) == 1:
-            _whole(figure, reports[0])
-        else:
-            _compared(figure, reports)
+        draw(figure)
         figure.savefig(file, format=kind)
     return file.getvalue()
+
+
+def _lanes(figure: Figure, name: str, drawn: Sequence[Lane]) -> None:
+    """A row for each migration: where it ran, and between the two the stretch in which it ran nowhere."""
+    from matplotlib.patches import Patch
+
+    whole = lanes.length(drawn)
+    rows = drawn[:MOST_LANES]
+    left_out = f" (the first {MOST_LANES} are drawn)" if len(drawn) > MOST_LANES else ""
+    figure.set_size_inches(1.2 * WIDTH, 0.6 + PANEL + ROW * max(len(rows), 1))
+    title = "\n".join(textwrap.wrap(lanes.title(name, drawn) + left_out, LONGEST_TITLE))
+    figure.suptitle(title, x=0.012, ha="left", fontsize=10.5, fontweight="bold")
+    axes = figure.add_subplot()
+    for row, lane in enumerate(rows):
+        still, thawed = lane.frozen or (lane.ended, lane.ended)
+        for begins, ends, colour in (
+            (lane.began, still, HERE), (thawed, lane.ended, THERE if lane.arrived else HERE), (still, thawed, NOBODY),
+        ):  # fmt: skip
+            if ends > begins or (colour == NOBODY and lane.frozen):
+                _bar(axes, row, begins, Span("", begins, ends - begins), colour, whole)
+        words = f"down {chart.short_time(lane.downtime)}" if lane.arrived else chart.shortened(lane.outcome)
+        _behind(axes, row, lane.ended, whole, words)
+    _rows(axes, [lane.label for lane in rows], 1)
+    _seconds(axes, whole, LANE_ROOM)
+    shades = {HERE: "runs where it was", NOBODY: "frozen", THERE: "runs on the target"}
+    _above(axes, [Patch(facecolor=shade, edgecolor=INK, linewidth=0.4, label=said) for shade, said in shades.items()])
 
 
 def _whole(figure: Figure, report: Report) -> None:
@@ -264,9 +314,9 @@ def _rows(axes: Axes, labels: Sequence[str], depth: int) -> None:
     axes.grid(axis="x", color=GRID, linewidth=0.6)
 
 
-def _seconds(axes: Axes, longest: float) -> None:
+def _seconds(axes: Axes, longest: float, room: float = ROOM) -> None:
     """The axis in seconds, or in milliseconds where there is less than one."""
-    end = longest * ROOM if longest > 0 else 1.0
+    end = longest * room if longest > 0 else 1.0
     factor, unit = (1000, "ms") if end < 1 else (1, "s")
     axes.set_xlim(0, end)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value * factor:g} {unit}")

@@ -26,6 +26,7 @@ from typing import Protocol
 from agent import protocol
 from agent.protocol import Word
 from migrator import bundle, errors, fencing, transport
+from migrator.forward import pasteable
 from migrator.peer import Peer, PeerFault, PeerLost
 from migrator.phases import Observer
 
@@ -54,9 +55,9 @@ class Outcome:
 
     def shown(self, there: protocol.JournalState, peer: str, hosts: Hosts) -> Outcome:
         """The same with the way to its terminal, if it has one on the target: that is `peer`, or "" for this host."""
-        if not there.terminal:
+        if not (command := pasteable(there.terminal)):
             return self
-        way = hosts.by_hand(peer, there.terminal) if peer else there.terminal
+        way = hosts.by_hand(peer, command) if peer else command
         soon = protocol.TERMINAL_GRACE if there.hangs_up else 0.0
         return dataclasses.replace(self, terminal=way, hangs_up_seconds=soon)
 

@@ -40,8 +40,8 @@ _TOP = {
     "options": dict, "move": list,
 }  # fmt: skip
 _TYPES = {int: "a number", str: "text", list: "a list", bool: "true or false", dict: "a table", float: "a number"}
-_OF_THE_DRAIN = {"json", "quiet", "verbose", "help", "version", "attach"}
-"""Options that a move can't have: they are about what is shown, and where."""
+_OF_THE_DRAIN = {"json", "quiet", "verbose", "help", "version", "attach", "log-file"}
+"""Options that a move can't have: they are about what is shown and written, and where."""
 
 
 @dataclasses.dataclass(frozen=True)

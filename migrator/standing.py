@@ -21,6 +21,8 @@ from migrator import errors
 VERSION = 1
 LARGEST = 16 << 20
 """Bytes of a file."""
+_MOST = 1 << 63
+_SHOWN = 80
 
 
 class Stage(str, enum.Enum):
@@ -87,11 +89,12 @@ class Ledger:
             if content["version"] != VERSION:
                 raise ValueError(f"its version is {content['version']!r}")
             entries = [_entry(one) for one in content["processes"]]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise errors.StateError(
-                f"{path} is damaged, or of another version of migrate: {error}",
-                hint="it says where the plan's processes are; move it away to begin anew",
-            ) from None
+        except KeyError as error:
+            raise _damaged(path, f"{error} is missing, or not known") from None
+        except TypeError:
+            raise _damaged(path, "it is no list of processes") from None
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path, str(error)) from None
         return cls(path, name, {entry.key: entry for entry in entries})
 
     @property
@@ -116,17 +119,36 @@ class Ledger:
             raise errors.StateError(f"{self.path} can't be written: {error.strerror}") from None
 
 
+def _damaged(path: Path, why: str) -> errors.StateError:
+    return errors.StateError(
+        f"{path} is damaged, or of another version of migrate: {why}",
+        hint="it says where the plan's processes are; move it away to begin anew",
+    )
+
+
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "Stage": (str,)}
 
 
+_NEEDED = ("move", "pid", "started", "boot", "name", "stage")
+
+
 def _entry(values: Any) -> Standing:
-    """Raises ValueError, TypeError, KeyError."""
+    """Raises ValueError, KeyError."""
+    if not isinstance(values, dict):
+        raise ValueError(f"a process is {str(values)[:_SHOWN]}")
     kinds = {field.name: field.type for field in dataclasses.fields(Standing)}
+    if missing := [name for name in _NEEDED if name not in values]:
+        raise ValueError(f"a process has no {missing[0]}")
     for name, value in values.items():
         wanted = _KINDS[str(kinds[name])]
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise ValueError(f"{name} is {value!r}")
+        if not isinstance(value, wanted) or isinstance(value, bool) or not _is_measure(value):
+            raise ValueError(f"{name} is {str(value)[:_SHOWN]}")
     return Standing(**{**values, "stage": Stage(values["stage"])})
+
+
+def _is_measure(value: object) -> bool:
+    """Text, or a number that a drain can have kept: a PID, a time, an exit code."""
+    return not isinstance(value, (int, float)) or 0 <= value < _MOST
 
 
 def _replace(path: Path, text: str) -> None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
+import shlex
 from collections.abc import Iterable
 
 from agent import protocol
@@ -22,6 +24,8 @@ from migrator.status import HostRemains, Listing, Listings, Told
 from migrator.words import bytes_text, count, escape
 
 Events = list[tuple[str, dict[str, object]]]
+_DEEPEST = 20
+"""Levels of what stands in a line of a journal; what agents write has three."""
 
 
 def iso(seconds: float) -> str:
@@ -37,10 +41,23 @@ def iso(seconds: float) -> str:
 def _fields(line: protocol.Line) -> dict[str, object]:
     """What a line says besides its name and time; what is no object says nothing."""
     try:
-        value = json.loads(line.facts)
+        value = json.loads(line.facts, parse_float=_number, parse_constant=_number)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and _is_shallow(value, _DEEPEST) else {}
+
+
+def _number(word: str) -> float:
+    """Raises ValueError for one that JSON does not have."""
+    if not math.isfinite(value := float(word)):
+        raise ValueError(f"{word} is no number")
+    return value
+
+
+def _is_shallow(value: object, most: int) -> bool:
+    """Whether it is nested no deeper, so that whoever goes through it comes to an end."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most > 0 and all(_is_shallow(one, most - 1) for one in inner)
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -79,10 +96,11 @@ def _end(one: protocol.Listed) -> str:
 
 
 def _follows(one: protocol.Listed) -> str:
+    name = shlex.quote(one.migration)  # the other host says what it is called, and somebody pastes this
     if not one.at_work:
-        return f"migrate recover {one.migration}"
+        return f"migrate recover {name}"
     forward = {"COMMIT", "RESUMING"} & set(one.records)
-    return f"migrate status {one.migration}" if forward else f"migrate abort {one.migration}"
+    return f"migrate status {name}" if forward else f"migrate abort {name}"
 
 
 def list_events(found: Listings) -> Events:

@@ -43,11 +43,11 @@ def take(state: Path, act: Callable[[Journal], None], say: Callable[[], None] = 
         act(kept)
         if wanted:
             kept.write(Record.RESUMING)
+        if not kept.has(Record.RESUMED):  # here, since the other one would have killed an agent; it can't kill a thread
+            kept.write(Record.RESUMED)
 
     try:
         asyncio.run(deposing.depose(kept, decide))
-        if not kept.has(Record.RESUMED):
-            kept.write(Record.RESUMED)
         say()
     finally:
         kept.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.hold import Hold
+from agent.hold import Hold, stopped
 from agent.journal import TORN
 from tests.fake_hosts import Victim, eventually, state_of
 
@@ -221,3 +221,14 @@ async def test_a_hold_that_a_full_disk_prevents_leaves_nothing(
     with pytest.raises(OSError, match="No space"):
         Hold(directory, "post-dump", "COMMIT")
     assert [path.name for path in directory.iterdir()] == ["journal"]
+
+
+@pytest.mark.parametrize("length", range(26))
+def test_of_a_word_that_a_full_disk_has_cut_what_is_whole_counts(directory: Path, length: int) -> None:
+    text = b"4242 777 4242\n4243 778 \xff\n"
+    (directory / "stopped").write_bytes(text[:length])
+    assert stopped(directory) == ([(4242, 777)] if length >= len("4242 777 4") else [])
+
+
+def test_where_nobody_was_stopped_there_is_no_word(directory: Path) -> None:
+    assert stopped(directory) == []

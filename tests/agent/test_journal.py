@@ -79,7 +79,7 @@ def test_what_was_never_frozen_cannot_be_anywhere_else(tmp_path: Path) -> None:
 
 def test_a_crash_at_any_byte_leaves_whole_records(tmp_path: Path) -> None:
     kept = Journal.create(tmp_path, "m", "source", note="ü\n")
-    kept.note("criu", pid=5)
+    kept.note("criu", pid=5, start=6)
     kept.write(Record.FROZEN)
     kept.write(Record.COMMIT, tasks=[[1, 2]])
     kept.close()

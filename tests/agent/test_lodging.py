@@ -94,6 +94,29 @@ def test_a_tree_that_has_ended_is_held_to_nothing(
     assert not (tmp_path / "state/m" / lodging.WORD).exists()
 
 
+@pytest.mark.parametrize("word", ["", "/sys/f", "x\npids.max 50\n"])
+def test_a_word_that_a_full_disk_has_cut_holds_nobody_to_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    (tmp_path / lodging.WORD).write_text(word)
+    lodging.hold(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["x"]
+
+
+def test_a_cgroup_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own systemd lets its user make some."""
+    cgroup = tmp_path / os.fsdecode(b"caf\xe9")
+    cgroup.mkdir()
+    (cgroup / "cgroup.freeze").write_text("0\n")
+    monkeypatch.setattr(freezer, "cgroup_of", lambda pid: cgroup)
+    assert freezer.freeze(tmp_path, 1, ()) == cgroup
+    assert (cgroup / "cgroup.freeze").read_text() == "1"
+    freezer.thaw(tmp_path)
+    assert (cgroup / "cgroup.freeze").read_text() == "0"
+
+
 def test_streams_to_the_journal(tmp_path: Path, journals: list[Journal], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journald, "SOCKET", str(tmp_path / "stdout"))
     monkeypatch.setattr(service, "SYSTEMD", str(tmp_path))

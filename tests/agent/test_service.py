@@ -37,9 +37,17 @@ def test_the_properties_of_several_units() -> None:
     assert service.parse_show("") == []
 
 
+@pytest.mark.parametrize(
+    ("word", "pid"), [("71", 71), ("0", 0), ("", 0), ("=7", 0), ("²", 0), ("9" * 5000, 0), ("-7", 0)]
+)
+def test_the_main_process(word: str, pid: int) -> None:
+    assert service.main_of({"MainPID": word}) == pid
+
+
 @pytest.mark.parametrize(("text", "value"), [
     ("800ms", 800_000), ("1s", 1_000_000), ("1.500s", 1_500_000), ("1min 30s", 90_000_000), ("2h", 7_200_000_000),
     ("55us", 55), ("infinity", None), ("", None), ("[not set]", None), ("7 days", None),
+    ("1e999s", None), ("infs", None), ("nans", None), ("-1s", None),
 ])  # fmt: skip
 def test_time_spans(text: str, value: int | None) -> None:
     assert service.microseconds(text) == value

@@ -300,6 +300,8 @@ async def test_a_prepared_target_is_settled(pair: Pair) -> None:
     [
         '{"record":"BEG', "7", '{"record":7}', '{"record":"LOST"}', '{"record":"criu","pid":"x","start":1}',
         '{"record":"COMMIT","tasks":[[1,"x"]]}', '{"record":"owner","agent":[1]}', '{"record":"RESUMED","pid":true}',
+        '{"record":"criu","pid":1}', '{"record":"FROZEN","time":NaN}', '{"record":"FROZEN","time":1e999}',
+        '{"record":"criu","pid":1,"start":99999999999999999999}', '{"record":"x","migrate":[1]}',
     ],
 )  # fmt: skip
 def test_a_damaged_journal_is_told_and_not_taken_for_none(settings: Settings, line: str) -> None:
@@ -315,6 +317,10 @@ def test_a_damaged_journal_is_told_and_not_taken_for_none(settings: Settings, li
 @pytest.mark.parametrize(
     "line",
     [
+        '{"record":"BEGIN","role":"source","id":"m","peer":"b","root":4,"boot":"x"}\n{"record":"HELD"}',
+        '{"record":"PREPARED","role":"target","id":"m","peer":"b","root":4,"boot":"x"}\n{"record":"FROZEN"}',
+        '{"record":"PREPARED","role":"target","id":"m","peer":"b","root":4,"boot":"x"}\n'
+        '{"record":"RESUMING","word":"at-will"}',
         '{"record":"FROZEN"}', '{"record":"BEGIN","role":"source","id":"other"}',
         '{"record":"BEGIN","role":"target","id":"m"}', '{"record":"BEGIN","role":"source","id":"m","peer":"b"}',
     ],

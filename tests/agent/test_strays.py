@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import process, protocol, strays
+from agent import images, process, protocol, strays
 from agent.journal import Journal, Record
 from agent.protocol import Verdict
 from tests.agent.test_server import ID, Talk
@@ -28,11 +29,19 @@ def task() -> Iterator[tuple[int, int]]:
 
 
 def journal(state: Path, log: str, criu_started: int) -> Journal:
-    kept = Journal.create(state, ID, "target", boot=process.boot_id())
+    kept = Journal.create(state, ID, "target", boot=process.boot_id(), images=str(state / "images"))
     kept.note("criu", pid=1, start=1)
+    kept.note("round", number=3)
     kept.note("criu", pid=2, start=criu_started)
     (kept.directory / "restore.log").write_text(log)
     return kept
+
+
+def named_by_images(state: Path, pid: int) -> None:
+    directory = images.round_directory(state / "images", 3)
+    directory.mkdir(parents=True)
+    (directory / f"core-{pid}.img").touch()
+    (directory / "core-9.img.new").touch()
 
 
 def forking(pid: int) -> str:
@@ -41,16 +50,42 @@ def forking(pid: int) -> str:
 
 def test_one_that_the_log_names_and_that_is_younger_than_its_criu(tmp_path: Path, task: tuple[int, int]) -> None:
     kept = journal(tmp_path, forking(2**22 + 1) + forking(task[0]), task[1])
+    named_by_images(tmp_path, task[0])
     assert strays.found(kept) == [task]
     kept.close()
 
 
-@pytest.mark.parametrize("why", ["not named", "taken", "older", "no log", "a namespace of its own"])
+def test_a_name_with_a_newline_in_it_has_nobody_else_killed(tmp_path: Path, task: tuple[int, int]) -> None:
+    """criu's log has the names of the tree's files as they are, and their user may want somebody's end."""
+    kept = journal(tmp_path, f"(00.010000)      7: Opening /tmp/x\n{forking(task[0])}", task[1])
+    named_by_images(tmp_path, task[0] + 1)
+    assert strays.found(kept) == []
+    kept.close()
+
+
+def test_a_helper_of_criu_that_no_image_names(tmp_path: Path) -> None:
+    program = tmp_path / "criu"
+    shutil.copy("/bin/sleep", program)
+    helper = subprocess.Popen([program, "1000"])
+    try:
+        task = helper.pid, process.start_time(helper.pid)
+        kept = journal(tmp_path, forking(helper.pid), task[1])
+        assert strays.found(kept) == [task]
+        kept.close()
+    finally:
+        helper.kill()
+        helper.wait()
+
+
+@pytest.mark.parametrize("why", ["not named", "taken", "older", "no log", "a namespace of its own", "a file's name"])
 def test_others_are_left_alone(tmp_path: Path, task: tuple[int, int], why: str) -> None:
     log = "" if why == "not named" else forking(task[0])
+    if why == "a file's name":
+        log = "(00.010000)      7: Opening /tmp/" + log.partition(": ")[2]
     if why == "taken":
         log += f"(00.010100)      7: Error (criu/cr-restore.c:1230): Can't fork for {task[0]}: File exists\n"
     kept = journal(tmp_path, log, task[1] + (1 if why == "older" else 0))
+    named_by_images(tmp_path, task[0])
     if why == "no log":
         (kept.directory / "restore.log").unlink()
     if why == "a namespace of its own":

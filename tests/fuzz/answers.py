@@ -6,10 +6,13 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable
+from typing import cast
 
 from agent import protocol, wire
-from migrator import peer, phases, plan, recovery, words
+from migrator import channel, errors, peer, phases, plan, recovery, status, status_words, words
+from migrator.forward import pasteable
 from migrator.peer import PeerLost
+from migrator.report import rounded
 from tests.fuzz.lines import sample
 
 _SOURCE = dataclasses.replace(
@@ -101,3 +104,88 @@ def verdicts() -> Iterable[bytes]:
         here = protocol.JournalState("m", "source", records, "b", 4, False, False, False, 0, True)
         there = dataclasses.replace(here, role="target", records=("PREPARED", "HELD"))
         yield b"\n".join(json.dumps(dataclasses.asdict(one)).encode() for one in (here, there))
+
+
+def _shown(text: str) -> None:
+    """It drives no terminal."""
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+def _is_json(events: status_words.Events) -> None:
+    for name, fields in events:
+        json.dumps(rounded({"event": name, **fields}), allow_nan=False)
+
+
+def status_of(data: bytes) -> None:
+    """The other host's list of migrations, its story of one, its leftovers, and what lines of its journal say, a line
+    each: whatever they are, `migrate status` shows them, and `--json` is JSON."""
+    _lines_of_a_journal(data.split(b"\n")[3:])
+    kinds = (protocol.Migrations, protocol.Story, protocol.Remains)
+    for kind, line in zip(kinds, data.split(b"\n"), strict=False):
+        with contextlib.suppress(wire.WireError):
+            said: object = wire.decode(kind, wire.loads(line))
+            if isinstance(said, protocol.Migrations):
+                listings = status.Listings((status._listing("beta", said.items, 5),), None)
+                _shown(status_words.list_text(listings))
+                _is_json(status_words.list_events(listings))
+            elif isinstance(said, protocol.Story):
+                told = status.Told("m", "alpha", (("beta", said),), said.state.peer, errors.Refused(said.images))
+                _shown(status_words.story_text(told))
+                _is_json(status_words.story_events(told))
+            elif isinstance(said, protocol.Remains):
+                remains = status.HostRemains("beta", said.items)
+                _shown(status_words.remains_text(remains))
+                _is_json(status_words.remains_events(remains))
+
+
+def statuses() -> Iterable[bytes]:
+    """As it is answered."""
+    facts = json.dumps({"what": "dump", "pid": 7, "tasks": [[7, 8]], "lease": 60.5, "scope": {"name": "x"}})
+    story = dataclasses.replace(sample(protocol.Story), lines=(protocol.Line("BEGIN", 1.5, facts),))
+    remain = protocol.Remain("mount", "/run/migrate/x", "tmpfs", "x", False, "umount /run/migrate/x", 4096)
+    told = (sample(protocol.Migrations), story, protocol.Remains((remain,)))
+    yield b"\n".join(
+        [
+            *(json.dumps(dataclasses.asdict(one)).encode() for one in told),
+            facts.encode(),
+            b'{"lease": NaN, "pid": [1e99]}',
+        ]
+    )
+
+
+def _lines_of_a_journal(lines: list[bytes]) -> None:
+    said = tuple(protocol.Line("BEGIN", 1.5, line.decode(errors="surrogateescape")) for line in lines)
+    story = dataclasses.replace(sample(protocol.Story), lines=said)
+    told = status.Told("m", "alpha", (("beta", story),), "alpha", None)
+    _shown(status_words.story_text(told))
+    _is_json(status_words.story_events(told))
+
+
+class _ByHand:
+    """The one thing of `recovery.Hosts` that words are made with."""
+
+    def by_hand(self, peer: str, command: str) -> str:
+        """As `reaching.RealHosts`."""
+        return channel.Target(peer).by_hand(command, sudo=False)
+
+
+def outcome(data: bytes) -> None:
+    """What `recover` and `abort` say by the journal that another host told and by what it made of a verdict. A command
+    that is to be pasted has only words for that host in it."""
+    first, _, second = data.partition(b"\n")
+    with contextlib.suppress(wire.WireError):
+        there = wire.decode(protocol.JournalState, wire.loads(first))
+        settled = wire.decode(protocol.Settled, wire.loads(second))
+        text = f"the process runs on {there.peer}: {' '.join(settled.records)}; {'; '.join(settled.leftovers)}"
+        for peer in ("beta", ""):
+            done = recovery.Outcome(recovery.Course.FORWARD, text, there.peer, settled.pid)
+            said = done.shown(there, peer, cast(recovery.Hosts, _ByHand()))
+            _shown(words.recovered(said))
+            assert said.terminal == "" or pasteable(said.terminal)
+
+
+def outcomes() -> Iterable[bytes]:
+    """With a terminal there."""
+    there = dataclasses.replace(sample(protocol.JournalState), peer="alpha", terminal="python3 -IS /x terminal /run/y")
+    settled = protocol.Settled(("PREPARED", "HELD"), 7, ("mount /x",), False)
+    yield b"\n".join(json.dumps(dataclasses.asdict(one)).encode() for one in (there, settled))

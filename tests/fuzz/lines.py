@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agent import bulk, criu, process, protocol, rsync, wire
+from agent import bulk, criu, process, protocol, rsync, service, wire
 from agent.deltas import FilesError
 from migrator import bundle, channel, errors, runbook, words
 from migrator.channel import Channel
@@ -191,6 +191,25 @@ def stat(data: bytes) -> None:
 def stats() -> Iterable[bytes]:
     """Ours."""
     yield Path("/proc/self/stat").read_bytes()
+
+
+def systemd(data: bytes) -> None:
+    """What systemd shows of units, whose files any package has written, and a process's cgroup, which its user may have
+    named; with a NUL between them."""
+    output, _, cgroup = data.decode(errors="replace").partition("\0")
+    where = service.home(cgroup)
+    assert "/" not in where.unit
+    for facts in service.parse_show(output):
+        found = service._described(protocol.Unit(where.unit, (7,)), facts, {7})
+        assert found.main in (0, 7)
+        wire.encode_result(1, found)
+
+
+def shown() -> Iterable[bytes]:
+    """A service, and one of a user's own."""
+    text = b"Id=x.service\nActiveState=active\nMainPID=7\nRestart=always\nMemoryMax=9\nCPUQuotaPerSecUSec=1min 55ms\n"
+    yield text + b"\n" + text + b"\0" + b"0::/system.slice/x.service/a\n"
+    yield text + b"\0" + b"0::/user.slice/user-7.slice/user@7.service/app.slice/y.service\n"
 
 
 def target(data: bytes) -> None:

@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from unittest import mock
 
 import zstandard
 
@@ -16,7 +17,9 @@ from agent import criu, images, pageindex, ttyimages, zstd
 from agent import pagemap as pagemap_room
 from agent import traits as traits_room
 from agent.frames import HEAD, LARGEST, BadFrames, Frames
+from agent.holder import _HEAD, PIECE, Holder
 from agent.images import ImageError
+from agent.protocol import TERMINAL_TYPED, TERMINAL_WINDOW
 from migrator.unchanged import Unchanged
 from tests import fake_criu, fake_images
 from tests.fake_criu import message, varint
@@ -243,3 +246,26 @@ def page_streams() -> Iterable[bytes]:
             stream += form.pack(5, 0, 0, 0x701) + form.pack(4 << 16 | 6, 2, 0x10000, 0x701)
             stream += b"a" * PAGE + bytes([number]) * PAGE + form.pack(0x1024, 0, 0, 0)
         yield stream
+
+
+@functools.cache
+def _terminal() -> int:
+    master, slave = os.openpty()
+    os.dup(slave)  # as the tree has it
+    return master
+
+
+def typed(data: bytes) -> None:
+    """What comes for a tree's new terminal: keys, and the window's size. What is neither ends whoever sent it."""
+    holder = Holder.__new__(Holder)
+    holder._master, holder._root, holder._stays, holder._over = _terminal(), 0, True, False
+    holder._client, holder._came, holder._typed = None, bytearray(data), bytearray()
+    with mock.patch("agent.holder.signal_group"):
+        holder._take_apart()
+    assert len(holder._typed) + len(holder._came) <= len(data)
+    assert len(holder._came) < _HEAD.size + PIECE
+
+
+def keys() -> Iterable[bytes]:
+    """A window, then some keys, then half a frame."""
+    yield _HEAD.pack(TERMINAL_WINDOW, 24, 80) + _HEAD.pack(TERMINAL_TYPED, 3, 0) + b"ls\n" + _HEAD.pack(b"T", 9, 0)

@@ -6,6 +6,7 @@ of cgroup v2 where the tree has a cgroup to itself, which nobody talks out of it
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.long_on("vm")
 CGROUP = "/sys/fs/cgroup/held"
 BEFORE, AFTER = "commit asked", "committed"
 """The instants just before COMMIT is written, and just after."""
+
+AGENTS = "/root/.cache/migrate/agent-*.pyz"
+"""The agent as a target has been sent it."""
 
 Migrating = Callable[[int, str], paramiko.Channel]
 
@@ -81,6 +85,31 @@ def work_done(host: LabHost, pids: list[int]) -> tuple[str, str]:
     threads = " ".join(f"/proc/{pid}/task/*" for pid in pids)
     script = f'for t in {threads}; do cut -d" " -f14,15 $t/stat; grep ctxt $t/status; done'
     return host.run(f"wc -l <{LOG}").out, host.run(script).out
+
+
+FIND_STRAYS = f"""
+import glob, os, sys
+from pathlib import Path
+sys.path.insert(0, max(glob.glob("{AGENTS}"), key=os.path.getmtime))
+from agent import strays
+from agent.journal import Journal, unfinished
+state = Path("/var/lib/migrate")
+print(*(pid for pid, _ in strays.found(Journal.load(state, unfinished(state)[0]))))
+"""
+
+
+def test_what_a_restore_has_made_is_known_by_its_log_and_its_images(
+    alpha: LabHost, beta: LabHost, witness: int, hand: Hand, migrating: Migrating
+) -> None:
+    """As recovery finds what a restore that was killed has left; real criu's log has to be of that form."""
+    channel = migrating(witness, BEFORE)
+    found = beta.run(f"python3 -c {shlex.quote(FIND_STRAYS)}").out.split()
+    held = tasks_of(beta, witness)
+    hand.ask("go")
+    assert end_of(channel).report["outcome"] == "migrated"
+    assert sorted(map(int, found)) == sorted(held)
+    assert len(held) > 1
+    runs_there(alpha, beta, witness)
 
 
 def test_a_continue_from_elsewhere_does_not_wake_a_frozen_tree(

@@ -47,7 +47,8 @@ class TestTarget:
         "text",
         [
             "", "@db2", "root@", ":22", "db2:", "db2:ssh", "db2:0", "db2:65536", "db2:-1", "db2:\uff11",
-            "[::1", "[::1]22", "[]:22", "-oProxyCommand=x", "-l@db2", "a b", "db2;reboot", "db2\n", "$(x)", "db2/x", "ssh://",
+            "[::1", "[::1]22", "[]:22", "[f:5]", "db2:22:22", "::1%", "1:2:3",
+            "-oProxyCommand=x", "-l@db2", "a b", "db2;reboot", "db2\n", "$(x)", "db2/x", "ssh://",
         ],
     )  # fmt: skip
     def test_nonsense_is_named(self, text: str) -> None:

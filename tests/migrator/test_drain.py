@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from migrator import errors, runbook
 from migrator.drain import Checked, Drain, Job, Limits, worst
 from migrator.events import Telling
 from migrator.obstacle import Obstacle
-from migrator.phases import Observer, Report
+from migrator.phases import Observer, Phase, Report
 from migrator.runbook import Move, Runbook, Selection
 from migrator.selection import Found, NotFound
 from migrator.standing import Ledger, Stage, Standing
@@ -63,17 +64,23 @@ class Hosts:
             raise error
         return (STOPS,) if (pid, target) in self.stops else ()
 
+    async def check_back(self, move: Move, pid: int, target: str) -> tuple[Obstacle, ...]:
+        self.done.append(f"check back {pid} {target}")
+        return (STOPS,) if (pid, target) in self.stops else ()
+
     async def move(self, move: Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
-        return await self._go("move", pid, target, max_downtime)
+        return await self._go("move", pid, target, max_downtime, observer)
 
     async def bring_back(self, move: Move, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
-        return await self._go("back", pid, target, max_downtime)
+        return await self._go("back", pid, target, max_downtime, observer)
 
-    async def _go(self, how: str, pid: int, target: str, max_downtime: float) -> Report:
+    async def _go(self, how: str, pid: int, target: str, max_downtime: float, observer: Observer) -> Report:
         self.done.append(f"{how} {pid} {target}")
         self.allowed.append(max_downtime)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
+        observer.started(f"m-{pid}")
+        await observer.phase(Phase.CONNECT)
         try:
             await asyncio.sleep(0)
             if self.during is not None:
@@ -83,7 +90,9 @@ class Hosts:
             for pids in self.here.values():
                 if pid in pids:
                     pids.remove(pid)
-            return report_of(pid, target, self.downtime)
+            report = report_of(pid, target, self.downtime)
+            observer.report(report)
+            return report
         finally:
             self.at_once -= 1
 
@@ -108,6 +117,12 @@ class Lines:
 
     def left(self, job: Job, why: str) -> None:
         self.said.append(f"{job.label} left: {why}")
+
+    def missing(self, move: Move, why: str) -> None:
+        self.said.append(f"{move.name}: {why}")
+
+    def already(self, job: Job) -> None:
+        self.said.append(f"{job.label}: already on {job.standing.target}")
 
     def note(self, text: str) -> None:
         self.said.append(text)
@@ -291,6 +306,37 @@ async def test_together_none_begins_unless_all_can(tmp_path: Path) -> None:
     assert stage.lines.said[0] == "a 1: a 1 can't go to db2, and they go together: 1 obstacle"
 
 
+async def test_together_one_that_is_lost_on_the_way_is_not_tried_elsewhere(tmp_path: Path) -> None:
+    hosts = Hosts(a=[1, 2], b=[])
+    hosts.fails[2] = errors.Locked("held by another")
+    stage = Setting(moves(TOGETHER.split('[[move]]\nname = "b"')[0]), hosts, tmp_path)
+    assert await stage.drain().run() == 22
+    assert hosts.done == ["check 1 db3", "check 2 db3", "move 1 db3", "move 2 db3"]
+    assert stage.kept() == {1: Stage.MOVED, 2: Stage.FAILED}
+
+
+async def test_together_a_preflight_that_cannot_be_had_fails_them_alone(tmp_path: Path) -> None:
+    hosts = Hosts(a=[1, 2], b=[3])
+    hosts.fails[1, "db3"] = hosts.fails[2, "db2"] = errors.Refused("no answer")
+    stage = Setting(moves(TOGETHER), hosts, tmp_path)
+    assert await stage.drain(keep_going=True).run() == 12
+    assert hosts.done[-1] == "move 3 db2"
+    assert stage.kept() == {1: Stage.FAILED, 2: Stage.FAILED, 3: Stage.MOVED}
+
+
+async def test_together_they_come_back_once_all_can(tmp_path: Path) -> None:
+    hosts = Hosts(a=[1, 2], b=[3])
+    stage = Setting(moves(TOGETHER), hosts, tmp_path)
+    await stage.drain().run()
+    hosts.done.clear()
+    hosts.stops = {(1001, "db3")}
+    assert await stage.drain(keep_going=True).bring_back() == 20
+    assert hosts.done == ["back 1003 db2", "check back 1002 db3", "check back 1001 db3"]
+    hosts.stops.clear()
+    assert await stage.drain().bring_back() == 0
+    assert sorted(hosts.done[-2:]) == ["back 1001 db3", "back 1002 db3"]
+
+
 async def test_a_budget_of_downtime(three: Setting) -> None:
     three.hosts.downtime = 0.4
     assert await three.drain(max_total_downtime=0.7).run() == errors.NotConverging.exit_code
@@ -364,13 +410,22 @@ async def test_a_state_that_cannot_be_kept_stops_it_before_anything_moves(three:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"version": 2, "processes": []}', '{"version":1,"processes":[{"pid":"x"}]}']
-)
+    "text",
+    [
+        "", "{}", "[]", "\xff", "[" * 100_000, '{"version": 2, "processes": []}',
+        *(f'{{"version":1,"processes":{one}}}' for one in (
+            7, "[7]", '["x"]', "[[]]", "[{}]", '[{"pid":"x"}]', '[{"odd":1}]',
+        )),
+        *(json.dumps({"version": 1, "processes": [{**dataclasses.asdict(Standing("a", 1, 1, "b", "a")), **change}]})
+          for change in ({"stage": "lost"}, {"pid": -1}, {"pid": True}, {"downtime": float("nan")},
+                         {"seconds": float("inf")}, {"exit_code": 1 << 64}, {"target": None})),
+    ],
+)  # fmt: skip
 def test_a_damaged_state_is_an_error_and_kept(tmp_path: Path, text: str) -> None:
     plan = tmp_path / "plan.toml"
     ledger = Ledger.of(tmp_path, plan)
     ledger.set(Standing("a", 1, 1, "b", "a"))
-    ledger.path.write_text(text)
+    ledger.path.write_text(text, encoding="latin-1")
     with pytest.raises(errors.StateError, match="damaged"):
         Ledger.of(tmp_path, plan)
-    assert ledger.path.read_text() == text
+    assert ledger.path.read_text(encoding="latin-1") == text

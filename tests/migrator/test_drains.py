@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from migrator import arguments, drains
+from migrator.logbook import Logbook
 
 PLAN = 'target = "db2"\n[[move]]\npid = 4711\n'
 
@@ -22,7 +23,7 @@ async def test_without_the_configuration_each_move_goes_without_it(
     seen: list[Any] = []
 
     class Silent:
-        standings = reports = ()
+        standings = ()
 
         def __init__(self, book: Any, *_: object) -> None:
             seen.extend(book.moves)
@@ -31,6 +32,8 @@ async def test_without_the_configuration_each_move_goes_without_it(
             return 0
 
     class Show:
+        book = Logbook([], {})
+
         def over(self, code: int) -> None:
             seen.append(code)
 

@@ -63,7 +63,10 @@ def test_nothing_that_another_host_says_moves_a_cursor(text: Callable[[Any], str
     assert "owned\n" not in shown.replace("\\x07\\n", ""), "nor begins a line of its own"
 
 
-@pytest.mark.parametrize("facts", ["x", "[]", "7", "[" * 100_000])
+@pytest.mark.parametrize(
+    "facts",
+    ["x", "[]", "7", "[" * 100_000, '{"pid": NaN}', '{"lease": 1e999}', f'{{"pid": {"[" * 900}{"]" * 900}}}'],
+)
 def test_facts_that_are_none_say_nothing(facts: str) -> None:
     assert "BEGIN" in status_words.story_text(line(facts=facts))
     assert status_words.story_events(line(facts=facts))[0][1]["lines"] == [
@@ -83,3 +86,11 @@ def test_a_time_that_is_none_is_not_shown(time: float) -> None:
 
 def test_a_journal_without_a_record_is_listed() -> None:
     assert "? since" in status_words.list_text(listed(records=()))
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+def test_an_id_is_one_word_of_the_command_that_follows(at_work: bool) -> None:
+    """Somebody pastes it."""
+    evil = listed(migration="m; reboot", at_work=at_work)
+    assert f"migrate {'abort' if at_work else 'recover'} 'm; reboot'\n" in status_words.list_text(evil)
+    assert str(status_words.list_events(evil)[0][1]["follows"]).endswith(" 'm; reboot'")

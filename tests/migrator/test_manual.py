@@ -94,6 +94,12 @@ def test_help_on_other_words(word: str, found: str, capsys: pytest.CaptureFixtur
     assert found in shown(capsys, "help", word)
 
 
+def test_the_commands_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, "help", manual.COMMANDS).splitlines()
+    assert [line.split()[0] for line in lines] == [name for name in arguments.commands() if name != manual.MAIN]
+    assert all(len(line) < manual.COLUMNS and len(line) > 40 for line in lines)
+
+
 @pytest.mark.parametrize(
     ("word", "hint"), [("downtme", "downtime"), ("99", "exit-status"), ("xyzzy", "names the topics")]
 )
@@ -121,7 +127,7 @@ def test_the_readme_tells_of_every_option_of_migrate() -> None:
 def test_the_readme_tells_of_every_option_of_a_drain() -> None:
     table = README.split("### Emptying a host")[1].split("| option | |")[1].split("\n\n")[0]
     told = set(re.findall(r"--[a-z][a-z-]*", "".join(line.split(" | ")[0] for line in table.splitlines())))
-    output = {"--quiet", "--json", "--verbose", "--no-config"}  # under "Using it"
+    output = {"--quiet", "--json", "--verbose", "--no-config", "--log-file"}  # under "Using it"
     drain, back = ({option.name for option in COMMANDS[name].options} for name in ("drain", "return"))
     assert (drain | back) - output == told
     assert (drain - back, back - drain) == ({"--dry-run"}, {"--overwrite-files"})
@@ -174,6 +180,8 @@ def test_the_build_puts_them_where_they_are_looked_for(tmp_path: Path) -> None:
     """The hook as a build runs it, with a stand-in for hatchling."""
     stand_in = tmp_path / "hatchling" / "builders" / "hooks" / "plugin"
     stand_in.mkdir(parents=True)
+    for package in (stand_in, *stand_in.parents[:3]):  # without, an installed hatchling would come first
+        (package / "__init__.py").touch()
     (stand_in / "interface.py").write_text("class BuildHookInterface:\n    root = '.'\n")
     program = (
         "import hatch_build, pathlib, sys\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -68,6 +68,11 @@ def test_of_very_many_rounds_the_middle_is_left_out_and_that_is_said() -> None:
 
 def figure_of(drawn: Sequence[Report], monkeypatch: pytest.MonkeyPatch) -> Figure:
     """The figure behind a picture, laid out."""
+    return saved_by(lambda: picture.render(drawn, "png"), monkeypatch)
+
+
+def saved_by(render: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> Figure:
+    """The figure behind what this draws."""
     seen: list[Figure] = []
     save = Figure.savefig
 
@@ -76,7 +81,7 @@ def figure_of(drawn: Sequence[Report], monkeypatch: pytest.MonkeyPatch) -> Figur
         save(figure, *arguments, **keywords)
 
     monkeypatch.setattr(Figure, "savefig", saving)
-    picture.render(drawn, "png")
+    render()
     return seen[0]
 
 
@@ -92,7 +97,11 @@ def figure_of(drawn: Sequence[Report], monkeypatch: pytest.MonkeyPatch) -> Figur
 def test_no_words_lie_over_others_nor_leave_the_picture(
     drawn: Sequence[Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figure = figure_of(drawn, monkeypatch)
+    nothing_overlaps(figure_of(drawn, monkeypatch))
+
+
+def nothing_overlaps(figure: Figure) -> None:
+    """No text lies over another, nor leaves the picture at its sides."""
     with matplotlib.rc_context(picture.SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.draw_without_rendering()  # what was saved was laid out for another density of pixels

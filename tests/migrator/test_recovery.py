@@ -12,6 +12,7 @@ from agent.protocol import JournalState
 from migrator import errors, recovery
 from migrator.peer import Peer
 from migrator.phases import Phase
+from migrator.reaching import RealHosts
 from migrator.recovery import Course
 from tests.fake_hosts import Pair, eventually
 from tests.migrator.test_migration import Attempt, Lab
@@ -275,3 +276,15 @@ async def test_a_target_that_lost_power_with_the_only_copy(lab: Lab) -> None:
             await recovery.recover_over(attempt.id, lab.links, attempt.watcher)
     assert lab.source.journal(attempt.id) == [*KILLED, "DONE"]
     assert lab.target.journal(attempt.id) == [*HELD, "ABORT", "DONE"]
+
+
+@pytest.mark.parametrize("peer", ["other", ""])
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [("python3 -IS /x terminal /run/y", True), ("x; reboot", False), ("x $(reboot)", False), ("x\x1b[2J", False)],
+)
+def test_only_words_for_the_other_host_are_there_to_be_pasted(peer: str, command: str, shown: bool) -> None:
+    there = dataclasses.replace(state("target", RUNS), terminal=command, hangs_up=True)
+    done = recovery.Outcome(Course.CLEAN, "it runs", "other", 4).shown(there, peer, RealHosts(""))
+    assert done.terminal == (command if not peer else f"ssh -t other {command}") * shown
+    assert bool(done.hangs_up_seconds) is shown

@@ -75,9 +75,12 @@ class Outside:
         )
 
     def close(self) -> None:
-        """The links go with the namespace, which goes with the thread."""
+        """Nothing of it stays on the hosts: on netns the links go with the namespace, which goes with the thread."""
         self._stop = True
         self._thread.join(10)
+        if self._backend == "vm":
+            for host in self._hosts:
+                host.run(f"ip address flush {CARD}; ip neigh flush dev {CARD} nud permanent; ip link set {CARD} down")
 
     def expect(self, token: str) -> None:
         """Forget what came; from now on these signs count."""

@@ -275,15 +275,19 @@ def main() -> int:
     parser.add_argument("--act", choices=sorted(ACTS), required=True)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--before", action="store_true", help="before the command line hears of the phase")
+    parser.add_argument("--pid", type=int, default=0, help="in a drain: of this process alone")
     options = parser.parse_args(sys.argv[1:split])
 
-    def sabotaged(honest: Callable[[hosts.Order, Any], Awaitable[Any]]) -> Callable[[hosts.Order, Any], Awaitable[Any]]:
-        async def act(order: hosts.Order, observer: Any) -> Any:
-            return await honest(order, Saboteur(observer, options.at, options.act, options.delay, options.before))
+    def sabotaged(honest: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def act(order: hosts.Order, observer: Any, *more: Any) -> Any:
+            if options.pid in (0, order.pid):
+                observer = Saboteur(observer, options.at, options.act, options.delay, options.before)
+            return await honest(order, observer, *more)
 
         return act
 
-    vars(migration).update(migrate=sabotaged(migration.migrate), check=sabotaged(migration.check))
+    names = ("move",) if options.pid else ("migrate", "check")
+    vars(migration).update({name: sabotaged(getattr(migration, name)) for name in names})
     return cli.main(sys.argv[split + 1 :])
 
 
