@@ -22,6 +22,8 @@ from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
+from agent.floating import AddressError
+from agent.guard import GuardError
 from agent.journal import IdTaken, JournalError, WrongOrder, check_id
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
@@ -90,6 +92,8 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
     (NamespaceError, FaultCode.CRIU),
+    (AddressError, FaultCode.CRIU),
+    (GuardError, FaultCode.CRIU),
     (BrokenRounds, FaultCode.BROKEN_ROUNDS),
     (FillError, FaultCode.CRIU),
     (ThrottleError, FaultCode.THROTTLE),

@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 from agent import (
     criu,
+    floating,
     freezer,
     hold,
     images,
@@ -188,6 +189,8 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
     if journal.has(Record.DONE):
         return _settled(journal)
     if same_boot(journal):
+        if not _criu_alive(journal):
+            floating.unlock(journal, _living(journal))
         freezer.thaw(journal.directory)
         # it ends with its stream, and until then it writes
         await until(lambda: not _alive(journal, "rsync"), "rsync does not end")
@@ -198,6 +201,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
                 send(task, signal.SIGKILL)
             await until(lambda: not _living(journal), "held tasks do not die")
         else:
+            floating.unlock(journal, _living(journal))
             for task in _queued(journal):
                 send(task, signal.SIGCONT)
     await wait_for_pager(journal.directory)
@@ -227,6 +231,7 @@ async def _kill(journal: Journal) -> protocol.Settled:
         for task in tasks:
             send(task, signal.SIGKILL)
         await until(lambda: not any(process.alive(*task) for task in tasks), "the tree does not die")
+        floating.leave(journal)
         freezer.thaw(journal.directory)
     journal.write(Record.KILLED)
     return _settled(journal)
@@ -297,7 +302,7 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
         # locks die with their holder; only the files may be left
         locks = TaskLocks(settings.locks)
         locks.sweep(pid for pid, _ in journal.facts(Record.BEGIN.value)["tasks"])
-    return images.remove_place(_images(settings, journal))
+    return images.remove_place(_images(settings, journal)) + floating.over(journal)
 
 
 def _settled(journal: Journal, left: tuple[str, ...] = ()) -> protocol.Settled:

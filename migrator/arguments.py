@@ -269,6 +269,23 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         "what would break the commit; may be given again",
     )
     parser.add_argument(
+        "--move-address",
+        metavar="ADDR",
+        type=option_types.moving_address,
+        action="append",
+        default=[],
+        help="ADDR[/LEN][@IFACE[:DSTIFACE]], an address of this host that moves along, with the TCP connections on it; "
+        "there on DSTIFACE, or where the same subnet is; auto: those that its sockets are bound to, without the host's "
+        "own; may be given again",
+    )
+    parser.add_argument(
+        "--tcp",
+        choices=("fail", "close"),
+        default="fail",
+        help="TCP connections that do not move along with an address: refuse, or close every one of the tree's "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--unit",
         action="store_true",
         help="move its systemd unit: here that ends as if it were stopped, there the process runs in a scope "
