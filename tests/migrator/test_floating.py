@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.protocol import Address, Floating, HostAddress, HostFacts, Peculiarity, TargetCheck
+from agent.protocol import Address, Floating, Heard, HostAddress, HostFacts, Peculiarity, TargetCheck
 from migrator import floating
 from migrator.floating import Wanted
 from tests.migrator.test_plan import host
@@ -169,3 +169,11 @@ def test_a_socket_on_an_address_that_moves_will_have_it_there() -> None:
     asked = tuple(Address("tcp", where, owned=False) for where in ("192.0.2.7:80", "192.0.2.1:80"))
     then = floating.owned_then(TargetCheck((), (), 0, 0, addresses=asked), move)
     assert [one.owned for one in then.addresses] == [True, False]
+
+
+def test_a_third_host_that_has_it_is_named() -> None:
+    source = dataclasses.replace(SOURCE, hardware=("02:00:00:00:00:01",))
+    heard = [Heard("192.0.2.7", "02:00:00:00:00:01"), Heard("192.0.2.7", "02:00:00:00:00:03")]
+    (found,) = floating.elsewhere("b", source, heard)
+    assert (found.id, found.object, found.stops) == ("move-elsewhere", "192.0.2.7", True)
+    assert "02:00:00:00:00:03" in found.problem
