@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
 from agent import criu, durable, images
+from agent.ending import ended
 from agent.journal import Journal, Record, WrongOrder
 from agent.ledger import Ledger
 from agent.protocol import Image, Moved
@@ -96,6 +97,6 @@ class Arriving:
         return time.monotonic() - started
 
     async def ended(self) -> None:
-        """Wait until no page server is at work."""
+        """Wait until no page server is at work. Raises NotRunning when one does not end."""
         for server in self._servers.values():
-            await server.process.wait()
+            await ended(server)

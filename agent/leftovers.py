@@ -114,12 +114,13 @@ class _Search:
     def _locked_by(self, table: str = "") -> str:
         """The migration whose criu has put up this table, or rules of iptables; "" where none can have done it.
 
-        The journal says it once criu is in its hold; until then a criu of it lives.
+        The journal says it once criu is in its hold. What no journal names may be what keeps the connections of any
+        migration that is not over.
         """
         for one in self._standing.values():
-            if one.role == "source" and not one.over and one.same_boot:
+            if not one.over and one.same_boot:
                 lock = one.facts(floating.LOCK)
-                if (not table or lock["table"] == table) if lock else one.living("criu"):
+                if not lock or not table or lock["table"] == table:
                     return one.migration
         return ""
 

@@ -226,11 +226,14 @@ class Server:
             say("the other side is gone")
 
     async def _contact_lost(self) -> None:
-        async with self._turn:
-            if self._source is not None and not self._source.committed:
-                await self._source.abort("contact lost")
-            if self._target is not None:
-                await self._target.contact_lost()
+        try:
+            async with self._turn:
+                if self._source is not None and not self._source.committed:
+                    await self._source.abort("contact lost")
+                if self._target is not None:
+                    await self._target.contact_lost()
+        except (JournalError, NotRunning) as error:
+            say(f"{error}: `migrate recover` undoes it once that has ended")
         if self._running:
             # a commit or resume that is under way is finished by this host alone
             await asyncio.wait(self._running)

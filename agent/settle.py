@@ -18,6 +18,7 @@ from agent import (
     images,
     lodging,
     namespace,
+    ours,
     process,
     protocol,
     rules,
@@ -127,6 +128,7 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
     try:
         verdict, here = request.verdict, protocol.Verdict
         await depose(journal, functools.partial(_decide, settings, journal, request))
+        _end_relays(settings, journal)
         if verdict in (here.KILL, here.DEPOSE):
             return await _kill(journal)
         if verdict is here.RESUME:
@@ -137,6 +139,14 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
         return await _clean(settings, journal)
     finally:
         journal.close()
+
+
+def _end_relays(settings: Settings, journal: Journal) -> None:
+    """Their agent is gone; but where the other host has lost power sshd waits on, and with it a relay, whose other end
+    criu and rsync have got, and wait for."""
+    for relay in ours.processes(settings):
+        if (relay.kind, relay.migration) == (ours.RELAY, journal.migration):
+            send((relay.pid, relay.start), signal.SIGKILL)
 
 
 def _decide(settings: Settings, journal: Journal, request: protocol.Settle) -> None:

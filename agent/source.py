@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, floating, freezer, images, instants, ours, process, protocol, suspension, traits
+from agent import criu, ending, floating, freezer, images, instants, ours, process, protocol, suspension, traits
 from agent.deposing import until
 from agent.hold import Hold
 from agent.inside import Home
@@ -367,9 +367,10 @@ class Source:
             left = floating.over(self._journal)  # once more, the target having none any more: neighbours hear it here
             self._close()
             return protocol.Leftovers(left)
-        if self._criu is not None:
-            await self._criu.process.wait()
-        await self._tasks.dead()
+        if self._criu is not None and (stays := await ending.stays(self._criu, self._tasks)):
+            # it runs on the target: no failure, and no DONE either, so that the rest can be done later
+            later = f"once it has, `migrate recover {self._begin.migration}` removes what is left"
+            return protocol.Leftovers((f"{stays} does not end: {later}",))
         self._streams.hang_up()
         left = await self._unthrottle() + await suspension.give_back(self._journal, gone=True) + self._clean()
         for log in self._journal.directory.glob("*.log"):

@@ -18,6 +18,7 @@ from typing import Callable, Optional, Union
 
 from agent import criu, floating, images, instants, lodging, memory, namespace, process, protocol, rules, traits
 from agent.arriving import Arriving
+from agent.ending import ended
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
@@ -260,7 +261,7 @@ class Target:
             return False
         if self._restore.process.returncode is None:
             let_go(self._hold, self._journal)
-        status = await self._restore.process.wait()
+        status = await ended(self._restore)
         if status == 0:
             return True
         if criu.passed_hold(self._restore.log):
@@ -291,6 +292,7 @@ class Target:
                 self._terminal.foreground(directory, self._root, sorted(images.task_states(directory)))
             hold.go()
         try:
+            await ended(running)
             await running.ended()
         except criu.CriuError as error:
             if not criu.passed_hold(running.log):
@@ -302,7 +304,7 @@ class Target:
         return namespace.restored(self._journal.directory, self._images / "pid") or self._root
 
     async def contact_lost(self) -> None:
-        """End of input. Before HELD: undo. After it the held tree goes at the end of the lease, and the images stay."""
+        """End of input. Before HELD: undo (see `abort`). After it the tree goes at the end of the lease: not images."""
         self._terminal.contact_lost()
         alone = rules.alone(self._journal.last)
         if alone is rules.Alone.DISCARD:
@@ -313,14 +315,13 @@ class Target:
             still_held = self._journal.last is Record.HELD
             if still_held and self._hold is not None and self._restore is not None:
                 self._hold.veto()
-                await self._restore.process.wait()
-                with contextlib.suppress(NotRunning):
-                    await self.clear()
+                await ended(self._restore)
+                await self.clear()
         if rules.alone(self._journal.last) is rules.Alone.FINISH:
             await self.finish(patience=math.inf)
 
     async def abort(self, reason: str, source_aborted: bool) -> protocol.Leftovers:
-        """Discard everything. Raises JournalError where that could lose the only copy."""
+        """Discard everything. Raises JournalError where that could lose the only copy, NotRunning where tasks stay."""
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
         async with self._starting:
@@ -337,11 +338,10 @@ class Target:
         if self._restore is not None:
             if self._restore.process.stdin is not None:
                 self._restore.process.stdin.close()  # one that still waits for its images ends here
-            await self._restore.process.wait()
+            await ended(self._restore)
         await self._arriving.ended()
         self._tasks.close()
-        with contextlib.suppress(NotRunning):
-            await self.clear()
+        await self.clear()
         await self._close_fill()
         await self._jobs.ended()  # they have files open in what is to be removed
         shared = self._journal.facts(Record.PREPARED.value).get("shared", "")

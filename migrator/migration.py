@@ -327,7 +327,8 @@ class Migration:
         if not self._order.bandwidth:  # else the rounds tell nothing of the link
             memory = 0 if self._plan.instant else self._plan.tree.memory
             waited = max(0.0, self._disk_seconds - self._restore_seconds)  # for the disk alone
-            measured = Measured(forward.downtime - waited, self._restore_seconds, memory, self._rounds.done)
+            downtime, done = forward.downtime - waited, self._rounds.done
+            measured = Measured(downtime, self._restore_seconds, memory, done, self._disk_seconds)
             self._history.learn(str(self._order.target), measured)
         return report
 

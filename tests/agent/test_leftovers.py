@@ -197,6 +197,28 @@ def test_an_agent_that_nobody_speaks_to(settings: Settings, children: list[Child
     assert detail == "agent, to which nobody speaks"
 
 
+def test_a_lock_of_criu_while_a_migration_is_not_over(
+    settings: Settings, children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To remove it then would end the connections that it keeps. With none under way it is what a crash has left."""
+    monkeypatch.setattr(guard, "tables", lambda: ("CRIU-7",))
+    agent = Child("/root/.cache/migrate/agent-0123456789abcdef.pyz", "serve", "--build", "x")
+    children.append(agent)
+
+    def locks() -> list[tuple[bool, str]]:
+        return [(item.in_use, item.remove) for item in find(settings).items if item.kind == "rule"]
+
+    assert locks() == [(False, "nft delete table inet CRIU-7")]
+    kept = begun(settings, "source", "FROZEN", agent=agent.identity)
+    assert locks() == [(True, f"migrate recover {ID}")]
+    agent.hang_up()
+    assert locks() == [(False, f"migrate recover {ID}")]
+    kept.write(Record.ABORT)
+    kept.write(Record.DONE)
+    kept.close()
+    assert locks() == [(False, "nft delete table inet CRIU-7")]
+
+
 def test_an_agent_without_a_migration(settings: Settings, children: list[Child]) -> None:
     """It answers somebody; or it is lost."""
     agent = Child("/root/.cache/migrate/agent-0123456789abcdef.pyz", "serve", "--build", "x")
