@@ -328,6 +328,24 @@ def test_what_can_not_move_is_named_at_preflight(service: Service, alpha: LabHos
     still_on_source(service, alpha, beta)
 
 
+def test_check_names_what_becomes_of_each_socket(address: str, alpha: LabHost, started: Started, migrate: Any) -> None:
+    """The listening one and the connection, with the address and without."""
+    pid = started.launch(*SERVER, "--address", address)
+    until(lambda: alpha.run("ss -Hltn sport = :7000").out != "", "the server does not listen")
+    clients = Clients.of(alpha, address, new=0)
+    near = alpha.run(f"{serving.CLIENT} ss -Htn dport = :7000").out.split()[3]
+    pair = f"{address}:7000 -> {near}"
+    for words, fates in (
+        (("--move-address", address), ("listens: alpha drops", f"{pair} goes along")),
+        ((), ("listens: on beta as on alpha", f"{pair} stays on alpha")),
+        (("--tcp", "close"), ("listens: on beta as on alpha", f"{pair} is closed")),
+    ):
+        run = migrate("check", *words, str(pid), "beta")
+        notes = [one["text"] for one in run.of("note")]
+        assert [sum(fate in note for note in notes) for fate in fates] == [1, 1], run.explain()
+    clients.end()
+
+
 def test_a_third_host_that_has_the_address_is_heard(either: Service, alpha: LabHost, migrate: Any) -> None:
     """It answers the target's question on the link, as the source does, which is none of it."""
     nodad = "nodad" if ":" in either.address else ""
