@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from agent import process, protocol, wire
 from agent.protocol import FaultCode
-from agent.server import fault_of
+from agent.server import Server, fault_of
+from agent.settings import Settings
+from agent.tasks import NotRunning
 from migrator import bundle
 from migrator.bandwidth import Bucket
 from migrator.channel import Channel
@@ -584,3 +587,20 @@ def test_an_agent_without_memory_says_so_and_is_no_bug(error: Exception) -> None
     told = fault_of(error)
     assert told.code is FaultCode.NO_SPACE
     assert told.message == "no memory left for the agent"
+
+
+async def test_what_does_not_end_after_the_contact_is_lost_is_said(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback; and what else is under way is waited for all the same."""
+    server = Server(Settings(pair.directory / "state", pair.directory / "run"), asyncio.StreamReader(), 1, "test")
+
+    async def hang() -> None:
+        raise NotRunning("criu (PID 4711) does not end")
+
+    under_way = asyncio.ensure_future(asyncio.sleep(0.01))
+    server._running.add(under_way)
+    monkeypatch.setattr(server, "_target", types.SimpleNamespace(contact_lost=hang))
+    await server._contact_lost()
+    assert capsys.readouterr().err == "criu (PID 4711) does not end: `migrate recover` undoes it once that has ended\n"
+    assert under_way.done()
