@@ -54,7 +54,7 @@ def fuzz_command(python: Path, arguments: Iterable[str]) -> list[str]:
 
 
 def live_arguments(backend: str, lab: str, everything: bool, faults: str = "slice") -> list[str]:
-    """pytest's arguments for the live tests on this lab. They say which tests cost most, since all have to fit into CI."""
+    """pytest's arguments for the live tests on this lab. They say which tests cost most: all have to fit into CI."""
     chosen = ["--durations=20", *([] if everything else ["-m", "not long"])]
     return [*lab_arguments(backend, lab, faults), *chosen, LIVE]
 
