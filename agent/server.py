@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Awaitable
 from typing import Callable, Optional
 
-from agent import disk, files, host, images, instants, newcomers, process, protocol, wire
+from agent import disk, duplicates, files, host, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
@@ -119,6 +119,7 @@ class Server:
             "probe": self._probe,
             "inspect": self._inspect,
             "check": self._check,
+            "listen": self._listen,
             "digest": self._digest,
             "begin": self._begin,
             "prepare": self._prepare,
@@ -276,6 +277,10 @@ class Server:
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         instants.at("preflight")
         return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
+
+    async def _listen(self, request: protocol.Listen) -> protocol.Answers:
+        heard = asyncio.get_running_loop().run_in_executor(None, duplicates.heard, request.addresses)
+        return protocol.Answers(await heard)
 
     async def _digest(self, request: protocol.Digest) -> protocol.Digests:
         def digest() -> protocol.Digests:

@@ -97,6 +97,7 @@ class Plan:
     floating: floating.Move = floating.NOTHING  # addresses that move along
     systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
     durable: bool = False  # what a restore needs is on the target's disk before COMMIT
+    sockets: tuple[str, ...] = ()  # a line each: what becomes of it
 
     @property
     def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
@@ -186,6 +187,7 @@ def make_plan(
         on_disk=on_disk, memory=memory, notes=tuple(notes), instant=instant, compress=compress,
         place=_place(source, memory, wishes), namespaces=namespaces, terminal=wishes.terminal, floating=move,
         systemd=units.systemd(here, tree, wishes.unit), durable=wishes.durable,
+        sockets=tuple(connections.fates(here, there, tree.peculiarities, move, wishes.tcp)),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 

@@ -124,6 +124,8 @@ async def test_every_command_of_the_table_in_the_right_order(
     tree = await source.inspect(protocol.Inspect(victim.pid))
     assert [task.pid for task in tree.tasks] == victim.pids
     found = await target.check(protocol.Check(tree.files, (victim.pid,)))
+    nowhere = protocol.Floating("192.0.2.7", 24, "none0")
+    assert await target.listen(protocol.Listen((nowhere,))) == protocol.Answers(())
     assert (await source.digest(protocol.Digest((str(extra), "/nowhere")))).digests == (
         hashlib.sha256(b"x" * 1000).hexdigest(), "",
     )  # fmt: skip
@@ -388,7 +390,7 @@ _ALONE: dict[str, Act] = {
 
 async def test_nothing_works_before_it_has_begun(source: Peer, pair: Pair) -> None:
     assert _ALONE.keys() == protocol.BY_NAME.keys() - {
-        "probe", "inspect", "check", "digest", "begin", "prepare", "journal", "settle",
+        "probe", "inspect", "check", "listen", "digest", "begin", "prepare", "journal", "settle",
         "migrations", "story", "remains", "interrupt",
     }  # fmt: skip
     for name, act in _ALONE.items():
