@@ -326,7 +326,9 @@ class Runner:
         """Off and on again, at once and without a word to anybody."""
         host = self._hosts[name]
         boot = host.read("/proc/sys/kernel/random/boot_id")
-        host.start("sleep 0.2; echo b >/proc/sysrq-trigger")
+        host.start("echo b >/proc/sysrq-trigger")
+        # to connect anew ends the hand's session, and who stands there would go on if the host were not down yet
+        time.sleep(2 * self._slow)
         deadline = time.monotonic() + self._patience
 
         def is_back() -> bool:
