@@ -14,9 +14,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Callable, Optional
 
-from agent import disk, files, host, images, instants, newcomers, process, protocol, wire
+from agent import disk, files, host, ice, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
@@ -26,6 +27,8 @@ from agent.journal import IdTaken, JournalError, WrongOrder, check_id
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
+from agent.reviving import Reviving
+from agent.saving import Saving
 from agent.service import ServiceError
 from agent.settings import Settings
 from agent.settle import read_journal, settle
@@ -81,6 +84,8 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (IdTaken, FaultCode.LOCKED),
     (StillFilling, FaultCode.LOCKED),
     (Claimed, FaultCode.LOCKED),
+    (ice.InUse, FaultCode.LOCKED),
+    (ice.IceError, FaultCode.ICE),
     (TreeChanged, FaultCode.CHANGED),
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
@@ -145,6 +150,9 @@ class Server:
             "story": self._story,
             "interrupt": self._interrupt,
             "remains": self._remains,
+            "put_on_ice": self._put_on_ice,
+            "look_at_ice": self._look_at_ice,
+            "read_ice": self._read_ice,
         }
 
     async def serve(self) -> None:
@@ -279,7 +287,7 @@ class Server:
     async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
         async with self._turn:
             self._be_free(request.migration)
-            source = Source(self._settings, request, say)
+            source = (Saving if request.place.ice else Source)(self._settings, request, say)
             prepared = await source.begin()
             self._source = source
             return prepared
@@ -287,7 +295,7 @@ class Server:
     async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         async with self._turn:
             self._be_free(request.migration)
-            self._target = await Target.prepare(self._settings, request, say)
+            self._target = await (Reviving if request.ice else Target).prepare(self._settings, request, say)
             return self._target.prepared
 
     def _be_free(self, migration: str) -> None:
@@ -325,6 +333,18 @@ class Server:
             await claim(self._settings.state / state.migration)
             state = read_journal(self._settings, request.migration)  # somebody may have been at it meanwhile
         return state
+
+    async def _put_on_ice(self, request: protocol.PutOnIce) -> protocol.Nothing:
+        if not isinstance(self._from, Saving):
+            raise BadRequest("this tree goes to another host")
+        return await self._from.put_on_ice(request)
+
+    async def _look_at_ice(self, request: protocol.LookAtIce) -> protocol.Ice:
+        return await asyncio.get_running_loop().run_in_executor(None, ice.look, Path(request.directory))
+
+    async def _read_ice(self, request: protocol.ReadIce) -> protocol.Manifest:
+        place = Path(request.directory)
+        return await asyncio.get_running_loop().run_in_executor(None, ice.verified, place, request.id)
 
     async def _settle(self, request: protocol.Settle) -> protocol.Settled:
         self._trust_our_own()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import signal
+from pathlib import Path
 from typing import Any, Callable
 
 from agent import (
     criu,
     freezer,
     hold,
+    ice,
     images,
     lodging,
     namespace,
@@ -31,8 +33,8 @@ from agent.journal import Damaged, Journal, JournalError, Record, unfinished
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
 from agent.lost import MEMORY_LOST, forget, memory_lost, stop_all
+from agent.reviving import taking
 from agent.settings import Settings
-from agent.target import Target
 from agent.terminal import Terminal
 from agent.warden import LOCK
 from agent.whole import fail_hook
@@ -70,6 +72,8 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             address=first.get("address", ""),
             word=_word(journal),
             durable=first.get("durable", False),
+            ice=first.get("ice", ""),
+            on_ice=bool(first.get("ice")) and ice.whole(Path(first["ice"])),
         )
     finally:
         journal.close()
@@ -164,6 +168,7 @@ def _known(settings: Settings, journal: Journal, word: protocol.Word = protocol.
     return rules.Known(
         journal.role, journal.records, same_boot(journal), _images(settings, journal).exists(),
         durable=journal.first.get("durable", False), resuming_here=_resuming_here(journal), word=word,
+        ice=bool(journal.first.get("ice")),
     )  # fmt: skip
 
 
@@ -232,7 +237,7 @@ async def _resume(
     """
     if journal.has(Record.RESUMED):
         return _settled(journal)
-    target = Target.adopt(settings, journal, tell)
+    target = taking(settings, journal, tell)
     # a hook that still waited saw its agent gone, read RESUMING and let criu finish
     await _criu_ends(journal)
     log = journal.directory / "restore.log"
@@ -287,6 +292,8 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
         # locks die with their holder; only the files may be left
         locks = TaskLocks(settings.locks)
         locks.sweep(pid for pid, _ in journal.facts(Record.BEGIN.value)["tasks"])
+        if journal.first.get("ice"):
+            return ice.put_away(_images(settings, journal), gone=journal.has(Record.KILLED))
     return images.remove_place(_images(settings, journal))
 
 

@@ -90,6 +90,7 @@ class Source:
                 peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
                 tasks=[[task.pid, task.start_time] for task in facts],
                 on_disk=self._on_disk, directory=self._begin.place.directory,
+                ice=str(self._images) if self._begin.place.ice else "",
                 images=str(self._images), locks=str(self._settings.locks),
                 agent=[os.getpid(), process.start_time(os.getpid())], migrate=process.identity(self._begin.migrate),
             )  # fmt: skip
@@ -345,7 +346,7 @@ class Source:
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
         left = await self._unthrottle() + await suspension.give_back(self._journal, gone=False) + self._clean()
-        if not self._journal.has(Record.FROZEN):
+        if not self._journal.has(Record.FROZEN) or self._begin.place.ice:
             self._close()
         return protocol.Leftovers(left)
 
@@ -380,12 +381,15 @@ class Source:
         self._streams.close()
         if self._hold is not None:
             self._hold.close()
-        left = images.remove_place(self._images)
+        left = self._put_away()
         for path in _litter() - self._litter:
             path.unlink(missing_ok=True)
         self._locks.release()
         self._tasks.close()
         return left
+
+    def _put_away(self) -> tuple[str, ...]:
+        return images.remove_place(self._images)
 
 
 def _litter() -> set[Path]:

@@ -10,7 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.protocol import LEASE, VERSION
-from migrator import answers, config, drain_arguments, errors, operator_arguments, option_types, precopy, terminals
+from migrator import (
+    answers,
+    config,
+    drain_arguments,
+    errors,
+    ice_arguments,
+    operator_arguments,
+    option_types,
+    precopy,
+    terminals,
+)
 from migrator.option_groups import add_agents, add_log, add_output
 from migrator.parsing import HOST, Parser, add_opposites, given
 
@@ -174,6 +184,7 @@ _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
     **operator_arguments.PARSERS,
+    **ice_arguments.PARSERS,
     **drain_arguments.PARSERS,
     **answers.PARSERS,
 }
