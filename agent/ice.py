@@ -2,7 +2,7 @@
 
 A directory that an operator names holds one directory a tree, which has the name of the save:
 
-    20261127-181600-3f2a1b/1/             what criu wrote of it
+    20261127-181600-3f2a1b/1/             what criu wrote of it; with rounds before it, 2, 3…
     20261127-181600-3f2a1b/manifest       what that has to be, and what it needs of a host: `protocol.Manifest`, as JSON
     20261127-181600-3f2a1b/restored       which processes were last made of it, and where
 
@@ -13,10 +13,12 @@ lock on the manifest. Nothing here is changed by a restore but `restored`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,13 +26,13 @@ from agent import durable, images, process
 from agent.disk import NotOurs, to_disk, trusted
 from agent.files import digest
 from agent.journal import JournalError, check_id
-from agent.protocol import Hashed, Ice, Manifest, Shelved
+from agent.protocol import VERSION, CriuOptions, Hashed, Ice, Manifest, PutOnIce, Shelved, TreeFacts
 from agent.wire import LINE_LIMIT, WireError, decode, loads, plain
 
 FORMAT = 1
 """Of the manifest; it grows when a reader of an older one would misunderstand it."""
 ROUND = 1
-"""The only one: a tree on ice is dumped whole."""
+"""The only one of a tree that was saved: it is dumped whole."""
 MANIFEST, UNSEALED, RESTORED = "manifest", "manifest.unsealed", "restored"
 _LINES = 1 << 20
 """Bytes of the record of a restore at most."""
@@ -44,10 +46,20 @@ class InUse(Exception):
     """It is being restored, or runs."""
 
 
+def drafted(
+    migration: str, facts: PutOnIce, tree: TreeFacts, options: CriuOptions, number: int = ROUND
+) -> Manifest:  # fmt: skip
+    """The manifest of a tree as it is held here, but for its images."""
+    return Manifest(
+        FORMAT, migration, time.time(), socket.gethostname(), process.boot_id(), VERSION, number, facts.source, tree,
+        options, facts.terminal, facts.scope, facts.logged,
+    )  # fmt: skip
+
+
 def put(place: Path, manifest: Manifest) -> None:
     """Have the images on disk, then the manifest, which is not sealed yet. Raises OSError, NoRoom."""
     durable.keep(place)
-    whole = Manifest(**{**vars(manifest), "images": _hashed(place)})
+    whole = Manifest(**{**vars(manifest), "images": _hashed(place, manifest.round)})
     _written(place / UNSEALED, plain(whole))
 
 
@@ -122,7 +134,8 @@ def parsed(data: bytes, place: Path) -> Manifest:
     if manifest.id != place.name or not manifest.tree.tasks or len(names) != len(manifest.images):
         raise IceError(f"{place / MANIFEST} is damaged: it is not that of {place.name}")
     for name in names:
-        if not images.is_image(name.partition("/")[2]) or name.partition("/")[0] != str(ROUND):
+        number, _, image = name.partition("/")
+        if not images.is_image(image) or not (number.isdecimal() and number.isascii() and len(number) < 7):
             raise IceError(f"{place / MANIFEST} is damaged: {name[:80]!r} is no image")
     return manifest
 
@@ -156,7 +169,11 @@ def look(directory: Path) -> Ice:
     try:
         if not there.is_dir():
             raise IceError(f"{there} is no directory")
+        if there == directory:
+            trusted(directory)  # whoever may write there may have root run anything
         entries = sorted(directory.iterdir()) if there == directory else []
+    except NotOurs as error:
+        raise IceError(str(error)) from None
     except OSError as error:
         raise IceError(f"{directory}: {error.strerror}") from None
     items = tuple(_line(entry) for entry in entries if _is_id(entry.name) and entry.is_dir())
@@ -244,23 +261,26 @@ def said(data: bytes, place: Path) -> tuple[str, str, list[tuple[int, int]]]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def working_copy(place: Path, copy: Path) -> None:
-    """A directory that criu and we may change, in which the tree restores as from its own. Memory is not copied."""
+def working_copy(place: Path, number: int, copy: Path) -> None:
+    """Of the round of this number a directory that criu and we may change, in which it restores as from its own. Memory
+    is not copied."""
     copy.mkdir(mode=0o700)
-    for path in sorted((place / str(ROUND)).iterdir()):
-        if path.name.startswith("pages-"):
+    for path in sorted((place / str(number)).iterdir()):
+        if path.is_symlink():
+            (copy / path.name).symlink_to(path.resolve())  # the round before
+        elif path.name.startswith("pages-"):
             (copy / path.name).symlink_to(path)
         elif path.suffix == ".img":
             (copy / path.name).write_bytes(path.read_bytes())
 
 
-def _hashed(place: Path) -> tuple[Hashed, ...]:
+def _hashed(place: Path, last: int) -> tuple[Hashed, ...]:
     found = []
-    for path in sorted((place / str(ROUND)).glob("*.img")):
+    for path in (path for number in range(1, last + 1) for path in sorted((place / str(number)).glob("*.img"))):
         content = digest(str(path))
         if not content:
-            raise OSError(5, "can't be read again", str(path))
-        found.append(Hashed(f"{ROUND}/{path.name}", path.stat().st_size, content))
+            raise OSError(errno.EIO, "can't be read again", str(path))
+        found.append(Hashed(f"{path.parent.name}/{path.name}", path.stat().st_size, content))
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ def written_down(settings: Settings, request: Prepare) -> Journal:
     return Journal.create(
         settings.state, request.migration, "target",
         peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-        durable=request.durable, ice=request.ice,
+        durable=request.durable, ice=request.ice, keep=request.keep,
         shared=request.shared, lease=request.lease, terminal=request.terminal, ptys=request.ptys,
         scope=dataclasses.asdict(request.scope), logged=[[one.inode, one.identifier] for one in request.logged],
         namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,

@@ -300,6 +300,27 @@ class TreeFacts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shelved:
+    """A tree on ice in a line."""
+
+    id: str
+    time: float  # seconds since the epoch
+    pid: int
+    name: str
+    size: int  # bytes that it takes on disk
+    wrong: str = ""  # why it can't be restored, in words
+
+
+@dataclasses.dataclass(frozen=True)
+class Ice:
+    """A directory of trees on ice."""
+
+    room: int  # bytes free on its disk
+    volatile: str  # the type of its file system, where that is in memory
+    items: tuple[Shelved, ...]  # oldest first
+
+
+@dataclasses.dataclass(frozen=True)
 class TargetCheck:
     """What the target holds of that which a tree will need there."""
 
@@ -313,6 +334,7 @@ class TargetCheck:
     taken_terminals: tuple[int, ...] = ()  # asked numbers of pseudo-terminals that are in use
     active_units: tuple[str, ...] = ()  # asked units that are not inactive
     disk_volatile: str = ""  # the type of file system of that disk, where it is in memory
+    ice: tuple[Ice, ...] = ()  # one, where it was asked about a directory of trees on ice
 
 
 # --- arguments and results -------------------------------------------------------------------------------------------
@@ -346,6 +368,7 @@ class Check:
     digests: bool = False  # digest files whose size is the asked one while the time differs
     terminals: tuple[int, ...] = ()  # numbers of pseudo-terminals that must be free
     units: tuple[str, ...] = ()  # of systemd
+    ice: str = ""  # a directory of trees on ice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,6 +452,17 @@ class Logged:
 
 
 @dataclasses.dataclass(frozen=True)
+class PutOnIce:
+    """Source, in the hold: have the images on disk, and beside them the manifest that these facts go into."""
+
+    source: HostFacts
+    tree: TreeFacts  # as it was inspected
+    terminal: str = ""
+    scope: Scope = Scope()
+    logged: tuple[Logged, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Prepare:
     """Target: journal PREPARED, a directory of its own for the images, the socket for bulk streams, a warm restore."""
 
@@ -449,6 +483,8 @@ class Prepare:
     logged: tuple[Logged, ...] = ()  # sockets that become such to the journal here
     durable: bool = False  # HELD says that all that a restore needs is on disk, and outlives a power cut
     ice: str = ""  # the directory of a tree on ice, which is restored: there is no source, and nothing there changes
+    keep: str = ""  # the directory below which the images are put on ice, once the tree runs
+    kept: tuple[PutOnIce, ...] = ()  # one, with `keep`: what is to stand in their manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -871,6 +907,7 @@ class Manifest:
     host: str
     boot: str
     version: str  # of migrate
+    round: int  # whose images it is restored from; those before it hold what that one does not
     source: HostFacts
     tree: TreeFacts  # with its files as they were in the freeze
     options: CriuOptions
@@ -881,40 +918,8 @@ class Manifest:
 
 
 @dataclasses.dataclass(frozen=True)
-class PutOnIce:
-    """Source, in the hold: have the images on disk, and beside them the manifest that these facts go into."""
-
-    source: HostFacts
-    tree: TreeFacts  # as it was inspected
-    terminal: str = ""
-    scope: Scope = Scope()
-    logged: tuple[Logged, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
 class LookAtIce:
     directory: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Shelved:
-    """A tree on ice in a line."""
-
-    id: str
-    time: float  # seconds since the epoch
-    pid: int
-    name: str
-    size: int  # bytes that it takes on disk
-    wrong: str = ""  # why it can't be restored, in words
-
-
-@dataclasses.dataclass(frozen=True)
-class Ice:
-    """A directory of trees on ice."""
-
-    room: int  # bytes free on its disk
-    volatile: str  # the type of its file system, where that is in memory
-    items: tuple[Shelved, ...]  # oldest first
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,8 @@ class Reviving(Target):
         assert isinstance(target, Reviving)
         target._claim = claim
         try:
-            ice.working_copy(target._place, images.round_directory(target._images, ice.ROUND))
+            number = ice.read(target._place).round
+            ice.working_copy(target._place, number, images.round_directory(target._images, number))
         except BaseException:
             await target.abort("its images could not be read", source_aborted=False)
             raise

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import socket
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
 
@@ -38,24 +37,11 @@ class Saving(Source):
             raise WrongOrder("there is no held tree to put on ice")
 
         def put() -> None:
-            tree = self._as_held(request.tree)
-            manifest = protocol.Manifest(
-                ice.FORMAT, self._begin.migration, time.time(), socket.gethostname(), process.boot_id(),
-                protocol.VERSION, request.source, tree, self._begin.options, request.terminal, request.scope,
-                request.logged,
-            )  # fmt: skip
-            ice.put(self._images, manifest)
+            tree = as_held(request.tree, process.tree_pids(self._begin.pid))
+            ice.put(self._images, ice.drafted(self._begin.migration, request, tree, self._begin.options))
 
         await self._jobs.run(put)
         return protocol.Nothing()
-
-    def _as_held(self, tree: protocol.TreeFacts) -> protocol.TreeFacts:
-        """The tree as it is in the images: it has started others, and written to its files, since it was inspected."""
-        pids = process.tree_pids(self._begin.pid)
-        tasks = tuple(process.task_facts(pid) for pid in pids)
-        files = descriptors.collect([task.pid for task in tasks if task.state not in "ZX"]).files()
-        within = tuple(map(inside.numbers, tasks)) if tree.inside else ()
-        return dataclasses.replace(tree, tasks=tasks, files=tuple(files), inside=within)
 
     def _put_away(self) -> tuple[str, ...]:
         gone = self._journal.has(Record.KILLED)
@@ -64,3 +50,11 @@ class Saving(Source):
             with contextlib.suppress(OSError):  # somebody else uses it by now
                 self._directory.rmdir()
         return left
+
+
+def as_held(tree: protocol.TreeFacts, pids: Sequence[int]) -> protocol.TreeFacts:
+    """The tree as it is in the images: it has started others, and written to its files, since it was inspected."""
+    tasks = tuple(process.task_facts(pid) for pid in pids)
+    files = descriptors.collect([task.pid for task in tasks if task.state not in "ZX"]).files()
+    within = tuple(map(inside.numbers, tasks)) if inside.home_of(pids[0]) else ()
+    return dataclasses.replace(tree, root=pids[0], tasks=tasks, files=tuple(files), inside=within)

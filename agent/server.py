@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 
 from agent import disk, files, host, ice, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
@@ -24,6 +24,7 @@ from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
 from agent.journal import IdTaken, JournalError, WrongOrder, check_id
+from agent.keeping import Keeping
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
@@ -39,6 +40,7 @@ from agent.tasks import NotRunning, TreeChanged
 from agent.throttle import ThrottleError, why_not
 from agent.unfilled import StillFilling, whole
 
+T = TypeVar("T")
 SILENCE = 120.0
 """Seconds without a heartbeat after which the other side counts as gone: a host that dies says nothing, and sshd would
 wait for hours. Twelve beats, since hosts under load are slow."""
@@ -151,8 +153,8 @@ class Server:
             "interrupt": self._interrupt,
             "remains": self._remains,
             "put_on_ice": self._put_on_ice,
-            "look_at_ice": self._look_at_ice,
-            "read_ice": self._read_ice,
+            "look_at_ice": lambda request: _aside(ice.look, Path(request.directory)),
+            "read_ice": lambda request: _aside(ice.verified, Path(request.directory), request.id),
         }
 
     async def serve(self) -> None:
@@ -271,12 +273,13 @@ class Server:
 
     async def _newly_opened(self) -> protocol.NewFiles:
         root, seen = self._from.root, self._seen
-        run = asyncio.get_running_loop().run_in_executor
-        return protocol.NewFiles(await run(None, newcomers.found, root, seen))
+        return protocol.NewFiles(await _aside(newcomers.found, root, seen))
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         instants.at("preflight")
-        return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
+        found = await _aside(files.check, request, self._settings.state)
+        known = (await _aside(ice.look, Path(request.ice)),) if request.ice else ()
+        return dataclasses.replace(found, ice=known)
 
     async def _digest(self, request: protocol.Digest) -> protocol.Digests:
         def digest() -> protocol.Digests:
@@ -295,7 +298,8 @@ class Server:
     async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         async with self._turn:
             self._be_free(request.migration)
-            self._target = await (Reviving if request.ice else Target).prepare(self._settings, request, say)
+            kind = Reviving if request.ice else Keeping if request.keep else Target
+            self._target = await kind.prepare(self._settings, request, say)
             return self._target.prepared
 
     def _be_free(self, migration: str) -> None:
@@ -326,8 +330,7 @@ class Server:
     async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
         self._trust_our_own()
         # a holder that is asked may take a moment to answer
-        run = asyncio.get_running_loop().run_in_executor
-        state = await run(None, read_journal, self._settings, request.migration)
+        state = await _aside(read_journal, self._settings, request.migration)
         if request.claim and state.role == request.claim and state.migration not in self._claimed:
             self._claimed.add(state.migration)
             await claim(self._settings.state / state.migration)
@@ -339,13 +342,6 @@ class Server:
             raise BadRequest("this tree goes to another host")
         return await self._from.put_on_ice(request)
 
-    async def _look_at_ice(self, request: protocol.LookAtIce) -> protocol.Ice:
-        return await asyncio.get_running_loop().run_in_executor(None, ice.look, Path(request.directory))
-
-    async def _read_ice(self, request: protocol.ReadIce) -> protocol.Manifest:
-        place = Path(request.directory)
-        return await asyncio.get_running_loop().run_in_executor(None, ice.verified, place, request.id)
-
     async def _settle(self, request: protocol.Settle) -> protocol.Settled:
         self._trust_our_own()
         return await settle(self._settings, request, say)
@@ -355,12 +351,12 @@ class Server:
     async def _migrations(self, request: protocol.Nothing) -> protocol.Migrations:
         from agent import story
 
-        return await asyncio.get_running_loop().run_in_executor(None, story.migrations, self._settings)
+        return await _aside(story.migrations, self._settings)
 
     async def _story(self, request: protocol.ReadJournal) -> protocol.Story:
         from agent import story
 
-        return await asyncio.get_running_loop().run_in_executor(None, story.tell, self._settings, request)
+        return await _aside(story.tell, self._settings, request)
 
     async def _interrupt(self, request: protocol.Interrupt) -> protocol.Interrupted:
         from agent import story
@@ -370,7 +366,12 @@ class Server:
     async def _remains(self, request: protocol.Nothing) -> protocol.Remains:
         from agent import leftovers
 
-        return await asyncio.get_running_loop().run_in_executor(None, leftovers.find, self._settings)
+        return await _aside(leftovers.find, self._settings)
+
+
+async def _aside(act: Callable[..., T], *arguments: object) -> T:
+    """What an act gives that may take long, in a thread of its own."""
+    return await asyncio.get_running_loop().run_in_executor(None, act, *arguments)
 
 
 def say(text: str) -> None:

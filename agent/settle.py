@@ -30,6 +30,7 @@ from agent.boot import lines_of_this_boot, same_boot
 from agent.deposing import at_work, depose, send, until
 from agent.fill import wait_for_pager
 from agent.journal import Damaged, Journal, JournalError, Record, unfinished
+from agent.keeping import DRAFT, keep_beside
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
 from agent.lost import MEMORY_LOST, forget, memory_lost, stop_all
@@ -259,7 +260,8 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.role == "target" and same_boot(journal):
         memory_lost(journal)
         lodging.hold(journal.directory)
-    left = await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
+    kept = await keep_beside(journal, _images(settings, journal)) if journal.role == "target" else ()
+    left = kept + await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
     for log in journal.directory.glob("*.log"):
@@ -283,7 +285,7 @@ async def _give_back(journal: Journal) -> tuple[str, ...]:
 
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
     words = (throttle.WORD, throttle.SCRIPT, namespace.WORD, lodging.WORD)
-    for name in ("hold", "held", "verdict", "stopped", *words, LOCK):
+    for name in ("hold", "held", "verdict", "stopped", DRAFT, *words, LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     forget(journal.directory)
     settings.socket(journal.migration).unlink(missing_ok=True)

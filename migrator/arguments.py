@@ -105,6 +105,8 @@ def contradiction(options: Any) -> str:
             return f"--{name.replace('_', '-')} is for --transport rsync"
     if options.shared and (options.images_dir or options.rsh):
         return "with --shared nothing is sent: leave --images-dir and --rsh"
+    if options.shared and options.keep_images:
+        return "with --shared the images go with the source's: leave --keep-images"
     return ""
 
 
@@ -269,6 +271,14 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="have all that a restore needs on the target's disk before the process is ended here, so that it outlives "
         "a power cut there; costs time, also in the freeze",
+    )
+    parser.add_argument(
+        "--keep-images",
+        metavar="DIR",
+        type=option_types.directory,
+        default="",
+        help="keep the images in this directory of the target, on ice: `migrate restore DIR` there brings the process "
+        "back as it was, once it has ended",
     )
     parser.add_argument(
         "--criu-option",

@@ -10,13 +10,12 @@ import dataclasses
 from collections.abc import Iterator
 
 from agent import protocol
-from migrator import plan, terminals
+from migrator import plan, surroundings, terminals
 from migrator.obstacle import Obstacle, make
-from migrator.words import bytes_text
 
 Preflight = tuple[plan.Plan, tuple[Obstacle, ...]]
 _RESERVE = 64 << 20
-"""Bytes that are left on the disk besides."""
+"""Bytes of memory for what is small of the images, and for criu's log beside them."""
 
 
 def in_place(tree: protocol.TreeFacts) -> protocol.TreeFacts:
@@ -44,7 +43,7 @@ def saving(
     chosen, obstacles = plan.make_plan(host, host, tree, _but_for_itself(found, plan.questions(tree, wished)), wished)
     place = dataclasses.replace(chosen.place, ice=True)
     chosen = dataclasses.replace(chosen, precopy=False, place=place)
-    more = _of_directory(host.hostname, wished.shared, chosen.memory, ice)
+    more = surroundings.of_ice(host.hostname, wished.shared, chosen.memory, ice)
     return chosen, _of_one_host(host.hostname, (*obstacles, *more))
 
 
@@ -66,15 +65,6 @@ def _but_for_itself(found: protocol.TargetCheck, asked: protocol.Check) -> proto
 def _unbound(uses: tuple[str, ...]) -> tuple[str, ...]:
     """That a process is bound to a socket matters only where the tree connects to it."""
     return uses if "connect" in uses else tuple(use for use in uses if use != "bound")
-
-
-def _of_directory(here: str, directory: str, size: int, ice: protocol.Ice) -> Iterator[Obstacle]:
-    if ice.volatile:
-        yield make("ice-volatile", here, directory, kind=ice.volatile)
-    if ice.room < size + _RESERVE:
-        problem = f"{bytes_text(size)} of images do not fit on its disk ({bytes_text(ice.room)} free)"
-        remedy = f"free {bytes_text(size + _RESERVE - ice.room)} there, or name a directory on another disk"
-        yield make("no-room", here, directory, problem=problem, remedy=remedy)
 
 
 def restoring(

@@ -222,7 +222,7 @@ class Migration:
             self.id, numbers[0].pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant,
             chosen.place.directory if chosen.place.shared else "", chosen.namespaces, chosen.terminal,
             terminals.own(chosen.tree), self._order.lease, chosen.systemd.scope, chosen.systemd.logged,
-            chosen.durable,
+            chosen.durable, keep=self._order.wishes.keep_images, kept=chosen.kept,
         )  # fmt: skip
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)

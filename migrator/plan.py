@@ -10,7 +10,18 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
+from agent.protocol import (
+    Check,
+    CriuOptions,
+    HostFacts,
+    Incoming,
+    Numbers,
+    Place,
+    PutOnIce,
+    TargetCheck,
+    TaskFacts,
+    TreeFacts,
+)
 from migrator import fileplan, surroundings, terminals, units
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
@@ -72,6 +83,8 @@ class Wishes:
     """All that a restore needs is on the target's disk before COMMIT."""
     terminal: str = ""
     """What its terminal becomes: attach, ours; detach, one that is held on the target."""
+    keep_images: str = ""
+    """A directory of the target in which the images are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +105,7 @@ class Plan:
     terminal: str = ""  # attach, detach: the tree gets a new one on the target
     systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
     durable: bool = False  # what a restore needs is on the target's disk before COMMIT
+    kept: tuple[PutOnIce, ...] = ()  # what is to be known of the images that the target keeps, where it does
 
     @property
     def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
@@ -116,6 +130,7 @@ def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
     digests = wishes.hash_files or wishes.overwrite_files  # what is older there is replaced if its content differs
     asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=digests)
+    asked = dataclasses.replace(asked, ice=wishes.keep_images)
     return surroundings.questions(tree, asked, unit=wishes.unit)
 
 
@@ -158,21 +173,27 @@ def make_plan(
         obstacles += units.no_journal(here, target, tree)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check, durable=wishes.durable)
         obstacles += in_room
+        for found in check.ice:
+            obstacles += surroundings.of_ice(there, wishes.keep_images, memory, found)
     notes = [one.note for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk and not wishes.durable)
     notes += units.notes(here, there, source, target, tree, wishes.unit)
     notes += _why_namespace(there, tree, taken) if namespaces else ()
     eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
+    if wishes.instant and wishes.keep_images:
+        eagerly = f"{there}: memory is restored before the process runs: filling it in would use the images up"
     if eagerly:
         notes.append(eagerly)
     instant = wishes.instant and not eagerly
     compress = wishes.compress if target.zstd else "none"
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
+    systemd = units.systemd(here, tree, wishes.unit)
+    facts = PutOnIce(source, tree, wishes.terminal, systemd.scope, systemd.logged)
     plan = Plan(
         tree, source.dirty_tracking, _options(tree, wishes), copies, on_disk, memory, tuple(notes), instant, compress,
-        _place(source, memory, wishes), namespaces, wishes.terminal, units.systemd(here, tree, wishes.unit),
-        wishes.durable,
+        _place(source, memory, wishes), namespaces, wishes.terminal, systemd,
+        wishes.durable, (facts,) if wishes.keep_images else (),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 

@@ -23,7 +23,8 @@ def manifest_of(pid: int = 4711, name: str = ID) -> Manifest:
     """One without images."""
     facts = facts_for_ice(pid)
     return Manifest(
-        ice.FORMAT, name, 1.5, socket.gethostname(), process.boot_id(), "0.1.0", facts.source, facts.tree, CriuOptions()
+        ice.FORMAT, name, 1.5, socket.gethostname(), process.boot_id(), "0.1.0", 1, facts.source, facts.tree,
+        CriuOptions(),
     )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_others_may_not_write_there(sealed: Path, which: str) -> None:
         ({"id": "20260101-000000-abcdf0"}, "not that of"),
         ({"id": "../../etc"}, "damaged"),
         ({"images": [{"name": "1/../../../etc/shadow", "size": 1, "sha256": ""}]}, "no image"),
-        ({"images": [{"name": "2/core-1.img", "size": 1, "sha256": ""}]}, "no image"),
+        ({"images": [{"name": "x/core-1.img", "size": 1, "sha256": ""}]}, "no image"),
         ({"images": 2 * [{"name": "1/core-1.img", "size": 1, "sha256": ""}]}, "not that of"),
     ],
 )
@@ -160,7 +161,7 @@ def test_the_word_of_a_restore(sealed: Path, living: int, word: dict[str, object
 
 def test_a_restore_changes_a_copy(sealed: Path) -> None:
     copy = sealed.parent / "copy"
-    ice.working_copy(sealed, copy)
+    ice.working_copy(sealed, 1, copy)
     assert (copy / "pages-1.img").readlink() == sealed / "1" / "pages-1.img"
     (copy / "core-4711.img").write_bytes(b"changed")
     ice.verified(sealed.parent, ID)

@@ -25,7 +25,7 @@ def manifest(data: bytes) -> None:
     with contextlib.suppress(ice.IceError):
         found = ice.parsed(data, PLACE)
         for image in found.images:
-            assert posixpath.dirname(posixpath.normpath(image.name)) == "1", f"{image.name!r} would be read"
+            assert posixpath.dirname(posixpath.normpath(image.name)).isdecimal(), f"{image.name!r} would be read"
         wished = ice_plan.wishes(str(PLACE.parent))
         asked = plan.questions(ice_plan.in_place(found.tree), wished)
         answered = TargetCheck(asked.files, (), 1 << 40, 1 << 40, asked.accounts, asked.addresses)
@@ -39,7 +39,7 @@ def manifests() -> Iterable[bytes]:
     task = TaskFacts(4711, 1, 4711, 4711, (4711,), "x", "S", 5, 0)
     tree = TreeFacts(4711, (task,), (), (), 4096)
     images = tuple(Hashed(name, 1, "00") for name in ("1/core-4711.img", "1/pages-1.img"))
-    whole = Manifest(1, ID, 1.5, "alpha", "boot", "0.1.0", _HOST, tree, CriuOptions(), images=images)
+    whole = Manifest(1, ID, 1.5, "alpha", "boot", "0.1.0", 1, _HOST, tree, CriuOptions(), images=images)
     yield json.dumps(wire.plain(whole)).encode()
 
 

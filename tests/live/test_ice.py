@@ -201,6 +201,62 @@ def test_the_power_goes_meanwhile(alpha: LabHost, ice: Ice, witness: int, instan
     right(alpha, witness)
 
 
+@pytest.fixture
+def kept(nothing_behind: None, both_ways: None, beta: LabHost) -> Iterator[None]:
+    """Nothing of it is on beta afterwards."""
+    yield
+    beta.run(f"rm -rf {ICE}")
+
+
+@pytest.mark.parametrize("where", ["", "-n"])
+def test_a_process_moves_and_its_images_are_kept(
+    kept: None, alpha: LabHost, beta: LabHost, witness: int, migrate: Any, where: str
+) -> None:
+    """Where memory is tracked there are several rounds, and all of them are."""
+    run = migrate("--copy-files", "--keep-images", ICE, *where.split(), str(witness), "beta")
+    assert run.status == 0, run.explain()
+    assert (run.report["outcome"], run.report["resume"], run.report["leftovers"]) == ("migrated", "eager", [])
+    place = f"{ICE}/{run.report['id']}"
+    rounds = [str(number) for number in range(1, len(run.report["rounds"]) + 1)]
+    assert beta.run(f"ls {place}").out.split() == [*rounds, "manifest", "restored"]
+    assert wait_for_sweeps(beta, 1)[-1][3:] == (0, 0)
+    second = migrate("restore", ICE, on=beta)
+    assert second.status == 22, second.explain()
+    end = "pkill -KILL -x migrate-init" if where else f"pkill -KILL -s {witness}"
+    beta.run(end)
+    until(lambda: not beta.alive(run.report["target_pid"]), "it does not die")
+    script = f"import json; print([f['size'] for f in json.load(open('{place}/manifest'))['tree']['files'] "
+    script += f"if f['path'] == '{LOG}'][0])"
+    size = int(beta.run(f'python3 -c "{script}"').out)
+    beta.run(f"truncate -s {size} {LOG}")
+    again = migrate("restore", ICE, on=beta)
+    assert again.status == 0, again.explain()
+    lines = wait_for_sweeps(beta, 2)
+    assert [line[0] for line in lines] == list(range(len(lines)))
+    assert {line[3:] for line in lines} == {(0, 0)}
+    beta.run(f"pkill -KILL -x migrate-init; pkill -KILL -s {witness}", check=False)
+
+
+@pytest.mark.long_on("vm")
+def test_images_that_can_not_be_kept(
+    kept: None, alpha: LabHost, beta: LabHost, witness: int, migrate: Any
+) -> None:  # fmt: skip
+    """A directory that others may write to, or in memory, is an error before anything is touched; one that can't
+    be written to is a leftover of a process that runs."""
+    beta.run(f"mkdir -m 777 {ICE}")
+    run = migrate("--copy-files", "--keep-images", ICE, str(witness), "beta")
+    assert run.status == 24, run.explain()
+    run = migrate("check", "--copy-files", "--keep-images", "/dev/shm/ice", str(witness), "beta")
+    assert [one["id"] for one in run.of("obstacle") if one["stops"]] == ["ice-volatile"], run.explain()
+    beta.run(f"chmod 700 {ICE}; mount --bind {ICE} {ICE}; mount -o remount,bind,ro {ICE}")
+    run = migrate("--copy-files", "--keep-images", ICE, str(witness), "beta")
+    beta.run(f"umount {ICE}")
+    assert run.status == 3, run.explain()
+    assert f"the images were not kept in {ICE}" in run.report["leftovers"][0]
+    assert beta.run(f"ls {ICE}").out == ""
+    assert wait_for_sweeps(beta, 1)[-1][3:] == (0, 0)
+
+
 @pytest.mark.long_on("vm")
 def test_a_shell_and_its_job_get_a_new_terminal(screen: Any, alpha: LabHost, ice: Ice) -> None:
     """It leaves the old one; and --attach makes that of the restore the new one, as in a migration."""
