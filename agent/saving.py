@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
@@ -38,6 +39,7 @@ class Saving(Source):
 
         def put() -> None:
             tree = as_held(request.tree, process.tree_pids(self._begin.pid))
+            _settle_files(tree)
             ice.put(self._images, ice.drafted(self._begin.migration, request, tree, self._begin.options))
 
         await self._jobs.run(put)
@@ -50,6 +52,15 @@ class Saving(Source):
             with contextlib.suppress(OSError):  # somebody else uses it by now
                 self._directory.rmdir()
         return left
+
+
+def _settle_files(tree: protocol.TreeFacts) -> None:
+    """What it has written to its files is on disk: a restore wants them as they were. Raises OSError."""
+    for file in tree.files:
+        if file.kind == "regular" and "write" in file.uses and not file.deleted:
+            for name in (file.path, os.path.dirname(file.path)):
+                with contextlib.suppress(FileNotFoundError):  # another has removed it meanwhile
+                    disk.to_disk(name)
 
 
 def as_held(tree: protocol.TreeFacts, pids: Sequence[int]) -> protocol.TreeFacts:
