@@ -18,6 +18,7 @@ from typing import Callable
 from agent import ice, images, process, protocol, wire
 from agent.disk import to_disk
 from agent.journal import Journal, Record
+from agent.reviving import Reviving
 from agent.saving import as_held
 from agent.settings import Settings
 from agent.target import Target
@@ -64,6 +65,11 @@ class Keeping(Target):
     def _clean(self) -> tuple[str, ...]:
         (self._journal.directory / DRAFT).unlink(missing_ok=True)
         return super()._clean()
+
+
+def kind_of(request: protocol.Prepare) -> type[Target]:
+    """What a migration is to this host: from ice, with its images kept, or as any other."""
+    return Reviving if request.ice else Keeping if request.keep else Target
 
 
 def keep(journal: Journal, place: Path, pids: Sequence[int]) -> tuple[str, ...]:

@@ -144,6 +144,26 @@ class Conditions:
 
 
 @dataclasses.dataclass(frozen=True)
+class HostAddress:
+    """An address of a host, or (address "") an interface without one."""
+
+    address: str
+    prefix: int
+    interface: str
+    secondary: bool = False  # it goes, as all such of its subnet, when the first one of that is taken away
+    lent: bool = False  # by DHCP or a router, for a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Floating:
+    """An address that moves with a tree, on the interface of the host that is told so."""
+
+    address: str
+    prefix: int
+    interface: str
+
+
+@dataclasses.dataclass(frozen=True)
 class HostFacts:
     """What one host is and can do. Empty strings mean "not there"."""
 
@@ -168,6 +188,11 @@ class HostFacts:
     zstd: str = ""  # by what packed streams can be unpacked here: module, library, program
     conditions: Conditions = Conditions()
     journal: bool = False  # journald takes streams of standard output here
+    addresses: tuple[HostAddress, ...] = ()  # of its interfaces, by `ip`; none where that is missing
+    nft: bool = False  # the program is there
+    iptables: bool = False  # and these
+    net_admin: bool = False  # we may change addresses and rules
+    session: tuple[str, ...] = ()  # both addresses of the SSH session that the agent is reached by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,6 +420,7 @@ class CriuOptions:
     extra: tuple[str, ...] = ()
     for_dump: tuple[str, ...] = ()  # what the operator hands on; pre-dumps get it too
     for_restore: tuple[str, ...] = ()
+    tcp_close: bool = False  # connections are closed ones when the tree is restored
 
     @classmethod
     def of_line(cls, line: dict[str, Any]) -> CriuOptions:
@@ -427,6 +453,7 @@ class Begin:
     place: Place = Place()
     migrate: int = 0  # PID of the `migrate` that asks, for `abort`
     unit: str = ""  # of systemd: it is kept from reviving or reporting failure until this is over
+    floating: tuple[Floating, ...] = ()  # addresses that move along, as they are here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -481,6 +508,7 @@ class Prepare:
     lease: float = LEASE  # seconds that a held tree waits after contact is lost; then it goes, and its images stay
     scope: Scope = Scope()
     logged: tuple[Logged, ...] = ()  # sockets that become such to the journal here
+    floating: tuple[Floating, ...] = ()  # addresses that move along, as they will be here
     durable: bool = False  # HELD says that all that a restore needs is on disk, and outlives a power cut
     ice: str = ""  # the directory of a tree on ice, which is restored: there is no source, and nothing there changes
     keep: str = ""  # the directory below which the images are put on ice, once the tree runs

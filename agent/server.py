@@ -23,12 +23,13 @@ from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
+from agent.floating import AddressError
+from agent.guard import GuardError
 from agent.journal import IdTaken, JournalError, WrongOrder, check_id
-from agent.keeping import Keeping
+from agent.keeping import kind_of
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
-from agent.reviving import Reviving
 from agent.saving import Saving
 from agent.service import ServiceError
 from agent.settings import Settings
@@ -97,6 +98,8 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
     (NamespaceError, FaultCode.CRIU),
+    (AddressError, FaultCode.CRIU),
+    (GuardError, FaultCode.CRIU),
     (BrokenRounds, FaultCode.BROKEN_ROUNDS),
     (FillError, FaultCode.CRIU),
     (ThrottleError, FaultCode.THROTTLE),
@@ -231,11 +234,14 @@ class Server:
             say("the other side is gone")
 
     async def _contact_lost(self) -> None:
-        async with self._turn:
-            if self._source is not None and not self._source.committed:
-                await self._source.abort("contact lost")
-            if self._target is not None:
-                await self._target.contact_lost()
+        try:
+            async with self._turn:
+                if self._source is not None and not self._source.committed:
+                    await self._source.abort("contact lost")
+                if self._target is not None:
+                    await self._target.contact_lost()
+        except (JournalError, NotRunning) as error:
+            say(f"{error}: `migrate recover` undoes it once that has ended")
         if self._running:
             # a commit or resume that is under way is finished by this host alone
             await asyncio.wait(self._running)
@@ -272,20 +278,15 @@ class Server:
         return facts
 
     async def _newly_opened(self) -> protocol.NewFiles:
-        root, seen = self._from.root, self._seen
-        return protocol.NewFiles(await _aside(newcomers.found, root, seen))
+        return protocol.NewFiles(await _aside(newcomers.found, self._from.root, self._seen))
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         instants.at("preflight")
-        found = await _aside(files.check, request, self._settings.state)
         known = (await _aside(ice.look, Path(request.ice)),) if request.ice else ()
-        return dataclasses.replace(found, ice=known)
+        return dataclasses.replace(await _aside(files.check, request, self._settings.state), ice=known)
 
     async def _digest(self, request: protocol.Digest) -> protocol.Digests:
-        def digest() -> protocol.Digests:
-            return protocol.Digests(tuple(files.digest(path) for path in request.paths))
-
-        return await asyncio.get_running_loop().run_in_executor(None, digest)
+        return protocol.Digests(await _aside(lambda: tuple(map(files.digest, request.paths))))
 
     async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
         async with self._turn:
@@ -298,8 +299,7 @@ class Server:
     async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         async with self._turn:
             self._be_free(request.migration)
-            kind = Reviving if request.ice else Keeping if request.keep else Target
-            self._target = await kind.prepare(self._settings, request, say)
+            self._target = await kind_of(request).prepare(self._settings, request, say)
             return self._target.prepared
 
     def _be_free(self, migration: str) -> None:

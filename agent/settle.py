@@ -13,12 +13,14 @@ from typing import Any, Callable
 
 from agent import (
     criu,
+    floating,
     freezer,
     hold,
     ice,
     images,
     lodging,
     namespace,
+    ours,
     process,
     protocol,
     rules,
@@ -131,6 +133,7 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
     try:
         verdict, here = request.verdict, protocol.Verdict
         await depose(journal, functools.partial(_decide, settings, journal, request))
+        _end_relays(settings, journal)
         if verdict in (here.KILL, here.DEPOSE):
             return await _kill(journal)
         if verdict is here.RESUME:
@@ -141,6 +144,14 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
         return await _clean(settings, journal)
     finally:
         journal.close()
+
+
+def _end_relays(settings: Settings, journal: Journal) -> None:
+    """Their agent is gone; but where the other host has lost power sshd waits on, and with it a relay, whose other end
+    criu and rsync have got, and wait for."""
+    for relay in ours.processes(settings):
+        if (relay.kind, relay.migration) == (ours.RELAY, journal.migration):
+            send((relay.pid, relay.start), signal.SIGKILL)
 
 
 def _decide(settings: Settings, journal: Journal, request: protocol.Settle) -> None:
@@ -184,6 +195,8 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
     if journal.has(Record.DONE):
         return _settled(journal)
     if same_boot(journal):
+        if not _criu_alive(journal):
+            floating.unlock(journal, _living(journal))
         freezer.thaw(journal.directory)
         # it ends with its stream, and until then it writes
         await until(lambda: not _alive(journal, "rsync"), "rsync does not end")
@@ -194,6 +207,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
                 send(task, signal.SIGKILL)
             await until(lambda: not _living(journal), "held tasks do not die")
         else:
+            floating.unlock(journal, _living(journal))
             for task in _queued(journal):
                 send(task, signal.SIGCONT)
     await wait_for_pager(journal.directory)
@@ -223,6 +237,7 @@ async def _kill(journal: Journal) -> protocol.Settled:
         for task in tasks:
             send(task, signal.SIGKILL)
         await until(lambda: not any(process.alive(*task) for task in tasks), "the tree does not die")
+        floating.leave(journal)
         freezer.thaw(journal.directory)
     journal.write(Record.KILLED)
     return _settled(journal)
@@ -295,8 +310,8 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
         locks = TaskLocks(settings.locks)
         locks.sweep(pid for pid, _ in journal.facts(Record.BEGIN.value)["tasks"])
         if journal.first.get("ice"):
-            return ice.put_away(_images(settings, journal), gone=journal.has(Record.KILLED))
-    return images.remove_place(_images(settings, journal))
+            return ice.put_away(_images(settings, journal), gone=journal.has(Record.KILLED)) + floating.over(journal)
+    return images.remove_place(_images(settings, journal)) + floating.over(journal)
 
 
 def _settled(journal: Journal, left: tuple[str, ...] = ()) -> protocol.Settled:

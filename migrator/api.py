@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from agent.protocol import LEASE
-from migrator import arguments, channel, criu_options, errors, hosts, migration, plan, precopy, terminals
+from migrator import arguments, channel, criu_options, errors, floating, hosts, migration, plan, precopy, terminals
 from migrator.events import Listener, Telling
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Options:
     """A directory that both hosts see: the images are written there, and nothing is sent."""
     unit: bool = False
     """It is a systemd service, and moves as one."""
+    move_address: tuple[str | floating.Wanted, ...] = ()
+    """Addresses that move along, with the TCP connections on them: ADDR[/LEN][@IFACE[:DSTIFACE]], or auto."""
+    tcp: Literal["fail", "close"] = "fail"
+    """TCP connections that do not move along with an address: refuse, or close them all."""
     lease: float = LEASE
     """Seconds that the target holds the tree when contact is lost once it stands there; then its images are kept."""
     durable: bool = False
@@ -177,6 +181,8 @@ def order(
             criu_options=tuple(map(_criu_option, options.criu_option)),
             overwrite_files=options.overwrite_files,
             namespaces=options.namespaces,
+            move_addresses=tuple(map(_moving, options.move_address)),
+            tcp=options.tcp,
             terminal=options.terminal,
             unit=options.unit,
             durable=options.durable,
@@ -200,3 +206,12 @@ def _criu_option(option: str | criu_options.CriuOption) -> criu_options.CriuOpti
         return criu_options.parse(option)
     except ValueError as error:
         raise errors.UsageError(f"criu_option: {error}") from None
+
+
+def _moving(address: str | floating.Wanted) -> floating.Wanted:
+    if isinstance(address, floating.Wanted):
+        return address
+    try:
+        return floating.parse(address)
+    except ValueError as error:
+        raise errors.UsageError(f"move_address: {error}") from None

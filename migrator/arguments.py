@@ -107,6 +107,8 @@ def contradiction(options: Any) -> str:
         return "with --shared nothing is sent: leave --images-dir and --rsh"
     if options.shared and options.keep_images:
         return "with --shared the images go with the source's: leave --keep-images"
+    if options.move_address and options.keep_images:
+        return "connections that move with an address can't come back later: leave --keep-images"
     return ""
 
 
@@ -288,6 +290,23 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
         "what would break the commit; may be given again",
+    )
+    parser.add_argument(
+        "--move-address",
+        metavar="ADDR",
+        type=option_types.moving_address,
+        action="append",
+        default=[],
+        help="ADDR[/LEN][@IFACE[:DSTIFACE]], an address of this host that moves along, with the TCP connections on it; "
+        "there on DSTIFACE, or where the same subnet is; auto: those that its sockets are bound to, without the host's "
+        "own; may be given again",
+    )
+    parser.add_argument(
+        "--tcp",
+        choices=("fail", "close"),
+        default="fail",
+        help="TCP connections that do not move along with an address: refuse, or close every one of the tree's "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--unit",

@@ -126,7 +126,7 @@ def _ordered(options: argparse.Namespace) -> api.Options:
 
     names = (field.name for field in dataclasses.fields(api.Options))
     values: dict[str, Any] = {name: getattr(options, name) for name in names}
-    return api.Options(**values | {"criu_option": tuple(options.criu_option)})
+    return api.Options(**values | {name: tuple(values[name]) for name in ("criu_option", "move_address")})
 
 
 # --- running ---------------------------------------------------------------------------------------------------------

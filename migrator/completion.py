@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from migrator import catalogue, topics
-from migrator.manual import MAIN, Command, Word
+from migrator.manual import COMMANDS, MAIN, Command, Word
 
 JOURNALS = "/var/lib/migrate"
 _MIGRATIONS = f"ls {JOURNALS} 2>/dev/null | grep '^[A-Za-z0-9-]*$'"
@@ -32,7 +32,7 @@ def _words(word: Word, commands: Mapping[str, Command]) -> list[str]:
         return list(catalogue.KINDS)
     if word.kind == "topic":
         options = dict.fromkeys(option.name.lstrip("-") for command in commands.values() for option in command.options)
-        return [*topics.OPTIONS, *topics.PROSE, *commands, *options, "all"]
+        return [COMMANDS, *topics.OPTIONS, *topics.PROSE, *commands, *options, "all"]
     return list(word.choices)
 
 

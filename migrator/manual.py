@@ -19,6 +19,8 @@ COLUMNS = 80
 LINES = 24
 """What fits one screen: the smallest terminal that there is."""
 MAIN = "migrate"
+COMMANDS = "commands"
+"""The topic that has a line for each of them."""
 KINDS_OF_WORD = {
     "PID": "pid",
     "[USER@]HOST[:PORT]": "host",
@@ -156,7 +158,7 @@ def _screen(
     yield from _folded(command.description)
     yield from between
     if others and summaries:
-        yield from (f"  {_short(each):<20} {each.summary[:1].lower()}{each.summary[1:]}" for each in others)
+        yield from map(_line, others)
     elif others:
         yield from _folded("commands: " + ", ".join(map(_short, others)))
     else:
@@ -169,12 +171,16 @@ def _screen(
     else:
         yield from _folded("options by topic: " + ", ".join(under))
     yield from between
-    rest = f"more: {', '.join(topics.PROSE)}. " if others else ""
+    rest = f"more: {', '.join([COMMANDS, *topics.PROSE])}. " if others else ""
     yield from _folded(
         f"{rest}`{MAIN} help WORD` tells of a topic, option, command, check or exit code; `{MAIN} help "
         f"{'all' if others else command.name}` all."
     )
     yield from _folded(command.epilog)
+
+
+def _line(command: Command) -> str:
+    return f"  {_short(command):<20} {command.summary[:1].lower()}{command.summary[1:]}"
 
 
 def _short(command: Command) -> str:
@@ -232,6 +238,8 @@ def answer(word: str, commands: Mapping[str, Command]) -> str:
         return screen(main, commands)
     if word == "all":
         return "\n".join(map(command_text, commands.values()))
+    if word == COMMANDS:
+        return "\n".join(_line(each) for each in commands.values() if each is not main) + "\n"
     if word in topics.PROSE or word in by_topic(options):
         return topic_text(word, list(dict.fromkeys(options)))
     if word in commands and not word.startswith("-"):
@@ -243,6 +251,7 @@ def answer(word: str, commands: Mapping[str, Command]) -> str:
     if word.isascii() and word.isdigit():
         return _paragraph(topics.exit_code(int(word)))
     known = [
+        COMMANDS,
         *topics.OPTIONS,
         *topics.PROSE,
         *commands,

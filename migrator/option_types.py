@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from migrator import bandwidth, catalogue, criu_options
+from migrator import bandwidth, catalogue, criu_options, floating
 from migrator.kept import ID as MIGRATION_ID
 
 LARGEST_PID = 4194304
@@ -96,6 +96,14 @@ def criu_option(word: str) -> criu_options.CriuOption:
     """An option of criu's. Raises ArgumentTypeError."""
     try:
         return criu_options.parse(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def moving_address(word: str) -> floating.Wanted:
+    """An address that moves along. Raises ArgumentTypeError."""
+    try:
+        return floating.parse(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -338,7 +338,9 @@ def test_a_process_may_end_at_any_look(which: str, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("pid", "kind"), [(os.getpid(), "self"), (os.getppid(), "ancestor"), (1, "init"), (2, "kernel-thread")]
+    ("pid", "kind"),
+    [(os.getpid(), "self"), (os.getppid(), "ancestor"), (1, "init"), (2, "kernel-thread")],
+    ids=["self", "ancestor", "init", "kernel-thread"],
 )
 def test_what_must_not_be_moved_is_named_and_not_looked_into(pid: int, kind: str) -> None:
     if pid == 2 and not (Path("/proc/2/stat").exists() and process.read_stat(2).name == "kthreadd"):

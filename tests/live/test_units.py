@@ -136,3 +136,21 @@ def test_without_systemd_it_is_said_and_the_process_moves(
     assert run.report["unit"] == ""
     assert not alpha.alive(pid)
     assert beta.state(pid) == "S"
+
+
+@on_systemd
+@pytest.mark.long
+def test_a_plan_empties_the_host_of_a_service_and_brings_it_back(alpha: LabHost, beta: LabHost, precious: int) -> None:
+    """By its unit's name. What comes back is in a scope as it was there; a unit starts its own processes."""
+    alpha.put("/root/plan.toml", b'target = "beta"\n[[move]]\nunit = "precious"\noptions = { unit = true }\n')
+    try:
+        assert "1 of 1 moved" in alpha.run("migrate drain /root/plan.toml").out
+        assert beta.alive(precious)
+        assert alpha.run("systemctl is-active precious", check=False).out.strip() == "inactive"
+        until(lambda: printed(beta, precious, "migrated-precious.scope") != [], "it does not print there")
+        assert "1 of 1 moved" in alpha.run("migrate return /root/plan.toml").out
+        assert alpha.alive(precious)
+        assert not beta.alive(precious)
+        assert f"{precious} /usr/bin/python3" in alpha.run("systemctl status 'migrated-*precious.scope'").out
+    finally:
+        alpha.run("systemctl stop 'migrated-*'; rm -rf /root/plan.toml /var/lib/migrate/drains", check=False)

@@ -94,6 +94,12 @@ def test_help_on_other_words(word: str, found: str, capsys: pytest.CaptureFixtur
     assert found in shown(capsys, "help", word)
 
 
+def test_the_commands_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, "help", manual.COMMANDS).splitlines()
+    assert [line.split()[0] for line in lines] == [name for name in arguments.commands() if name != manual.MAIN]
+    assert all(len(line) < manual.COLUMNS and len(line) > 40 for line in lines)
+
+
 @pytest.mark.parametrize(
     ("word", "hint"), [("downtme", "downtime"), ("99", "exit-status"), ("xyzzy", "names the topics")]
 )

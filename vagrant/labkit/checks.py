@@ -39,6 +39,10 @@ def static_checks(python: Path) -> list[list[str]]:
     ]
 
 
+SIDE_BY_SIDE = ("-n", "auto")
+"""pytest-xdist's: so many processes as there are processors. The live tests have one lab, and can't."""
+
+
 def pytest_command(python: Path, arguments: Iterable[str]) -> list[str]:
     """pytest in the developer's venv."""
     return [str(python), "-m", "pytest", *arguments]

@@ -187,7 +187,7 @@ def run_tests(everything: bool, backend: str | None, faults: str, arguments: lis
         os.environ[packages.SSHD_VARIABLE] = str(packages.an_sshd())
         # who is not root can't run them all
         strictly = ["--no-skips"] if os.geteuid() == 0 else []
-        done.command("fast tests", checks.pytest_command(python, [*strictly, "tests"]))
+        done.command("fast tests", checks.pytest_command(python, [*checks.SIDE_BY_SIDE, *strictly, "tests"]))
         done.command("fuzz", checks.fuzz_command(python, []))
     for kind in backends:
         # The number keeps two runs on one machine apart.

@@ -54,10 +54,13 @@ def source_digest() -> str:
 
 
 def developer_python() -> Path:
-    """The python of a venv with the developer's requirements; made when they change. Under the build lock."""
+    """The python of a venv with the developer's requirements. Under the build lock.
+
+    Other requirements get another venv: a second checkout's may differ, and the first one's tests be running.
+    """
     wanted = developer_requirements()
-    venv = cache.place() / "venv"
     key = cache.digest(sys.version, *wanted)
+    venv = cache.place() / f"venv-{key}"
     if not cache.is_fresh(venv, key):
         cache.mark_stale(venv)
         shutil.rmtree(venv, ignore_errors=True)

@@ -167,7 +167,7 @@ class Runner:
         else:
             self._come(cell.instant, channel)
         yield
-        if cell.fault != cells.STOP:
+        if stopped and cell.fault != cells.STOP:
             hand.ask("signal", pids=stopped, number=signal.SIGCONT)
         for each in self._hands.values():
             each.ask("go")
@@ -232,7 +232,8 @@ class Runner:
             self._hands[host].ask("step", seconds=86400.0)
             return [lambda: self._hands[host].ask("step", seconds=-86400.0)]
         elif cell.fault == cells.REBOOT:
-            return [lambda: self._reboot({"source": "alpha", "target": "beta"}[cell.victim])]
+            # here, where everybody stands: before the other host goes on, as a power cut at this instant is
+            self._reboot({"source": "alpha", "target": "beta"}[cell.victim])
         return []
 
     def _ended(self, channel: paramiko.Channel, seconds: float = 0) -> Ran:
