@@ -4,7 +4,9 @@ A directory that an operator names holds one directory a tree, which has the nam
 
     20261127-181600-3f2a1b/1/             what criu wrote of it; with rounds before it, 2, 3…
     20261127-181600-3f2a1b/manifest       what that has to be, and what it needs of a host: `protocol.Manifest`, as JSON
-    20261127-181600-3f2a1b/restored       which processes were last made of it, and where
+    20261127-181600-3f2a1b/restored       which processes it is of, or were last made of it, and where
+
+A snapshot adds to the one before: among its images is criu's link `parent`, to `../../ID/1`.
 
 All of the images is on disk before there is a manifest, and the manifest is `manifest.unsealed` until the process is
 known to be dead: so whatever has a `manifest` is whole, and was the only copy when it was written. Who restores holds a
@@ -13,10 +15,12 @@ lock on the manifest. Nothing here is changed by a restore but `restored`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -34,6 +38,7 @@ FORMAT = 1
 ROUND = 1
 """The only one of a tree that was saved: it is dumped whole."""
 MANIFEST, UNSEALED, RESTORED = "manifest", "manifest.unsealed", "restored"
+_PARENT = re.compile(r"\.\./\.\./([0-9]{8}-[0-9]{6}-[0-9a-f]{6})/1")
 _LINES = 1 << 20
 """Bytes of the record of a restore at most."""
 
@@ -66,6 +71,8 @@ def put(place: Path, manifest: Manifest) -> None:
 def seal(place: Path) -> None:
     """The process is dead: from now on this is its only copy. Does nothing where it is sealed. Raises OSError."""
     if not sealed(place):
+        for statistics in place.glob("*/stats-dump"):  # criu's last word, which nobody has put on disk
+            statistics.unlink()
         os.rename(place / UNSEALED, place / MANIFEST)
         to_disk(place)
 
@@ -150,6 +157,44 @@ def verified(directory: Path, name: str) -> Manifest:
     manifest = read(place)
     if why := running(place, manifest):
         raise InUse(why)
+    _verify(place, manifest)
+    before = place
+    while parent := parent_of(before):
+        if parent >= before.name:
+            raise IceError(f"{before} is damaged: it adds to {parent}, which is not older")
+        before = directory / parent
+        _verify(before, read(before))
+    return manifest
+
+
+def parent_of(place: Path) -> str:
+    """The id of the snapshot that this one adds to; "" for what is whole by itself. Raises IceError."""
+    try:
+        link = os.readlink(place / str(ROUND) / "parent")
+    except OSError:
+        return ""
+    found = _PARENT.fullmatch(link)
+    if not found:
+        raise IceError(f"{place} is damaged: it adds to {link[:80]!r}")
+    return found[1]
+
+
+def previous(directory: Path, pid: int, start: int) -> str:
+    """The newest snapshot there of this very process; "" for none."""
+    for entry in sorted(directory.iterdir(), reverse=True) if directory.is_dir() else ():
+        with contextlib.suppress(IceError):
+            if _is_id(entry.name) and _origin(read(entry)) == (socket.gethostname(), process.boot_id(), pid, start):
+                return entry.name
+    return ""
+
+
+def _origin(manifest: Manifest) -> tuple[str, str, int, int]:
+    """Host, boot, PID and start time of the process that it was."""
+    return manifest.host, manifest.boot, manifest.tree.root, manifest.tree.tasks[0].start_time
+
+
+def _verify(place: Path, manifest: Manifest) -> None:
+    """Raises IceError."""
     for one in manifest.images:
         try:
             size = (place / one.name).stat().st_size
@@ -157,7 +202,6 @@ def verified(directory: Path, name: str) -> Manifest:
             raise IceError(f"{place / one.name}: {error.strerror}") from None
         if size != one.size or digest(str(place / one.name)) != one.sha256:
             raise IceError(f"{place / one.name} is not what was put on ice: it is damaged, or was changed")
-    return manifest
 
 
 def look(directory: Path) -> Ice:
@@ -184,11 +228,14 @@ def _line(place: Path) -> Shelved:
     size = sum(path.stat().st_blocks * 512 for path in place.rglob("*") if path.is_file())
     try:
         manifest = read(place)
+        parent = parent_of(place)
         wrong = running(place, manifest)
+        if parent and not sealed(place.parent / parent):
+            wrong = f"it adds to {parent}, which is gone"
     except IceError as error:
-        return Shelved(place.name, place.stat().st_mtime, 0, "", size, str(error))
+        return Shelved(place.name, place.stat().st_mtime, 0, "", size, wrong=str(error))
     root = manifest.tree.tasks[0]
-    return Shelved(place.name, manifest.time, root.pid, root.name, size, wrong)
+    return Shelved(place.name, manifest.time, root.pid, root.name, size, parent, wrong)
 
 
 def _is_id(name: str) -> bool:
@@ -226,11 +273,20 @@ def note_restored(place: Path, tasks: Iterable[Sequence[int]]) -> None:
 
 def running(place: Path, manifest: Manifest) -> str:
     """What of it runs already, in words; "" for nothing that is known. Raises IceError where the word of a restore is
-    damaged.
+    damaged. Other snapshots of the same process count as well: it is one process.
 
     A host that has booted since has ended it. What runs on another host can't be seen, but has to be asked about: the
     word that it left is the only one there is.
     """
+    for entry in sorted(place.parent.iterdir()):
+        if entry != place and (entry / RESTORED).exists() and sealed(entry):
+            with contextlib.suppress(IceError):  # what is wrong with another is no matter of this one
+                if _origin(read(entry)) == _origin(manifest) and (why := _running(entry)):
+                    return why
+    return _running(place)
+
+
+def _running(place: Path) -> str:
     try:
         with (place / RESTORED).open("rb") as file:
             data = file.read(_LINES)
@@ -238,11 +294,11 @@ def running(place: Path, manifest: Manifest) -> str:
         return ""
     host, boot, tasks = said(data, place)
     if host != socket.gethostname():
-        return f"{place} was restored on {host}: see that it has ended there, then remove {place / RESTORED}"
+        return f"it ran on {host} last, of {place}: see that it has ended there, then remove {place / RESTORED}"
     if boot != process.boot_id():
         return ""
     living = next((pid for pid, start in tasks if process.alive(pid, start)), 0)
-    return f"it runs already, restored from {place}: its process {living} lives" if living else ""
+    return f"it runs already, as {place} has it: its process {living} lives" if living else ""
 
 
 def said(data: bytes, place: Path) -> tuple[str, str, list[tuple[int, int]]]:

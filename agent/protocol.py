@@ -333,6 +333,7 @@ class Shelved:
     pid: int
     name: str
     size: int  # bytes that it takes on disk
+    parent: str = ""  # the id of what it adds to; "": it is whole by itself
     wrong: str = ""  # why it can't be restored, in words
 
 
@@ -480,7 +481,9 @@ class Logged:
 
 @dataclasses.dataclass(frozen=True)
 class PutOnIce:
-    """Source, in the hold: have the images on disk, and beside them the manifest that these facts go into."""
+    """Source, in the hold: have the images on disk, and beside them the manifest that these facts go into.
+
+    For a snapshot the tree runs on before that."""
 
     source: HostFacts
     tree: TreeFacts  # as it was inspected
@@ -1013,6 +1016,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("interrupt", Interrupt, Interrupted, "source", Pace.QUICK),
     Command("remains", Nothing, Remains, "any", Pace.WORK),
     Command("put_on_ice", PutOnIce, Nothing, "source", Pace.BULK),
+    Command("snapshot", PutOnIce, Nothing, "source", Pace.BULK),
     Command("look_at_ice", LookAtIce, Ice, "any", Pace.WORK),
     Command("read_ice", ReadIce, Manifest, "target", Pace.BULK),
 )

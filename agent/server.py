@@ -30,7 +30,7 @@ from agent.keeping import kind_of
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
-from agent.saving import Saving
+from agent.saving import Saving, onto_ice
 from agent.service import ServiceError
 from agent.settings import Settings
 from agent.settle import read_journal, settle
@@ -155,7 +155,8 @@ class Server:
             "story": self._story,
             "interrupt": self._interrupt,
             "remains": self._remains,
-            "put_on_ice": self._put_on_ice,
+            "put_on_ice": lambda request: onto_ice(self._from).put_on_ice(request),
+            "snapshot": lambda request: onto_ice(self._from).snapshot(request),
             "look_at_ice": lambda request: _aside(ice.look, Path(request.directory)),
             "read_ice": lambda request: _aside(ice.verified, Path(request.directory), request.id),
         }
@@ -336,11 +337,6 @@ class Server:
             await claim(self._settings.state / state.migration)
             state = read_journal(self._settings, request.migration)  # somebody may have been at it meanwhile
         return state
-
-    async def _put_on_ice(self, request: protocol.PutOnIce) -> protocol.Nothing:
-        if not isinstance(self._from, Saving):
-            raise BadRequest("this tree goes to another host")
-        return await self._from.put_on_ice(request)
 
     async def _settle(self, request: protocol.Settle) -> protocol.Settled:
         self._trust_our_own()

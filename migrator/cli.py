@@ -14,6 +14,8 @@ The first word is a PID, or one of the subcommands:
     migrate recover [ID]                    settle what was cut off
     migrate abort ID                        undo a migration that runs, from another shell
     migrate save PID DIR                    put the process tree on ice, in a directory
+    migrate snapshot PID DIR                the same of what has changed, while it runs on
+    migrate snapshots DIR                   what is on ice there
     migrate restore DIR [ID]                bring it back from there
     migrate report [ID|FILE]                what a migration was, or the last ones
     migrate drain PLAN.toml                 move everything away that a plan lists
@@ -60,6 +62,7 @@ _INTERRUPTED = {
     "recover": ("stopping", "what the journals say still holds: run it again"),
     "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
     "save": ("undoing, the process runs on", "undone: the process runs on"),
+    "snapshot": ("undoing, the process runs on", "the process runs on, and no snapshot was taken"),
     "restore": ("undoing, the images stay", "nothing runs of it; the images are as they were"),
     "drain": ("undoing what is under way", "what had moved stays there: run it again to go on, or `migrate return`"),
     "return": ("undoing what is under way", "what had come back stays: run it again to go on"),
@@ -267,7 +270,7 @@ async def _drain(options: argparse.Namespace, show: Progress) -> int:
 
 
 async def _ice(options: argparse.Namespace, show: Progress) -> int:
-    """`save` and `restore`."""
+    """`save`, `snapshot`, `snapshots` and `restore`."""
     from migrator import ice_commands
 
     return await ice_commands.COMMANDS[options.command](options, show)
@@ -289,6 +292,8 @@ _COMMANDS = {
     "recover": _operate,
     "abort": _operate,
     "save": _ice,
+    "snapshot": _ice,
+    "snapshots": _ice,
     "restore": _ice,
     "drain": _drain,
     "return": _drain,

@@ -6,6 +6,7 @@ it is asked here too, whenever an agent is lost.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
@@ -22,6 +23,7 @@ from migrator.obstacle import Obstacle
 from migrator.peer import Peer, PeerFault, PeerLost, error_of
 from migrator.phases import Observer, Phase, Round
 from migrator.together import uninterrupted
+from migrator.words import bytes_text
 
 T = TypeVar("T")
 _AS_THEY_WERE = "nothing runs of it; the images are as they were, and may be restored again"
@@ -38,6 +40,19 @@ class Saved:
     bytes: int
     frozen_seconds: float  # until all of it was on disk
     leftovers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A process as it was, on ice, while it runs on."""
+
+    id: str
+    directory: str  # that it has for itself
+    pid: int
+    name: str
+    bytes: int  # that it takes on disk
+    frozen_seconds: float
+    parent: str  # the id of the snapshot that it adds to; "": it is whole by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +164,10 @@ async def save(
         return await _in_our_words(_save(agent, pid, wished))
 
 
-async def _save(agent: _Agent, pid: int, wished: plan.Wishes) -> Saved:
+async def _looked_at(
+    agent: _Agent, pid: int, wished: plan.Wishes, *, stays: bool = False
+) -> tuple[plan.Plan, protocol.PutOnIce]:
+    """Preflight: how it goes on ice, and what is to be known of it. Raises PreflightError. `stays`: it runs on here."""
     observer = agent.observer
     observer.started(agent.id)
     await observer.phase(Phase.PREFLIGHT)
@@ -158,29 +176,48 @@ async def _save(agent: _Agent, pid: int, wished: plan.Wishes) -> Saved:
     in_place = ice_plan.in_place(tree)
     found = await agent.peer.check(plan.questions(in_place, wished))
     ice = await agent.peer.look_at_ice(protocol.LookAtIce(wished.shared))
-    chosen, obstacles = ice_plan.saving(host, in_place, found, ice, wished)
+    chosen, obstacles = ice_plan.saving(host, in_place, found, ice, wished, stays=stays)
     _stop_at(obstacles, chosen, observer)
-    root = tree.tasks[0]
+    return chosen, protocol.PutOnIce(host, tree, chosen.terminal, chosen.systemd.scope, chosen.systemd.logged)
+
+
+async def _held(
+    agent: _Agent, chosen: plan.Plan, facts: protocol.PutOnIce, unit: str, *, track: bool
+) -> tuple[str, protocol.Held, float]:
+    """Frozen, dumped and held: its directory, and the seconds."""
+    root = facts.tree.tasks[0]
     begin = protocol.Begin(
-        agent.id, pid, root.start_time, wished.shared, chosen.criu, False, chosen.place, os.getpid(),
-        chosen.systemd.suspended,
+        agent.id, root.pid, root.start_time, chosen.place.directory, chosen.criu, track, chosen.place, os.getpid(), unit
     )  # fmt: skip
-    facts = protocol.PutOnIce(host, tree, chosen.terminal, chosen.systemd.scope, chosen.systemd.logged)
+    prepared = await agent.peer.begin(begin)
+    await agent.observer.phase(Phase.FREEZE)
+    agent.observer.round_started(1, facts.tree.memory, True)
+    began = time.monotonic()
+    held = await agent.peer.dump(protocol.Dump(1, ""))
+    return prepared.images, held, began
+
+
+def _tell_round(agent: _Agent, held: protocol.Held, page_size: int, seconds: float) -> int:
+    """Say what was dumped, in so many seconds; its bytes."""
+    size = sum(one.size for one in held.images)
+    pages = sum(one.size for one in held.images if one.name.startswith("pages-"))
+    agent.observer.round_done(1, Round(pages // page_size, size, 0, seconds, seconds), True)
+    return size
+
+
+async def _save(agent: _Agent, pid: int, wished: plan.Wishes) -> Saved:
+    observer = agent.observer
+    chosen, facts = await _looked_at(agent, pid, wished)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(uninterrupted, agent.undone, observer.note)
-        prepared = await agent.peer.begin(begin)
-        await observer.phase(Phase.FREEZE)
-        observer.round_started(1, tree.memory, True)
-        began = time.monotonic()
-        held = await agent.peer.dump(protocol.Dump(1, ""))
+        place, held, began = await _held(agent, chosen, facts, chosen.systemd.suspended, track=False)
         await agent.peer.put_on_ice(facts)
-        seconds, size = time.monotonic() - began, sum(one.size for one in held.images)
-        pages = sum(one.size for one in held.images if one.name.startswith("pages-"))
-        observer.round_done(1, Round(pages // host.page_size, size, 0, seconds, seconds), True)
+        seconds = time.monotonic() - began
+        size = _tell_round(agent, held, facts.source.page_size, seconds)
         await observer.phase(Phase.COMMIT)
         left = await uninterrupted(_commit(agent), observer.note)
         undo.pop_all()
-    return Saved(agent.id, prepared.images, pid, root.name, size, seconds, left)
+    return Saved(agent.id, place, pid, facts.tree.tasks[0].name, size, seconds, left)
 
 
 async def _commit(agent: _Agent) -> tuple[str, ...]:
@@ -198,6 +235,47 @@ async def _commit(agent: _Agent) -> tuple[str, ...]:
     except (PeerFault, PeerLost):
         await agent.settled(undo_only=False)
         return ()
+
+
+# --- snapshot --------------------------------------------------------------------------------------------------------
+
+
+async def snapshot(pid: int, directory: str, observer: Observer, *, terminal: str = "", criu: str = "") -> Snapshot:
+    """Put a tree on ice as it is, and let it run on: what it has changed since the snapshot before, where the kernel
+    knows that, else all of it. Raises MigrateError, or CancelledError after all was undone."""
+    wished = ice_plan.wishes(directory, terminal=terminal)
+    async with _agent(criu, observer) as agent:
+        return await _in_our_words(_snapshot(agent, pid, wished))
+
+
+async def _snapshot(agent: _Agent, pid: int, wished: plan.Wishes) -> Snapshot:
+    chosen, facts = await _looked_at(agent, pid, wished, stays=True)
+    tracked = facts.source.dirty_tracking
+    if not tracked:
+        kernel = f"{facts.source.hostname}: kernel {facts.source.kernel} does not track dirty memory"
+        agent.observer.note(f"{kernel}: each snapshot is a whole image, up to {bytes_text(facts.tree.memory)}")
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(uninterrupted, agent.undone, agent.observer.note)
+        place, held, began = await _held(agent, chosen, facts, "", track=tracked)
+        putting = asyncio.ensure_future(agent.peer.snapshot(facts))
+        _tell_round(agent, held, facts.source.page_size, time.monotonic() - began)
+        await agent.observer.phase(Phase.CLEAN)
+        await uninterrupted(_result(putting), agent.observer.note)
+        undo.pop_all()
+    listed = await agent.peer.look_at_ice(protocol.LookAtIce(wished.shared))
+    item = next(one for one in listed.items if one.id == agent.id)
+    return Snapshot(agent.id, place, pid, item.name, item.size, held.freeze_seconds, item.parent)
+
+
+async def _result(task: asyncio.Future[T]) -> T:
+    return await task
+
+
+async def snapshots(directory: str, observer: Observer, *, criu: str = "") -> tuple[protocol.Shelved, ...]:
+    """All that is on ice in a directory, oldest first. Raises IceError."""
+    async with _agent(criu, observer) as agent:
+        found: protocol.Ice = await _in_our_words(agent.peer.look_at_ice(protocol.LookAtIce(directory)))
+    return found.items
 
 
 # --- restore ---------------------------------------------------------------------------------------------------------

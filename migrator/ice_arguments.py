@@ -1,4 +1,4 @@
-"""The words of the commands on processes on ice: `save`, `restore`. Refuses to do anything: that is `ice_commands`."""
+"""The words of the commands on processes on ice: `save`, `restore`… Refuses to do anything: `ice_commands` does."""
 
 from __future__ import annotations
 
@@ -38,6 +38,39 @@ def _save_parser() -> argparse.ArgumentParser:
         help="it leaves its terminal behind, and gets a new one when it is restored",
     )
     _add_rest(parser)
+    return parser
+
+
+def _snapshot_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="migrate snapshot",
+        description="Put a running process tree on ice as it is, and let it run on: all of it, and from the second "
+        "time on what has changed since, where the kernel tracks dirty memory. `migrate restore` takes any of them.",
+        epilog="exit status: 0: it is on ice; any other: it is not. It runs on.",
+    )
+    parser.add_argument("pid", metavar="PID", type=option_types.pid, help="root of the process tree on this host")
+    parser.add_argument("directory", metavar=_DIRECTORY, type=option_types.ice, help="where to: the same one each time")
+    parser.add_argument(
+        "--detach",
+        dest="terminal",
+        action="store_const",
+        const=terminals.DETACH,
+        default="",
+        help="it has a terminal, and gets a new one when it is restored",
+    )
+    _add_rest(parser)
+    return parser
+
+
+def _snapshots_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="migrate snapshots",
+        description="List what is on ice in a directory: when each was put there, its size, what it adds to, and why "
+        "it could not be restored now. Changes nothing.",
+    )
+    parser.add_argument("directory", metavar=_DIRECTORY, type=option_types.ice, help="the directory")
+    parser.add_argument("--json", action="store_true", help="one event a line")
+    parser.set_defaults(quiet=False, verbose=False)
     return parser
 
 
@@ -98,4 +131,9 @@ def _add_rest(parser: argparse.ArgumentParser) -> None:
     add_log(parser)
 
 
-PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {"save": _save_parser, "restore": _restore_parser}
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "save": _save_parser,
+    "snapshot": _snapshot_parser,
+    "snapshots": _snapshots_parser,
+    "restore": _restore_parser,
+}

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import dataclasses
 import functools
+import time
 from collections.abc import Awaitable, Callable
 
 from migrator import errors, ice, ice_recovery, terminals
@@ -22,6 +23,32 @@ async def save(options: argparse.Namespace, show: Progress) -> int:
     text = f"pid {saved.pid} ({escape(saved.name)}) is on ice: {bytes_text(saved.bytes)} in {escape(saved.directory)}, "
     text += f"frozen {seconds_text(saved.frozen_seconds)}\nagain: {escape(ice_recovery.again(saved.directory))}\n"
     return _told(show, "saved", saved, text, saved.leftovers)
+
+
+async def snapshot(options: argparse.Namespace, show: Progress) -> int:
+    """`migrate snapshot PID DIR`."""
+    taken = await ice.snapshot(options.pid, options.directory, show, terminal=options.terminal, criu=options.criu)
+    adds = f"adds to {taken.parent}" if taken.parent else "whole"
+    text = f"pid {taken.pid} ({escape(taken.name)}) runs on; as it was it takes {bytes_text(taken.bytes)} in "
+    text += f"{escape(taken.directory)} ({adds}), frozen {seconds_text(taken.frozen_seconds)}\n"
+    return _told(show, "snapshot", taken, text, ())
+
+
+async def snapshots(options: argparse.Namespace, show: Progress) -> int:
+    """`migrate snapshots DIR`."""
+    found = await ice.snapshots(options.directory, show)
+    lines = [
+        f"{one.id}  {_when(one.time)}  pid {one.pid} {escape(one.name)}  {bytes_text(one.size):>9}  "
+        f"{f'adds to {escape(one.parent)}' if one.parent else 'whole'}{f'  {escape(one.wrong)}' if one.wrong else ''}\n"
+        for one in found
+    ]
+    text = "".join(lines) or f"{escape(options.directory)}: nothing is on ice there\n"
+    show.told(text, [("on-ice", dataclasses.asdict(one)) for one in found])
+    return errors.EXIT_MIGRATED
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(max(seconds, 0.0), 1e11)))
 
 
 async def restore(options: argparse.Namespace, show: Progress) -> int:
@@ -57,7 +84,9 @@ async def _show(show: Progress, revived: ice.Revived, channel: Channel) -> None:
     show.warn(await attach.session(channel))
 
 
-def _told(show: Progress, event: str, what: ice.Saved | ice.Revived, text: str, left: tuple[str, ...]) -> int:
+def _told(
+    show: Progress, event: str, what: ice.Saved | ice.Snapshot | ice.Revived, text: str, left: tuple[str, ...]
+) -> int:
     show.hand_over()  # its last phase has ended
     show.told(text, [(event, dataclasses.asdict(what))])
     for item in left:
@@ -65,4 +94,9 @@ def _told(show: Progress, event: str, what: ice.Saved | ice.Revived, text: str, 
     return errors.EXIT_LEFTOVERS if left else errors.EXIT_MIGRATED
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Awaitable[int]]] = {"save": save, "restore": restore}
+COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Awaitable[int]]] = {
+    "save": save,
+    "snapshot": snapshot,
+    "snapshots": snapshots,
+    "restore": restore,
+}

@@ -14,6 +14,8 @@ from migrator import plan, surroundings, terminals
 from migrator.obstacle import Obstacle, make
 
 Preflight = tuple[plan.Plan, tuple[Obstacle, ...]]
+_GONE = ("unit", "unit-fails", "unit-boot", "unit-user")
+"""What is about a process that has gone from its unit."""
 _RESERVE = 64 << 20
 """Bytes of memory for what is small of the images, and for criu's log beside them."""
 
@@ -36,13 +38,16 @@ def wishes(directory: str, *, namespaces: str = "never", terminal: str = "", uni
 
 def saving(
     host: protocol.HostFacts, tree: protocol.TreeFacts, found: protocol.TargetCheck, ice: protocol.Ice,
-    wished: plan.Wishes,
+    wished: plan.Wishes, *, stays: bool = False,
 ) -> Preflight:  # fmt: skip
-    """How the tree goes on ice, and what stands in the way. `tree` is in place, `found` answers for this very host."""
+    """How the tree goes on ice, and what stands in the way. `tree` is in place, `found` answers for this very host.
+
+    One that `stays`, a snapshot's, does not go from its unit either."""
     host = dataclasses.replace(host, dirty_tracking=True)  # it is dumped once, and tracks nothing
     chosen, obstacles = plan.make_plan(host, host, tree, _but_for_itself(found, plan.questions(tree, wished)), wished)
     place = dataclasses.replace(chosen.place, ice=True)
     chosen = dataclasses.replace(chosen, precopy=False, place=place)
+    obstacles = tuple(one for one in obstacles if not (stays and one.id in _GONE))
     more = surroundings.of_ice(host.hostname, wished.shared, chosen.memory, ice)
     return chosen, _of_one_host(host.hostname, (*obstacles, *more))
 

@@ -357,6 +357,10 @@ class Peer:
         """Have the images on disk, and their manifest."""
         return await self.call("put_on_ice", request, protocol.Nothing)
 
+    async def snapshot(self, request: protocol.PutOnIce) -> protocol.Nothing:
+        """Let the held tree run on, and have the images on disk, and their manifest."""
+        return await self.call("snapshot", request, protocol.Nothing)
+
     async def look_at_ice(self, request: protocol.LookAtIce) -> protocol.Ice:
         """What is on ice in a directory."""
         return await self.call("look_at_ice", request, protocol.Ice)

@@ -45,10 +45,10 @@ class Talking:
         await self._talk.close()
 
 
-async def begin(peer: Peer, victim: Victim, directory: Path) -> None:
+async def begin(peer: Peer, victim: Victim, directory: Path, name: str = SAVE, *, track: bool = False) -> None:
     place = protocol.Place(True, 0, str(directory), shared=True, ice=True)
     start = process.start_time(victim.pid)
-    await peer.begin(protocol.Begin(SAVE, victim.pid, start, str(directory), OPTIONS, False, place))
+    await peer.begin(protocol.Begin(name, victim.pid, start, str(directory), OPTIONS, track, place))
 
 
 async def hold(peer: Peer, victim: Victim, directory: Path) -> None:
@@ -203,3 +203,60 @@ async def test_two_restores_at_once(pair: Pair, directory: Path, agent: Peer) ->
         second = await fault(another.prepare(prepare_of(directory, "20260101-000002-abcdef")))
         assert second.code is FaultCode.LOCKED
     await agent.abort(protocol.Abort("test"))
+
+
+async def snapshot(pair: Pair, victim: Victim, directory: Path, number: int, *, track: bool = True) -> str:
+    """Take one: what it adds to."""
+    name = f"20260101-00000{number}-abcdef"
+    async with Talking(pair) as peer:
+        await begin(peer, victim, directory, name, track=track)
+        await peer.dump(protocol.Dump(1, ""))
+        await peer.snapshot(facts_for_ice(victim.pid))
+    assert pair.source.journal(name) == ["BEGIN", "FROZEN", "ABORT", "DONE"]
+    assert ice.sealed(directory / name)
+    called = pair.source.calls("dump")[-1].argv
+    given = called[called.index("--prev-images-dir") + 1] if "--prev-images-dir" in called else ""
+    assert ("--track-mem" in called) == track
+    return given
+
+
+async def test_a_snapshot_adds_to_the_one_before(pair: Pair, directory: Path) -> None:
+    """Of the same process, if nobody has looked at what it changes in between."""
+    victim = pair.victim(1)
+    assert await snapshot(pair, victim, directory, 1) == ""
+    assert victim.runs
+    assert await snapshot(pair, victim, directory, 2) == "../../20260101-000001-abcdef/1"
+    assert await snapshot(pair, victim, directory, 3) == "../../20260101-000002-abcdef/1"
+    assert await snapshot(pair, victim, directory, 5, track=False) == ""
+    assert await snapshot(pair, victim, directory, 6) == "../../20260101-000005-abcdef/1"
+    async with Talking(pair) as peer:  # a migration that is undone
+        start = process.start_time(victim.pid)
+        await peer.begin(protocol.Begin(RESTORE.replace("1-a", "7-a"), victim.pid, start, "beta", OPTIONS, True))
+        await peer.abort(protocol.Abort("test"))
+    assert await snapshot(pair, victim, directory, 8) == ""
+
+
+async def test_a_chain_is_verified_as_a_whole(pair: Pair, directory: Path, agent: Peer) -> None:
+    victim = pair.victim()
+    for number in (1, 2, 3):
+        await snapshot(pair, victim, directory, number)
+    newest = protocol.ReadIce(str(directory), "20260101-000003-abcdef")
+    running = await fault(agent.read_ice(newest))
+    assert (running.code, f"process {victim.pid} lives" in running.message) == (FaultCode.LOCKED, True)
+    victim.close()
+    assert (await agent.read_ice(newest)).id == newest.id
+    first = directory / "20260101-000001-abcdef"
+    image = next((first / "1").glob("pages-*.img"))
+    image.write_bytes(image.read_bytes() + b"?")
+    assert (await fault(agent.read_ice(newest))).code is FaultCode.ICE
+    listed = (await agent.look_at_ice(protocol.LookAtIce(str(directory)))).items
+    assert [one.parent for one in listed] == ["", first.name, "20260101-000002-abcdef"]
+    (first / "manifest").unlink()
+    listed = (await agent.look_at_ice(protocol.LookAtIce(str(directory)))).items
+    assert listed[1].wrong == f"it adds to {first.name}, which is gone"
+
+
+async def test_only_a_held_tree_gives_a_snapshot(pair: Pair, directory: Path, agent: Peer) -> None:
+    victim = pair.victim()
+    await begin(agent, victim, directory)
+    assert (await fault(agent.snapshot(facts_for_ice(victim.pid)))).code is FaultCode.BAD_REQUEST

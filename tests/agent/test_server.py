@@ -196,7 +196,7 @@ async def test_every_command_of_the_table_in_the_right_order(
     for stream in streams:
         await stream.close()
     # of rounds that are no stream: in test_carrier; and of a tree that has no target: in test_saving
-    assert called == protocol.BY_NAME.keys() - {"arrived", "put_on_ice", "look_at_ice", "read_ice"}
+    assert called == protocol.BY_NAME.keys() - {"arrived", "put_on_ice", "snapshot", "look_at_ice", "read_ice"}
 
 
 # --- what is no request ----------------------------------------------------------------------------------------------
@@ -392,6 +392,7 @@ _ALONE: dict[str, Act] = {
     "abort": lambda peer, pid: peer.abort(protocol.Abort("test")),
     "finish": lambda peer, pid: peer.finish(),
     "put_on_ice": lambda peer, pid: peer.put_on_ice(facts_for_ice(pid)),
+    "snapshot": lambda peer, pid: peer.snapshot(facts_for_ice(pid)),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.live import power
-from tests.live.conftest import Run
+from tests.live.conftest import Run, Started
 from tests.live.lab_host import LOG, LabHost, until, wait_for_sweeps
 from tests.live.screen import shell
 from tests.live.test_recover import settled
@@ -198,6 +198,69 @@ def test_the_power_goes_meanwhile(alpha: LabHost, ice: Ice, witness: int, instan
         alpha.run(f"rm {LOG}")
         return
     assert again.status == 0, again.explain()
+    right(alpha, witness)
+
+
+def told(alpha: LabHost, pid: int, signal: str) -> str:
+    """What the diary says once it has heard a signal."""
+    alpha.run(f"rm -f /root/diary.said; kill -{signal} {pid}")
+    until(lambda: alpha.run("test -s /root/diary.said", check=False).status == 0, "it does not answer")
+    return alpha.run("cat /root/diary.said").out
+
+
+def test_snapshots_of_a_process_that_runs_on(
+    nothing_behind: None, started: Started, alpha: LabHost, ice: Ice, backend: str
+) -> None:
+    """Where memory is tracked the second has what has changed. Any of them is restored. 100 MiB, 1 % of it dirtied."""
+    pid = started.launch("python3", "/root/programs/diary.py", "100", "1")
+    until(lambda: alpha.run("test -s /root/diary.said", check=False).status == 0, "it does not start", 300)
+    taken = []
+    for time in range(3):
+        assert told(alpha, pid, "USR1") == f"{time + 1} True"
+        run = ice("snapshot", pid, ICE)
+        assert run.status == 0, run.explain()
+        taken += run.of("snapshot")
+        assert alpha.alive(pid)
+        if time == 1:  # whoever looks in between has what has changed since: the next one is whole
+            ice("save", pid, "/var/ice-not", before="python3 /root/programs/cut_short.py 'commit asked' kill")
+            settled(alpha)
+            ice("recover")
+            alpha.run("rm -rf /var/ice-not")
+    parents = [one["parent"] for one in taken]
+    assert parents == (["", taken[0]["id"], ""] if backend == "vm" else ["", "", ""])
+    sizes = [one["bytes"] for one in taken]
+    assert (sizes[1] <= 3 << 20) == (backend == "vm"), sizes
+    assert min(sizes[0], sizes[2]) >= 100 << 20
+    listed = ice("snapshots", ICE).of("on-ice")
+    assert [(one["id"], one["pid"], one["size"], one["parent"]) for one in listed] == [
+        (one["id"], pid, one["bytes"], one["parent"]) for one in taken
+    ]
+    refused = ice("restore", ICE, taken[0]["id"])
+    assert refused.status == 22, refused.explain()
+    for number in (1, 0, 2):
+        alpha.run(f"kill -KILL {pid}")
+        until(lambda: not alpha.alive(pid), "it does not die")
+        again = ice("restore", ICE, taken[number]["id"])
+        assert again.status == 0, again.explain()
+        assert told(alpha, pid, "USR2") == f"{number + 1} True"
+    other = ice("restore", ICE, taken[0]["id"], "-n")
+    assert other.status == 22, other.explain()
+    alpha.run(f"kill -KILL {pid}; rm -rf {ICE}/{taken[0]['id']} /root/diary.said")
+    wrong = [one["wrong"] for one in ice("snapshots", ICE).of("on-ice")]
+    assert wrong == ([f"it adds to {taken[0]['id']}, which is gone", ""] if backend == "vm" else ["", ""])
+    if backend == "vm":
+        assert ice("restore", ICE, taken[1]["id"]).status == 24
+
+
+@pytest.mark.long_on("vm")
+@pytest.mark.parametrize("instant", ["freeze", "dump"])
+def test_a_snapshot_that_is_cut_short(alpha: LabHost, ice: Ice, witness: int, instant: str) -> None:
+    """It runs on, whatever becomes of the snapshot."""
+    ice("snapshot", witness, ICE, before=f"python3 /root/programs/cut_short.py '{instant}' kill")
+    settled(alpha)
+    until(lambda: alpha.run("pgrep -x criu", check=False).status != 0, "criu does not end")
+    assert ice("recover").status == 0
+    assert alpha.run(f"ls {ICE} 2>/dev/null", check=False).out == ""
     right(alpha, witness)
 
 

@@ -20,7 +20,7 @@ def main() -> None:
     memory.madvise(mmap.MADV_NOHUGEPAGE)  # one byte of a huge page dirties all of it
     part = size * percent // 100 // PAGE * PAGE
     for at in range(0, size, PAGE):
-        memory[at : at + 8] = b"%8d" % at
+        memory[at : at + 8] = b"%8x" % at
     times = 0
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     SAID.write_text("ready")
@@ -28,9 +28,9 @@ def main() -> None:
         if signal.sigwait((signal.SIGUSR1, signal.SIGUSR2)) == signal.SIGUSR1:
             times += 1
             for at in range(0, part, PAGE):
-                memory[at + 8 : at + 16] = b"%8d" % times
-        wanted = b"%8d" % times if times else bytes(8)
-        right = all(memory[at : at + 8] == b"%8d" % at for at in range(0, size, PAGE))
+                memory[at + 8 : at + 16] = b"%8x" % times
+        wanted = b"%8x" % times if times else bytes(8)
+        right = all(memory[at : at + 8] == b"%8x" % at for at in range(0, size, PAGE))
         right &= all(memory[at + 8 : at + 16] == wanted for at in range(0, part, PAGE))
         SAID.write_text(f"{times} {right}")
 
