@@ -193,6 +193,7 @@ class HostFacts:
     iptables: bool = False  # and these
     net_admin: bool = False  # we may change addresses and rules
     session: tuple[str, ...] = ()  # both addresses of the SSH session that the agent is reached by
+    hardware: tuple[str, ...] = ()  # addresses of its Ethernet interfaces: 02:00:5e:00:00:01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,6 +396,26 @@ class Check:
     terminals: tuple[int, ...] = ()  # numbers of pseudo-terminals that must be free
     units: tuple[str, ...] = ()  # of systemd
     ice: str = ""  # a directory of trees on ice
+
+
+@dataclasses.dataclass(frozen=True)
+class Listen:
+    """Ask the target who else has addresses that are to come to it: duplicate address detection."""
+
+    addresses: tuple[Floating, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """Who says on the link that an address is his: the source does, too."""
+
+    address: str
+    hardware: str  # 02:00:5e:00:00:01
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    heard: tuple[Heard, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -985,6 +1006,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("probe", Probe, HostFacts, "any", Pace.QUICK),
     Command("inspect", Inspect, TreeFacts, "source", Pace.WORK),
     Command("check", Check, TargetCheck, "target", Pace.WORK),
+    Command("listen", Listen, Answers, "target", Pace.QUICK),
     Command("digest", Digest, Digests, "source", Pace.WORK),
     Command("begin", Begin, Prepared, "source", Pace.QUICK),
     Command("prepare", Prepare, Prepared, "target", Pace.QUICK),

@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Callable, Optional, TypeVar
 
-from agent import disk, files, host, ice, images, instants, newcomers, process, protocol, wire
+from agent import disk, duplicates, files, host, ice, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
@@ -125,6 +125,7 @@ class Server:
             "probe": self._probe,
             "inspect": self._inspect,
             "check": self._check,
+            "listen": self._listen,
             "digest": self._digest,
             "begin": self._begin,
             "prepare": self._prepare,
@@ -285,6 +286,9 @@ class Server:
         instants.at("preflight")
         known = (await _aside(ice.look, Path(request.ice)),) if request.ice else ()
         return dataclasses.replace(await _aside(files.check, request, self._settings.state), ice=known)
+
+    async def _listen(self, request: protocol.Listen) -> protocol.Answers:
+        return protocol.Answers(await _aside(duplicates.heard, request.addresses))
 
     async def _digest(self, request: protocol.Digest) -> protocol.Digests:
         return protocol.Digests(await _aside(lambda: tuple(map(files.digest, request.paths))))

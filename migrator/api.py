@@ -143,7 +143,7 @@ async def rehearse(pid: int, host: str, options: Options | None = None, *, on_ev
 async def check(pid: int, host: str, options: Options | None = None, *, on_event: Listener | None = None) -> Checked:
     """Preflight alone: every obstacle at once; changes nothing. Raises ConnectError, NoProcess and their kind."""
     chosen, obstacles = await migration.check(order(pid, host, options), Telling(*_listeners(on_event)))
-    return Checked(obstacles, chosen.notes)
+    return Checked(obstacles, (*chosen.notes, *chosen.sockets))
 
 
 def _listeners(on_event: Listener | None) -> tuple[Listener, ...]:

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 
-from agent.protocol import Floating, HostAddress, HostFacts, Peculiarity, TargetCheck
+from agent.protocol import Floating, Heard, HostAddress, HostFacts, Peculiarity, TargetCheck
 from migrator.obstacle import Obstacle, make
 
 _WORD = re.compile(r"(?P<address>[0-9A-Fa-f:.]+)(/(?P<prefix>\d{1,3}))?(@(?P<here>[^@:/\s]+)(:(?P<there>[^@:/\s]+))?)?")
@@ -146,6 +146,13 @@ def resolve(
                 )
             )
     return Move(tuple(starts), tuple(ends)), tuple(obstacles)
+
+
+def elsewhere(there: str, source: HostFacts, heard: Iterable[Heard]) -> Iterator[Obstacle]:
+    """Each address that a third host says is its: whoever is heard, and is no interface of the source."""
+    for one in heard:
+        if one.hardware not in source.hardware:
+            yield make("move-elsewhere", there, one.address, hardware=one.hardware)
 
 
 def _of_hosts(here: str, source: HostFacts, there: str, target: HostFacts) -> Iterator[Obstacle]:

@@ -14,6 +14,13 @@ ROWS = (
         "Two hosts with one address take each other's packets. The target gets it when the process does.",
     ),
     Kind(
+        "move-elsewhere", "an address that shall move is on a third host as well",
+        "another host on the link there says that it has it (hardware address {hardware})",
+        "take it off that host: `ip neigh` or the switch says which one it is",
+        "The target asks on its link who has the address. Only the source may answer: with two, clients are led to "
+        "whichever has spoken last.",
+    ),
+    Kind(
         "move-interface", "no interface of the target is known for an address that shall move",
         "none of its interfaces, or more than one, is in the same subnet", "--move-address {address}@{here}:INTERFACE",
         "Without a name the address goes to the one interface of the target that has an address in the same subnet.",

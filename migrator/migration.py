@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable
 
 from agent import protocol
-from migrator import asking, errors, history, plan, precopy
+from migrator import asking, errors, floating, history, plan, precopy
 from migrator.along import Along
 from migrator.bandwidth import Bucket
 from migrator.carrier import Carrier, Directories, Streamed
@@ -171,7 +171,11 @@ class Migration:
         (source, target), (tree, found) = await both(self._hosts(), self._tree())
         self._page_size = source.page_size
         tree = await self._digested(tree, found)
-        return plan.make_plan(source, target, tree, found, self._order.wishes)
+        chosen, obstacles = plan.make_plan(source, target, tree, found, self._order.wishes)
+        if chosen.floating.there:
+            answers = await self._ends.target.listen(protocol.Listen(chosen.floating.there))
+            obstacles += tuple(floating.elsewhere(target.hostname, source, answers.heard))
+        return chosen, obstacles
 
     async def _hosts(self) -> tuple[protocol.HostFacts, protocol.HostFacts]:
         source = await self._here

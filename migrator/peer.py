@@ -233,6 +233,10 @@ class Peer:
         """What the target has of that which the tree needs."""
         return answering(await self.call("check", request, protocol.TargetCheck), request, self.host)
 
+    async def listen(self, request: protocol.Listen) -> protocol.Answers:
+        """Who else has addresses that are to come to this host."""
+        return await self.call("listen", request, protocol.Answers)
+
     async def digest(self, request: protocol.Digest) -> protocol.Digests:
         """What the content of files comes to."""
         return await self.call("digest", request, protocol.Digests)

@@ -100,6 +100,7 @@ class Plan:
     floating: floating.Move = floating.NOTHING  # addresses that move along
     systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
     durable: bool = False  # what a restore needs is on the target's disk before COMMIT
+    sockets: tuple[str, ...] = ()  # a line each: what becomes of it
     keep: str = ""  # a directory of the target in which the images are kept
     kept: tuple[protocol.PutOnIce, ...] = ()  # what is to be known of the images that the target keeps, where it does
 
@@ -196,6 +197,7 @@ def make_plan(
         on_disk=on_disk, memory=memory, notes=tuple(notes), instant=instant, compress=compress,
         place=_place(source, memory, wishes), namespaces=namespaces, terminal=wishes.terminal, floating=move,
         systemd=systemd, durable=wishes.durable, keep=wishes.keep_images, kept=(facts,) if wishes.keep_images else (),
+        sockets=tuple(connections.fates(here, there, tree.peculiarities, move, wishes.tcp)),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 

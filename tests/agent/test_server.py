@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from agent import process, protocol, wire
 from agent.protocol import FaultCode
-from agent.server import fault_of
+from agent.server import Server, fault_of
+from agent.settings import Settings
+from agent.tasks import NotRunning
 from migrator import bundle
 from migrator.bandwidth import Bucket
 from migrator.channel import Channel
@@ -121,6 +124,8 @@ async def test_every_command_of_the_table_in_the_right_order(
     tree = await source.inspect(protocol.Inspect(victim.pid))
     assert [task.pid for task in tree.tasks] == victim.pids
     found = await target.check(protocol.Check(tree.files, (victim.pid,)))
+    nowhere = protocol.Floating("192.0.2.7", 24, "none0")
+    assert await target.listen(protocol.Listen((nowhere,))) == protocol.Answers(())
     assert (await source.digest(protocol.Digest((str(extra), "/nowhere")))).digests == (
         hashlib.sha256(b"x" * 1000).hexdigest(), "",
     )  # fmt: skip
@@ -398,7 +403,7 @@ _ALONE: dict[str, Act] = {
 
 async def test_nothing_works_before_it_has_begun(source: Peer, pair: Pair) -> None:
     assert _ALONE.keys() == protocol.BY_NAME.keys() - {
-        "probe", "inspect", "check", "digest", "begin", "prepare", "journal", "settle",
+        "probe", "inspect", "check", "listen", "digest", "begin", "prepare", "journal", "settle",
         "migrations", "story", "remains", "interrupt", "look_at_ice", "read_ice",
     }  # fmt: skip
     for name, act in _ALONE.items():
@@ -595,3 +600,20 @@ def test_an_agent_without_memory_says_so_and_is_no_bug(error: Exception) -> None
     told = fault_of(error)
     assert told.code is FaultCode.NO_SPACE
     assert told.message == "no memory left for the agent"
+
+
+async def test_what_does_not_end_after_the_contact_is_lost_is_said(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback; and what else is under way is waited for all the same."""
+    server = Server(Settings(pair.directory / "state", pair.directory / "run"), asyncio.StreamReader(), 1, "test")
+
+    async def hang() -> None:
+        raise NotRunning("criu (PID 4711) does not end")
+
+    under_way = asyncio.ensure_future(asyncio.sleep(0.01))
+    server._running.add(under_way)
+    monkeypatch.setattr(server, "_target", types.SimpleNamespace(contact_lost=hang))
+    await server._contact_lost()
+    assert capsys.readouterr().err == "criu (PID 4711) does not end: `migrate recover` undoes it once that has ended\n"
+    assert under_way.done()

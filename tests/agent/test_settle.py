@@ -325,6 +325,8 @@ async def test_a_relay_that_has_outlived_its_agent(pair: Pair) -> None:
         '{"record":"COMMIT","tasks":[[1,"x"]]}', '{"record":"owner","agent":[1]}', '{"record":"RESUMED","pid":true}',
         '{"record":"criu","pid":1}', '{"record":"FROZEN","time":NaN}', '{"record":"FROZEN","time":1e999}',
         '{"record":"criu","pid":1,"start":99999999999999999999}', '{"record":"x","migrate":[1]}',
+        '{"record":"lock"}', '{"record":"lock","table":7}', '{"record":"address"}', '{"record":"x","floating":[[1]]}',
+        '{"record":"x","floating":[["192.0.2.7","24","eth0"]]}',
     ],
 )  # fmt: skip
 def test_a_damaged_journal_is_told_and_not_taken_for_none(settings: Settings, line: str) -> None:

@@ -328,6 +328,50 @@ def test_what_can_not_move_is_named_at_preflight(service: Service, alpha: LabHos
     still_on_source(service, alpha, beta)
 
 
+def test_check_names_what_becomes_of_each_socket(address: str, alpha: LabHost, started: Started, migrate: Any) -> None:
+    """The listening one and the connection, with the address and without."""
+    pid = started.launch(*SERVER, "--address", address)
+    until(lambda: alpha.run("ss -Hltn sport = :7000").out != "", "the server does not listen")
+    clients = Clients.of(alpha, address, new=0)
+    near = alpha.run(f"{serving.CLIENT} ss -Htn dport = :7000").out.split()[3]
+    pair = f"{address}:7000 -> {near}"
+    for words, fates in (
+        (("--move-address", address), ("listens: alpha drops", f"{pair} goes along")),
+        ((), ("listens: on beta as on alpha", f"{pair} stays on alpha")),
+        (("--tcp", "close"), ("listens: on beta as on alpha", f"{pair} is closed")),
+    ):
+        run = migrate("check", *words, str(pid), "beta")
+        notes = [one["text"] for one in run.of("note")]
+        assert [sum(fate in note for note in notes) for fate in fates] == [1, 1], run.explain()
+    clients.end()
+
+
+def test_a_third_host_that_has_the_address_is_heard(either: Service, alpha: LabHost, migrate: Any) -> None:
+    """It answers the target's question on the link, as the source does, which is none of it."""
+    nodad = "nodad" if ":" in either.address else ""
+    words = "check", "--move-address", either.address, str(either.pid), "beta"
+    assert "move-elsewhere" not in {one["id"] for one in migrate(*words).of("obstacle")}
+    either.clients.end()  # to whom the address would be their own
+    alpha.run(f"ip -n client address add {either.address}/{128 if nodad else 32} dev cl0 {nodad}")
+    said = migrate(*words)
+    assert obstacles(said) == {"move-elsewhere"}
+    (named,) = (one for one in said.of("obstacle") if one["id"] == "move-elsewhere")
+    assert (named["object"], "02:00:0a:4e:00:3c" in named["problem"]) == (either.address, True)
+
+
+def test_a_host_that_may_not_or_can_not_is_named(service: Service, alpha: LabHost, beta: LabHost) -> None:
+    """Without the capability; without nft and iptables on either host."""
+    words = f"migrate check --json --move-address {service.address} {service.pid} beta"
+    run = Run(alpha.run(f"setpriv --bounding-set -net_admin --inh-caps -net_admin {words}", check=False))
+    assert "no-net-admin" in obstacles(run)
+    for host in (alpha, beta):
+        host.run("mv /usr/sbin/nft /root/nft.away; mv /usr/sbin/iptables-save /root/iptables-save.away")
+        run = Run(alpha.run(words, check=False))
+        host.run("mv /root/nft.away /usr/sbin/nft; mv /root/iptables-save.away /usr/sbin/iptables-save")
+        assert [one["host"] for one in run.of("obstacle") if one["id"] == "move-program"] == [host.name]
+    still_on_source(service, alpha, beta)
+
+
 def obstacles(run: Run) -> set[str]:
     """The ids of what stands in the way."""
     assert run.status != 0, run.explain()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.protocol import Address, Floating, HostAddress, HostFacts, Peculiarity, TargetCheck
-from migrator import floating
+from agent.protocol import Address, Floating, Heard, HostAddress, HostFacts, Peculiarity, TargetCheck
+from migrator import connections, floating
 from migrator.floating import Wanted
 from tests.migrator.test_plan import host
 
@@ -169,3 +169,33 @@ def test_a_socket_on_an_address_that_moves_will_have_it_there() -> None:
     asked = tuple(Address("tcp", where, owned=False) for where in ("192.0.2.7:80", "192.0.2.1:80"))
     then = floating.owned_then(TargetCheck((), (), 0, 0, addresses=asked), move)
     assert [one.owned for one in then.addresses] == [True, False]
+
+
+def test_a_third_host_that_has_it_is_named() -> None:
+    source = dataclasses.replace(SOURCE, hardware=("02:00:00:00:00:01",))
+    heard = [Heard("192.0.2.7", "02:00:00:00:00:01"), Heard("192.0.2.7", "02:00:00:00:00:03")]
+    (found,) = floating.elsewhere("b", source, heard)
+    assert (found.id, found.object, found.stops) == ("move-elsewhere", "192.0.2.7", True)
+    assert "02:00:00:00:00:03" in found.problem
+
+
+BOUND, PAIR = "192.0.2.7:80", "192.0.2.7:80 -> 198.51.100.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("socket", "moves", "tcp", "fate"),
+    [
+        (odd(BOUND), True, "fail", f"tcp {BOUND} listens: a drops new connections"),
+        (odd(BOUND), False, "fail", f"tcp {BOUND} listens: on b as on a"),
+        (odd(BOUND, "receive"), True, "fail", f"udp {BOUND} receives: on b as on a, together with its address"),
+        (odd(BOUND, "receive"), False, "fail", f"udp {BOUND} receives: on b as on a, but no address goes along"),
+        (odd(PAIR, "tcp-established"), True, "fail", f"tcp {PAIR} goes along"),
+        (odd(PAIR, "tcp-established"), False, "fail", f"tcp {PAIR} stays on a"),
+        (odd(PAIR, "tcp-established"), True, "close", f"tcp {PAIR} is closed"),
+        (Peculiarity("tcp-established", 1, BOUND, floating.WAITS), True, "fail", f"tcp {BOUND} stays on a"),
+    ],
+)
+def test_every_socket_has_its_fate(socket: Peculiarity, moves: bool, tcp: str, fate: str) -> None:
+    move, _ = resolve(*(["192.0.2.7"] if moves else []))
+    (line,) = connections.fates("a", "b", [socket, odd("/run/x", "unix-path")], move, tcp)
+    assert line.startswith(f"pid 1: {fate}")
