@@ -119,7 +119,7 @@ _KINDS: dict[str, type] = {
     "id": str, "role": str, "peer": str, "boot": str, "directory": str, "shared": str, "terminal": str, "path": str,
     "root": int, "pid": int, "start": int, "number": int, "namespace": int, "on_disk": bool, "durable": bool,
     "options": dict, "time": float, "address": str, "word": str, "scope": dict, "logged": list, "lost": bool,
-    "images": str, "locks": str, "unit": str, "main": int, "watchdog": int, "ptys": list,
+    "images": str, "locks": str, "ice": str, "keep": str, "unit": str, "main": int, "watchdog": int, "ptys": list,
     "table": str,
 }  # fmt: skip
 _NUMBERS = ("agent",)

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from agent import floating, freezer, guard, hold, iptables, mounts, namespace, ours, process, suspension, throttle
+from agent import floating, freezer, guard, hold, ice, iptables, mounts, namespace, ours, process, suspension, throttle
 from agent.journal import Record
 from agent.ledger import Ledger
 from agent.lodging import WORD
@@ -201,6 +201,8 @@ class _Search:
             if mount.type == "tmpfs" and mount.source == "migrate":
                 there.setdefault(point, os.path.basename(point))
         for path, migration in sorted(there.items()):
+            if ice.sealed(Path(path)):
+                continue  # it was put there to stay
             if path in points:
                 remove = f"umount {shlex.quote(path)} && rmdir {shlex.quote(path)}"
                 yield self._item("mount", path, points[path].type, migration, remove, size(path))

@@ -15,12 +15,13 @@ from agent.settings import Settings
 
 def begun(settings: Settings, request: Begin, tasks: Iterable[TaskFacts], *, on_disk: bool) -> Journal:
     """The journal of a migration from this host, begun. Raises JournalError, OSError."""
+    place = str(settings.place(request.migration, on_disk=on_disk, directory=request.place.directory))
     return Journal.create(
         settings.state, request.migration, "source",
         peer=request.target, root=request.pid, boot=process.boot_id(),
         tasks=[[task.pid, task.start_time] for task in tasks],
-        on_disk=on_disk, directory=request.place.directory,
-        images=str(settings.place(request.migration, on_disk=on_disk, directory=request.place.directory)),
+        on_disk=on_disk, directory=request.place.directory, images=place,
+        ice=place if request.place.ice else "",
         locks=str(settings.locks), agent=[os.getpid(), process.start_time(os.getpid())],
         migrate=process.identity(request.migrate), floating=floating.written(request.floating),
     )  # fmt: skip
@@ -31,7 +32,7 @@ def written_down(settings: Settings, request: Prepare) -> Journal:
     return Journal.create(
         settings.state, request.migration, "target",
         peer=request.source, root=request.root, boot=process.boot_id(), on_disk=request.on_disk,
-        durable=request.durable,
+        durable=request.durable, ice=request.ice, keep=request.keep,
         shared=request.shared, lease=request.lease, terminal=request.terminal, ptys=request.ptys,
         scope=dataclasses.asdict(request.scope), logged=[[one.inode, one.identifier] for one in request.logged],
         namespace=process.clear_of(request.ids, 1) if request.namespaces else 0,

@@ -345,7 +345,7 @@ class Source:
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
         left = await self._unthrottle() + await suspension.give_back(self._journal, gone=False) + self._clean()
-        if not self._journal.has(Record.FROZEN):
+        if not self._journal.has(Record.FROZEN) or self._begin.place.ice:
             self._close()
         return protocol.Leftovers(left)
 
@@ -382,12 +382,15 @@ class Source:
         self._streams.close()
         if self._hold is not None:
             self._hold.close()
-        left = images.remove_place(self._images)
+        left = self._put_away()
         for path in _litter() - self._litter:
             path.unlink(missing_ok=True)
         self._locks.release()
         self._tasks.close()
         return left + floating.over(self._journal)
+
+    def _put_away(self) -> tuple[str, ...]:
+        return images.remove_place(self._images)
 
 
 def _litter() -> set[Path]:

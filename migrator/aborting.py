@@ -38,6 +38,8 @@ async def abort(migration: str, hosts: Hosts, observer: Observer) -> Outcome:
                 )
             if here.role == "source":
                 outcome = await _by_its_migrate(own, migration, observer)
+            elif here.ice:
+                outcome = None
             else:
                 async with agent_at(await hosts.there(here.peer, here.address), "source") as source:
                     outcome = await _by_its_migrate(source, migration, observer)

@@ -75,6 +75,8 @@ class Options:
     """Seconds that the target holds the tree when contact is lost once it stands there; then its images are kept."""
     durable: bool = False
     """What a restore needs is on the target's disk before the process is ended here: it outlives a power cut there."""
+    keep_images: str = ""
+    """A directory of the target in which the images stay, on ice, restorable there with `migrate restore`."""
     sudo: bool = False
     """Become root on the target with `sudo -n`."""
     criu: str = ""
@@ -184,6 +186,7 @@ def order(
             terminal=options.terminal,
             unit=options.unit,
             durable=options.durable,
+            keep_images=options.keep_images,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,

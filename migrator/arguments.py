@@ -10,7 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.protocol import LEASE, VERSION
-from migrator import answers, config, drain_arguments, errors, operator_arguments, option_types, precopy, terminals
+from migrator import (
+    answers,
+    config,
+    drain_arguments,
+    errors,
+    ice_arguments,
+    operator_arguments,
+    option_types,
+    precopy,
+    terminals,
+)
 from migrator.option_groups import add_agents, add_log, add_output
 from migrator.parsing import HOST, Parser, add_opposites, given
 
@@ -95,6 +105,10 @@ def contradiction(options: Any) -> str:
             return f"--{name.replace('_', '-')} is for --transport rsync"
     if options.shared and (options.images_dir or options.rsh):
         return "with --shared nothing is sent: leave --images-dir and --rsh"
+    if options.shared and options.keep_images:
+        return "with --shared the images go with the source's: leave --keep-images"
+    if options.move_address and options.keep_images:
+        return "connections that move with an address can't come back later: leave --keep-images"
     return ""
 
 
@@ -174,6 +188,7 @@ _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
     **operator_arguments.PARSERS,
+    **ice_arguments.PARSERS,
     **drain_arguments.PARSERS,
     **answers.PARSERS,
 }
@@ -258,6 +273,14 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="have all that a restore needs on the target's disk before the process is ended here, so that it outlives "
         "a power cut there; costs time, also in the freeze",
+    )
+    parser.add_argument(
+        "--keep-images",
+        metavar="DIR",
+        type=option_types.directory,
+        default="",
+        help="keep the images in this directory of the target, on ice: `migrate restore DIR` there brings the process "
+        "back as it was, once it has ended",
     )
     parser.add_argument(
         "--criu-option",

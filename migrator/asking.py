@@ -45,4 +45,6 @@ def prepare(migration: str, plan: Plan, source: str, lease: float) -> Prepare:
         logged=plan.systemd.logged,
         floating=plan.floating.there,
         durable=plan.durable,
+        keep=plan.keep,
+        kept=plan.kept,
     )

@@ -64,6 +64,13 @@ def directory(word: str) -> str:
     return word.rstrip("/") or word[:1]
 
 
+def ice(word: str) -> str:
+    """A directory of processes on ice, as an absolute path. Raises ArgumentTypeError."""
+    if not word or "\0" in word:
+        raise argparse.ArgumentTypeError("no directory is named")
+    return os.path.abspath(word)
+
+
 def picture(word: str, kinds: Sequence[str] = PICTURES) -> str:
     """A file that a picture can be written into. Raises ArgumentTypeError."""
     if os.path.splitext(word)[1] not in kinds:

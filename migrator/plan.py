@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from agent import protocol
 from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
 from migrator import connections, fileplan, floating, surroundings, terminals, units
 from migrator.criu_options import CriuOption
@@ -76,6 +77,8 @@ class Wishes:
     """All that a restore needs is on the target's disk before COMMIT."""
     terminal: str = ""
     """What its terminal becomes: attach, ours; detach, one that is held on the target."""
+    keep_images: str = ""
+    """A directory of the target in which the images are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Plan:
     systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
     durable: bool = False  # what a restore needs is on the target's disk before COMMIT
     sockets: tuple[str, ...] = ()  # a line each: what becomes of it
+    keep: str = ""  # a directory of the target in which the images are kept
+    kept: tuple[protocol.PutOnIce, ...] = ()  # what is to be known of the images that the target keeps, where it does
 
     @property
     def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
@@ -122,6 +127,7 @@ def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
     digests = wishes.hash_files or wishes.overwrite_files  # what is older there is replaced if its content differs
     asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=digests)
+    asked = dataclasses.replace(asked, ice=wishes.keep_images)
     return surroundings.questions(tree, asked, unit=wishes.unit)
 
 
@@ -170,23 +176,27 @@ def make_plan(
         obstacles += units.no_journal(here, target, tree)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check, durable=wishes.durable)
         obstacles += in_room
+        for found in check.ice:
+            obstacles += surroundings.of_ice(there, wishes.keep_images, memory, found)
     notes = [one.note for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk and not wishes.durable)
     notes += floating.notes(wishes.move_addresses, move)
     notes += units.notes(here, there, source, target, tree, wishes.unit)
     notes += _why_namespace(there, tree, taken) if namespaces else ()
-    eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
+    eagerly = _why_eagerly(there, target, tree, wishes.keep_images) if wishes.instant else ""
     if eagerly:
         notes.append(eagerly)
     instant = wishes.instant and not eagerly
     compress = wishes.compress if target.zstd else "none"
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
+    systemd = units.systemd(here, tree, wishes.unit)
+    facts = protocol.PutOnIce(source, tree, wishes.terminal, systemd.scope, systemd.logged)
     plan = Plan(
         tree=tree, precopy=source.dirty_tracking, criu=_options(source, tree, wishes, move), copy_files=copies,
         on_disk=on_disk, memory=memory, notes=tuple(notes), instant=instant, compress=compress,
         place=_place(source, memory, wishes), namespaces=namespaces, terminal=wishes.terminal, floating=move,
-        systemd=units.systemd(here, tree, wishes.unit), durable=wishes.durable,
+        systemd=systemd, durable=wishes.durable, keep=wishes.keep_images, kept=(facts,) if wishes.keep_images else (),
         sockets=tuple(connections.fates(here, there, tree.peculiarities, move, wishes.tcp)),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
@@ -358,7 +368,7 @@ def _options(source: HostFacts, tree: TreeFacts, wishes: Wishes, move: floating.
     return terminals.options(tree, wishes.terminal, options)
 
 
-def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts) -> str:
+def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts, keep: str) -> str:
     """Why memory has to be restored before the tree runs; "" where it need not.
 
     Pages that tasks share since a fork are dumped once for each; criu, restoring eagerly, shares them again, and
@@ -369,7 +379,7 @@ def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts) -> str:
     if tree.copied_on_write > max(_FEW_SHARED, tree.memory // 10):
         shared = bytes_text(tree.copied_on_write)
         return f"memory is restored before the process runs: {shared} of it are shared by its processes since a fork"
-    return ""
+    return f"{there}: memory is restored before the process runs: filling it in would use its images up" if keep else ""
 
 
 def _notes(here: str, there: str, source: HostFacts, tree: TreeFacts, on_disk: bool) -> Iterator[str]:

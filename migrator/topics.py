@@ -83,7 +83,7 @@ OPTIONS = {
     ),
     "hosts": Topic(
         "what is needed on both hosts",
-        ("--sudo", "--criu", "--criu-option", "--lease", "--durable", "--target", "--source"),
+        ("--sudo", "--criu", "--criu-option", "--lease", "--durable", "--keep-images", "--target", "--source"),
         (
             "Both hosts need criu and root; the target needs sshd and python3 (3.9 or newer), no more: migrate sends "
             "its agent over. Who is not root here becomes it with `sudo -n`; --sudo does the same on the target.",

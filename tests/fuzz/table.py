@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from tests.fuzz import answers, files, kept, lines, memory, network, records
+from tests.fuzz import answers, files, frozen, kept, lines, memory, network, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,8 @@ HARNESSES = (
     Harness("traits", memory.traits, memory.traits_files),
     Harness("frames", memory.frames, memory.packed_streams, 8192),
     Harness("typed", memory.typed, memory.keys),
+    Harness("manifest", frozen.manifest, frozen.manifests, 8192),
+    Harness("restored", frozen.restored, frozen.restoreds, 512),
     Harness("unchanged", memory.unchanged, memory.page_streams, 16384),
     Harness("neighbour", network.neighbour, network.neighbours, 256),
     Harness("inventory", network.inventory, network.inventories, 512),
@@ -88,6 +90,7 @@ READERS: dict[str, tuple[str, ...] | str] = {
     "agent/hold.py": ("beside", "told"),
     "agent/holder.py": ("typed",),
     "agent/host.py": "cpuinfo.img, which goes on to criu as it is",
+    "agent/ice.py": ("manifest", "restored"),
     "agent/images.py": ("archive", "core"),
     "agent/journal.py": ("journal", "told", "obeyed"),
     "agent/journald.py": "writes to journald, which answers nothing",
