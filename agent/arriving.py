@@ -5,24 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Callable, Optional
+from typing import BinaryIO, Callable, Optional, cast
 
 from agent import criu, durable, images
+from agent.ending import ended
 from agent.journal import Journal, Record, WrongOrder
 from agent.ledger import Ledger
-from agent.protocol import Image
-from agent.streams import Jobs
+from agent.protocol import Image, Moved
+from agent.streams import Jobs, Taken
 
 
 class Arriving:
     """The rounds of one migration, below `images`; criu's logs lie with the journal."""
 
-    def __init__(self, images: Path, journal: Journal, program: str, jobs: Jobs) -> None:
+    def __init__(self, images: Path, journal: Journal, program: str, jobs: Jobs, streams: Taken) -> None:
         self._images = images
         self._logs = journal.directory
         self._durable = journal.facts(Record.PREPARED.value).get("durable", False)
         self._program = program
         self._jobs = jobs
+        self._streams = streams
         self._servers: dict[int, criu.Running] = {}
         self._shared: Optional[Path] = None
 
@@ -53,6 +55,20 @@ class Arriving:
         await self._servers[number].ended()
         return images.pages_size(images.round_directory(self._images, number))
 
+    async def unpack(self, number: int, name: str) -> Moved:
+        """The images of a round that are no memory, from the stream of this name. Raises WrongOrder."""
+        directory = images.round_directory(self._images, number)
+        if not directory.exists():
+            raise WrongOrder(f"round {number} was not accepted")
+        stream = await self._streams.get(name)
+
+        def run() -> Moved:
+            # unbuffered: the archive says where it ends, and behind sudo the end of input may never come
+            with stream.makefile("rb", buffering=0) as source:
+                return images.receive(directory, cast(BinaryIO, source))
+
+        return await self._jobs.run(run)
+
     async def verified(self, number: int, expected: Iterable[Image]) -> int:
         """Bytes of the pages of a round that another has put here. Raises NotWhole, CriuError."""
         directory = images.round_directory(self._images, number)
@@ -81,6 +97,6 @@ class Arriving:
         return time.monotonic() - started
 
     async def ended(self) -> None:
-        """Wait until no page server is at work."""
+        """Wait until no page server is at work. Raises NotRunning when one does not end."""
         for server in self._servers.values():
-            await server.process.wait()
+            await ended(server)

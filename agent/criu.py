@@ -65,15 +65,11 @@ _ALONE = "--no-default-config"
 
 def common_options(options: CriuOptions) -> list[str]:
     """Arguments that dump and restore share."""
-    arguments = ["--manage-cgroups=ignore"]
-    if options.shell_job:
-        arguments.append("--shell-job")
-    if options.file_locks:
-        arguments.append("--file-locks")
-    if options.link_remap:
-        arguments.append("--link-remap")
-    if options.tcp_established:
-        arguments.append("--tcp-established")
+    switches = {
+        "--shell-job": options.shell_job, "--file-locks": options.file_locks, "--link-remap": options.link_remap,
+        "--tcp-established": options.tcp_established, "--tcp-close": options.tcp_close,
+    }  # fmt: skip
+    arguments = ["--manage-cgroups=ignore", *(word for word, wanted in switches.items() if wanted)]
     if options.ghost_limit:
         arguments += ["--ghost-limit", str(options.ghost_limit)]
     return arguments + list(options.extra)

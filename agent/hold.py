@@ -63,6 +63,8 @@ if [ "$answer" = go ]; then
     thaw
     exit 0
 fi
+# a dead criu has left sockets in repair mode: the tasks stay stopped until somebody has them out of it
+kill -0 "$PPID" 2>/dev/null || [ ! -f locked ] || exit 1
 thaw
 end -CONT
 exit 1

@@ -100,10 +100,11 @@ class Holder:
         self._stays = stays
         self._report = report
         self._reported = False
-        master, slave = new_pty(avoid)
+        pair = new_pty(avoid)
         # out of the way of the numbers at which criu looks for the slave
-        self._master = fcntl.fcntl(master, fcntl.F_DUPFD_CLOEXEC, TERMINAL_DESCRIPTORS.stop)
-        slave = fcntl.fcntl(slave, fcntl.F_DUPFD_CLOEXEC, TERMINAL_DESCRIPTORS.stop)
+        self._master, slave = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, TERMINAL_DESCRIPTORS.stop) for end in pair)
+        for end in pair:
+            os.close(end)  # a slave of our own would be one that never ends
         for number in TERMINAL_DESCRIPTORS:
             os.dup2(slave, number)
         os.close(slave)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from agent import conditions, journald, process, service, userfault, warden, zstd
+from agent import announce, conditions, floating, guard, iptables, journald, process, service, userfault, warden, zstd
 from agent.criu import Criu
 from agent.protocol import HostFacts, Probe
 
@@ -51,6 +51,12 @@ async def facts(criu: Criu, probe: Probe) -> HostFacts:
         zstd=zstd.find()[0],
         conditions=conditions.of_host(),
         cpu_check=cpu_check,
+        addresses=floating.of_host(),
+        nft=guard.there(),
+        iptables=iptables.there(),
+        net_admin=floating.may_change(),
+        hardware=announce.hardware(),
+        session=tuple(os.environ.get("SSH_CONNECTION", "").split()[::2]),
     )
 
 

@@ -230,6 +230,11 @@ def task_states(directory: Path) -> dict[int, int]:
     return states
 
 
+def is_image(name: str) -> bool:
+    """Whether criu, or we, may have given an image this name."""
+    return bool(_IMAGE.fullmatch(name))
+
+
 class NoRoom(Exception):
     """There is no room for the images."""
 

@@ -119,11 +119,13 @@ _KINDS: dict[str, type] = {
     "id": str, "role": str, "peer": str, "boot": str, "directory": str, "shared": str, "terminal": str, "path": str,
     "root": int, "pid": int, "start": int, "number": int, "namespace": int, "on_disk": bool, "durable": bool,
     "options": dict, "time": float, "address": str, "word": str, "scope": dict, "logged": list, "lost": bool,
-    "images": str, "locks": str, "unit": str, "main": int, "watchdog": int, "ptys": list,
+    "images": str, "locks": str, "ice": str, "keep": str, "unit": str, "main": int, "watchdog": int, "ptys": list,
+    "table": str,
 }  # fmt: skip
 _NUMBERS = ("agent",)
-_PROGRAMS = ("criu", "hook", "rsync")
-"""Lines that name a process: others look whether it lives."""
+_PROGRAM = frozenset(("pid", "start"))
+_NEEDED = {"criu": _PROGRAM, "hook": _PROGRAM, "rsync": _PROGRAM, "lock": {"table"}, "address": {"address"}}
+"""What lines must say that others read: of a program, whether it lives; of an address that moves, what to undo."""
 _PAIRS = ("tasks",)
 _LARGEST = 1 << 63
 """Details of lines by their types: others are read by nobody but who wrote them."""
@@ -135,12 +137,13 @@ def _read(path: Path, number: int, line: bytes) -> dict[str, Any]:
         said = json.loads(line)
         name = said["record"]
         well = isinstance(name, str) and (not name.isupper() or name in Record.__members__)
-        well &= name not in _PROGRAMS or {"pid", "start"} <= said.keys()
+        well &= _NEEDED.get(name, set()) <= said.keys()
         for key, value in said.items():
             well &= type(value) is _KINDS.get(key, type(value)) and not (type(value) is int and abs(value) >= _LARGEST)
             well &= type(value) is not float or math.isfinite(value)
             well &= key not in _NUMBERS or _numbers(value)
             well &= key != "migrate" or value is None or _numbers(value)
+            well &= key != "floating" or (isinstance(value, list) and all(map(_moves, value)))
             well &= key not in _PAIRS or (isinstance(value, list) and all(map(_numbers, value)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         well = False
@@ -153,6 +156,11 @@ def _numbers(value: object) -> bool:
     return (
         isinstance(value, list) and len(value) == 2 and all(type(one) is int and 0 <= one < _LARGEST for one in value)
     )
+
+
+def _moves(value: object) -> bool:
+    """Whether it is an address, its prefix and an interface."""
+    return isinstance(value, list) and [type(one) for one in value] == [str, int, str]
 
 
 def check_id(migration: str) -> str:

@@ -16,7 +16,7 @@ belongs to a migration that somebody is at work on is listed as in use; so nothi
 | socket    | a unix socket of ours, or one that a killed criu has left in /tmp                               |
 | lock      | the lock on a task                                                                              |
 | file      | a temporary or saved file beside one that came along, a file beside a journal, half an agent    |
-| rule      | a lock of criu's on a connection, in nftables or iptables                                       |
+| rule      | a lock of criu's on a connection, in nftables or iptables, or a guard of an address that moves  |
 | journal   | a migration that is not finished                                                                |
 
 A tree that runs here, its scope, its PID namespace and the holder of its terminal are no leftovers: they are the
@@ -28,14 +28,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import shutil
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from agent import freezer, hold, iptables, mounts, namespace, ours, process, suspension, throttle
+from agent import floating, freezer, guard, hold, ice, iptables, mounts, namespace, ours, process, suspension, throttle
 from agent.journal import Record
 from agent.ledger import Ledger
 from agent.lodging import WORD
@@ -46,7 +44,19 @@ from agent.standing import Standing, every
 from agent.warden import LOCK, UNFILLED
 
 CGROUPS = Path("/sys/fs/cgroup")
-_BESIDE = ("hold", "held", "verdict", "stopped", throttle.WORD, throttle.SCRIPT, namespace.WORD, WORD, LOCK, UNFILLED)
+_BESIDE = (
+    "hold",
+    "held",
+    "verdict",
+    "stopped",
+    throttle.WORD,
+    throttle.SCRIPT,
+    namespace.WORD,
+    WORD,
+    LOCK,
+    UNFILLED,
+    floating.WORD,
+)
 """Files beside a journal that are gone when a migration is over."""
 _SCOPES = ("migrated-", "terminal-", "pager-")
 
@@ -77,9 +87,9 @@ class _Search:
         for one in self._standing.values():
             yield from self._files(one)
         yield from self._half_agents()
-        yield from _rules()
-        for what, detail, remove in iptables.left():
-            yield Remain("rule", what, detail, "", False, remove)
+        yield from self._rules()
+        for what, detail, remove, migration in iptables.left():
+            yield self._item("rule", what, detail, migration or self._locked_by(), remove)
         for one in self._standing.values():
             if not one.over:
                 records = " ".join(record.value for record in one.records)
@@ -91,6 +101,28 @@ class _Search:
         settled = one is None or one.over
         remove = otherwise if settled else f"migrate recover {migration}"
         return Remain(kind, what, detail, migration, one is not None and one.in_use, remove, size)
+
+    def _rules(self) -> Iterator[Remain]:
+        """Tables of nftables: criu's, by which it keeps connections still, and our guards."""
+        for name in guard.tables():
+            if name.startswith(guard.PREFIX):
+                migration, detail = name[len(guard.PREFIX) :], "drops what is for an address that moves"
+            else:
+                migration, detail = self._locked_by(name), "holds a connection still"
+            yield self._item("rule", f"table inet {name}", detail, migration, f"nft delete table inet {name}")
+
+    def _locked_by(self, table: str = "") -> str:
+        """The migration whose criu has put up this table, or rules of iptables; "" where none can have done it.
+
+        The journal says it once criu is in its hold. What no journal names may be what keeps the connections of any
+        migration that is not over.
+        """
+        for one in self._standing.values():
+            if not one.over and one.same_boot:
+                lock = one.facts(floating.LOCK)
+                if not lock or not table or lock["table"] == table:
+                    return one.migration
+        return ""
 
     # --- processes ---
 
@@ -169,6 +201,8 @@ class _Search:
             if mount.type == "tmpfs" and mount.source == "migrate":
                 there.setdefault(point, os.path.basename(point))
         for path, migration in sorted(there.items()):
+            if ice.sealed(Path(path)):
+                continue  # it was put there to stay
             if path in points:
                 remove = f"umount {shlex.quote(path)} && rmdir {shlex.quote(path)}"
                 yield self._item("mount", path, points[path].type, migration, remove, size(path))
@@ -288,16 +322,3 @@ def _bound() -> set[str]:
     except OSError:
         return set()
     return {fields[7] for fields in (line.split(None, 7) for line in lines) if len(fields) > 7}
-
-
-def _rules() -> Iterator[Remain]:
-    """Tables by which criu keeps a connection still. Asked for only where nftables is loaded: to ask would load it."""
-    program = shutil.which("nft")
-    if program is None or not Path("/sys/module/nf_tables").exists():
-        return
-    done = subprocess.run([program, "list", "tables"], capture_output=True, text=True, check=False)
-    for line in done.stdout.splitlines():
-        fields = line.split()
-        if len(fields) == 3 and fields[2].startswith("CRIU-"):
-            name = " ".join(fields[1:])
-            yield Remain("rule", f"table {name}", "holds a connection still", "", False, f"nft delete table {name}")

@@ -89,6 +89,7 @@ class FaultCode(str, enum.Enum):
     BROKEN_ROUNDS = "broken-rounds"  # a page that no round holds, or a damaged image
     TOO_TORN = "too-torn"  # memory in too many pieces for an instant resume
     JOURNAL = "journal"  # the journal forbids this act, or there is none
+    ICE = "ice"  # what is on ice is not whole, or is not what was put there
     VETOED = "vetoed"  # the dump or restore was given up on request
     INTERNAL = "internal"  # a bug in the agent
 
@@ -143,6 +144,26 @@ class Conditions:
 
 
 @dataclasses.dataclass(frozen=True)
+class HostAddress:
+    """An address of a host, or (address "") an interface without one."""
+
+    address: str
+    prefix: int
+    interface: str
+    secondary: bool = False  # it goes, as all such of its subnet, when the first one of that is taken away
+    lent: bool = False  # by DHCP or a router, for a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Floating:
+    """An address that moves with a tree, on the interface of the host that is told so."""
+
+    address: str
+    prefix: int
+    interface: str
+
+
+@dataclasses.dataclass(frozen=True)
 class HostFacts:
     """What one host is and can do. Empty strings mean "not there"."""
 
@@ -167,6 +188,12 @@ class HostFacts:
     zstd: str = ""  # by what packed streams can be unpacked here: module, library, program
     conditions: Conditions = Conditions()
     journal: bool = False  # journald takes streams of standard output here
+    addresses: tuple[HostAddress, ...] = ()  # of its interfaces, by `ip`; none where that is missing
+    nft: bool = False  # the program is there
+    iptables: bool = False  # and these
+    net_admin: bool = False  # we may change addresses and rules
+    session: tuple[str, ...] = ()  # both addresses of the SSH session that the agent is reached by
+    hardware: tuple[str, ...] = ()  # addresses of its Ethernet interfaces: 02:00:5e:00:00:01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,6 +326,28 @@ class TreeFacts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shelved:
+    """A tree on ice in a line."""
+
+    id: str
+    time: float  # seconds since the epoch
+    pid: int
+    name: str
+    size: int  # bytes that it takes on disk
+    parent: str = ""  # the id of what it adds to; "": it is whole by itself
+    wrong: str = ""  # why it can't be restored, in words
+
+
+@dataclasses.dataclass(frozen=True)
+class Ice:
+    """A directory of trees on ice."""
+
+    room: int  # bytes free on its disk
+    volatile: str  # the type of its file system, where that is in memory
+    items: tuple[Shelved, ...]  # oldest first
+
+
+@dataclasses.dataclass(frozen=True)
 class TargetCheck:
     """What the target holds of that which a tree will need there."""
 
@@ -312,6 +361,7 @@ class TargetCheck:
     taken_terminals: tuple[int, ...] = ()  # asked numbers of pseudo-terminals that are in use
     active_units: tuple[str, ...] = ()  # asked units that are not inactive
     disk_volatile: str = ""  # the type of file system of that disk, where it is in memory
+    ice: tuple[Ice, ...] = ()  # one, where it was asked about a directory of trees on ice
 
 
 # --- arguments and results -------------------------------------------------------------------------------------------
@@ -345,6 +395,27 @@ class Check:
     digests: bool = False  # digest files whose size is the asked one while the time differs
     terminals: tuple[int, ...] = ()  # numbers of pseudo-terminals that must be free
     units: tuple[str, ...] = ()  # of systemd
+    ice: str = ""  # a directory of trees on ice
+
+
+@dataclasses.dataclass(frozen=True)
+class Listen:
+    """Ask the target who else has addresses that are to come to it: duplicate address detection."""
+
+    addresses: tuple[Floating, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """Who says on the link that an address is his: the source does, too."""
+
+    address: str
+    hardware: str  # 02:00:5e:00:00:01
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    heard: tuple[Heard, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,6 +442,7 @@ class CriuOptions:
     extra: tuple[str, ...] = ()
     for_dump: tuple[str, ...] = ()  # what the operator hands on; pre-dumps get it too
     for_restore: tuple[str, ...] = ()
+    tcp_close: bool = False  # connections are closed ones when the tree is restored
 
     @classmethod
     def of_line(cls, line: dict[str, Any]) -> CriuOptions:
@@ -387,6 +459,7 @@ class Place:
     memory: int = 0  # bytes of a tmpfs of their own; 0: a plain directory
     directory: str = ""  # whose subdirectory of the migration's name it is; "": the agent's own choice
     shared: bool = False  # both hosts see it: the source makes and removes it, and what it wrote must be on disk
+    ice: bool = False  # the tree goes on ice: there is no target, and what lies here stays when it has ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,6 +475,7 @@ class Begin:
     place: Place = Place()
     migrate: int = 0  # PID of the `migrate` that asks, for `abort`
     unit: str = ""  # of systemd: it is kept from reviving or reporting failure until this is over
+    floating: tuple[Floating, ...] = ()  # addresses that move along, as they are here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,6 +501,19 @@ class Logged:
 
 
 @dataclasses.dataclass(frozen=True)
+class PutOnIce:
+    """Source, in the hold: have the images on disk, and beside them the manifest that these facts go into.
+
+    For a snapshot the tree runs on before that."""
+
+    source: HostFacts
+    tree: TreeFacts  # as it was inspected
+    terminal: str = ""
+    scope: Scope = Scope()
+    logged: tuple[Logged, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Prepare:
     """Target: journal PREPARED, a directory of its own for the images, the socket for bulk streams, a warm restore."""
 
@@ -445,7 +532,11 @@ class Prepare:
     lease: float = LEASE  # seconds that a held tree waits after contact is lost; then it goes, and its images stay
     scope: Scope = Scope()
     logged: tuple[Logged, ...] = ()  # sockets that become such to the journal here
+    floating: tuple[Floating, ...] = ()  # addresses that move along, as they will be here
     durable: bool = False  # HELD says that all that a restore needs is on disk, and outlives a power cut
+    ice: str = ""  # the directory of a tree on ice, which is restored: there is no source, and nothing there changes
+    keep: str = ""  # the directory below which the images are put on ice, once the tree runs
+    kept: tuple[PutOnIce, ...] = ()  # one, with `keep`: what is to stand in their manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -732,6 +823,8 @@ class JournalState:
     address: str = ""  # target: where the one that prepared it came from; "" where that isn't known
     word: Word = Word.NONE  # target: the operator's, by which RESUMING was written without the source's proof of death
     durable: bool = False  # target: its images outlive a reboot
+    ice: str = ""  # the directory that the tree goes to, on ice, or comes from: then there is no other host
+    on_ice: bool = False  # all of the tree lies there, on disk
 
 
 class Verdict(str, enum.Enum):
@@ -844,6 +937,51 @@ class Remains:
     items: tuple[Remain, ...]
 
 
+# --- on ice ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Hashed:
+    """One image file of a tree on ice."""
+
+    name: str  # below the tree's directory
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A tree on ice: what its images are, and what it needs of the host that it is restored on. A file beside them."""
+
+    format: int
+    id: str  # of the save; its directory has the same name
+    time: float  # seconds since the epoch, in the freeze
+    host: str
+    boot: str
+    version: str  # of migrate
+    round: int  # whose images it is restored from; those before it hold what that one does not
+    source: HostFacts
+    tree: TreeFacts  # with its files as they were in the freeze
+    options: CriuOptions
+    terminal: str = ""  # it gets a new one
+    scope: Scope = Scope()
+    logged: tuple[Logged, ...] = ()
+    images: tuple[Hashed, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class LookAtIce:
+    directory: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadIce:
+    """Answered when every image was read and is what the manifest says."""
+
+    directory: str
+    id: str
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -868,6 +1006,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("probe", Probe, HostFacts, "any", Pace.QUICK),
     Command("inspect", Inspect, TreeFacts, "source", Pace.WORK),
     Command("check", Check, TargetCheck, "target", Pace.WORK),
+    Command("listen", Listen, Answers, "target", Pace.QUICK),
     Command("digest", Digest, Digests, "source", Pace.WORK),
     Command("begin", Begin, Prepared, "source", Pace.QUICK),
     Command("prepare", Prepare, Prepared, "target", Pace.QUICK),
@@ -898,6 +1037,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("story", ReadJournal, Story, "any", Pace.QUICK),
     Command("interrupt", Interrupt, Interrupted, "source", Pace.QUICK),
     Command("remains", Nothing, Remains, "any", Pace.WORK),
+    Command("put_on_ice", PutOnIce, Nothing, "source", Pace.BULK),
+    Command("snapshot", PutOnIce, Nothing, "source", Pace.BULK),
+    Command("look_at_ice", LookAtIce, Ice, "any", Pace.WORK),
+    Command("read_ice", ReadIce, Manifest, "target", Pace.BULK),
 )
 
 BY_NAME = {command.name: command for command in COMMANDS}

@@ -27,6 +27,8 @@ class Known:
     """All that a restore needs was on disk before HELD."""
     resuming_here: bool = True
     """RESUMING, where it is written, was since this host last booted."""
+    ice: bool = False
+    """The tree goes onto ice, or comes from there: no other host has to be told, and the images are not ours alone."""
     word: Word = Word.NONE
     """What the operator has said of his own, and answers for."""
 
@@ -53,6 +55,8 @@ def to_write(verdict: Verdict, known: Known) -> Optional[Record]:
     if verdict is Verdict.RESUME and known.role == "target":
         return _resume(known)
     if verdict is Verdict.CLEAN:
+        if known.ice and known.records[-1] is Record.RESUMING and not known.resuming_here:
+            return Record.RESUMED  # whether it ran or not, it has ended with the host, and may be restored again
         if not (known.has(Record.DONE) or known.may(Record.DONE)):
             raise JournalError("the migration is not over")
         return None
@@ -134,7 +138,7 @@ def why_not(known: Known) -> str:
 def must_tell(known: Known) -> bool:
     """Whether a host that has undone its part leaves its journal open all the same (without DONE), until the other one
     was told: a target that may hold the tree waits for the source's word, and `recover` must find that it is owed."""
-    return known.role == "source" and known.has(Record.FROZEN)
+    return known.role == "source" and known.has(Record.FROZEN) and not known.ice
 
 
 def must_restore(*, same_boot: bool, finished: bool, passed_hold: bool, word: Word = Word.NONE) -> bool:

@@ -14,18 +14,23 @@ import signal
 import sys
 import traceback
 from collections.abc import Awaitable
-from typing import Callable, Optional
+from pathlib import Path
+from typing import Callable, Optional, TypeVar
 
-from agent import disk, files, host, images, instants, newcomers, process, protocol, wire
+from agent import disk, duplicates, files, host, ice, images, instants, newcomers, process, protocol, wire
 from agent.bulk import BrokenStream
 from agent.claim import Claimed, claim
 from agent.criu import Criu, CriuError
 from agent.deltas import FilesError
 from agent.fill import BrokenRounds, FillError, NotInstant
+from agent.floating import AddressError
+from agent.guard import GuardError
 from agent.journal import IdTaken, JournalError, WrongOrder, check_id
+from agent.keeping import kind_of
 from agent.lock import TaskLocked
 from agent.namespace import NamespaceError
 from agent.protocol import Fault, FaultCode
+from agent.saving import Saving, onto_ice
 from agent.service import ServiceError
 from agent.settings import Settings
 from agent.settle import read_journal, settle
@@ -36,6 +41,7 @@ from agent.tasks import NotRunning, TreeChanged
 from agent.throttle import ThrottleError, why_not
 from agent.unfilled import StillFilling, whole
 
+T = TypeVar("T")
 SILENCE = 120.0
 """Seconds without a heartbeat after which the other side counts as gone: a host that dies says nothing, and sshd would
 wait for hours. Twelve beats, since hosts under load are slow."""
@@ -81,6 +87,8 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (IdTaken, FaultCode.LOCKED),
     (StillFilling, FaultCode.LOCKED),
     (Claimed, FaultCode.LOCKED),
+    (ice.InUse, FaultCode.LOCKED),
+    (ice.IceError, FaultCode.ICE),
     (TreeChanged, FaultCode.CHANGED),
     (Vetoed, FaultCode.VETOED),
     (images.NoRoom, FaultCode.NO_SPACE),
@@ -90,6 +98,8 @@ _FAULTS: tuple[tuple[type[BaseException], FaultCode], ...] = (
     (JournalError, FaultCode.JOURNAL),
     (NotRunning, FaultCode.CRIU),
     (NamespaceError, FaultCode.CRIU),
+    (AddressError, FaultCode.CRIU),
+    (GuardError, FaultCode.CRIU),
     (BrokenRounds, FaultCode.BROKEN_ROUNDS),
     (FillError, FaultCode.CRIU),
     (ThrottleError, FaultCode.THROTTLE),
@@ -115,6 +125,7 @@ class Server:
             "probe": self._probe,
             "inspect": self._inspect,
             "check": self._check,
+            "listen": self._listen,
             "digest": self._digest,
             "begin": self._begin,
             "prepare": self._prepare,
@@ -145,6 +156,10 @@ class Server:
             "story": self._story,
             "interrupt": self._interrupt,
             "remains": self._remains,
+            "put_on_ice": lambda request: onto_ice(self._from).put_on_ice(request),
+            "snapshot": lambda request: onto_ice(self._from).snapshot(request),
+            "look_at_ice": lambda request: _aside(ice.look, Path(request.directory)),
+            "read_ice": lambda request: _aside(ice.verified, Path(request.directory), request.id),
         }
 
     async def serve(self) -> None:
@@ -221,11 +236,14 @@ class Server:
             say("the other side is gone")
 
     async def _contact_lost(self) -> None:
-        async with self._turn:
-            if self._source is not None and not self._source.committed:
-                await self._source.abort("contact lost")
-            if self._target is not None:
-                await self._target.contact_lost()
+        try:
+            async with self._turn:
+                if self._source is not None and not self._source.committed:
+                    await self._source.abort("contact lost")
+                if self._target is not None:
+                    await self._target.contact_lost()
+        except (JournalError, NotRunning) as error:
+            say(f"{error}: `migrate recover` undoes it once that has ended")
         if self._running:
             # a commit or resume that is under way is finished by this host alone
             await asyncio.wait(self._running)
@@ -262,24 +280,23 @@ class Server:
         return facts
 
     async def _newly_opened(self) -> protocol.NewFiles:
-        root, seen = self._from.root, self._seen
-        run = asyncio.get_running_loop().run_in_executor
-        return protocol.NewFiles(await run(None, newcomers.found, root, seen))
+        return protocol.NewFiles(await _aside(newcomers.found, self._from.root, self._seen))
 
     async def _check(self, request: protocol.Check) -> protocol.TargetCheck:
         instants.at("preflight")
-        return await asyncio.get_running_loop().run_in_executor(None, files.check, request, self._settings.state)
+        known = (await _aside(ice.look, Path(request.ice)),) if request.ice else ()
+        return dataclasses.replace(await _aside(files.check, request, self._settings.state), ice=known)
+
+    async def _listen(self, request: protocol.Listen) -> protocol.Answers:
+        return protocol.Answers(await _aside(duplicates.heard, request.addresses))
 
     async def _digest(self, request: protocol.Digest) -> protocol.Digests:
-        def digest() -> protocol.Digests:
-            return protocol.Digests(tuple(files.digest(path) for path in request.paths))
-
-        return await asyncio.get_running_loop().run_in_executor(None, digest)
+        return protocol.Digests(await _aside(lambda: tuple(map(files.digest, request.paths))))
 
     async def _begin(self, request: protocol.Begin) -> protocol.Prepared:
         async with self._turn:
             self._be_free(request.migration)
-            source = Source(self._settings, request, say)
+            source = (Saving if request.place.ice else Source)(self._settings, request, say)
             prepared = await source.begin()
             self._source = source
             return prepared
@@ -287,7 +304,7 @@ class Server:
     async def _prepare(self, request: protocol.Prepare) -> protocol.Prepared:
         async with self._turn:
             self._be_free(request.migration)
-            self._target = await Target.prepare(self._settings, request, say)
+            self._target = await kind_of(request).prepare(self._settings, request, say)
             return self._target.prepared
 
     def _be_free(self, migration: str) -> None:
@@ -318,8 +335,7 @@ class Server:
     async def _journal(self, request: protocol.ReadJournal) -> protocol.JournalState:
         self._trust_our_own()
         # a holder that is asked may take a moment to answer
-        run = asyncio.get_running_loop().run_in_executor
-        state = await run(None, read_journal, self._settings, request.migration)
+        state = await _aside(read_journal, self._settings, request.migration)
         if request.claim and state.role == request.claim and state.migration not in self._claimed:
             self._claimed.add(state.migration)
             await claim(self._settings.state / state.migration)
@@ -335,12 +351,12 @@ class Server:
     async def _migrations(self, request: protocol.Nothing) -> protocol.Migrations:
         from agent import story
 
-        return await asyncio.get_running_loop().run_in_executor(None, story.migrations, self._settings)
+        return await _aside(story.migrations, self._settings)
 
     async def _story(self, request: protocol.ReadJournal) -> protocol.Story:
         from agent import story
 
-        return await asyncio.get_running_loop().run_in_executor(None, story.tell, self._settings, request)
+        return await _aside(story.tell, self._settings, request)
 
     async def _interrupt(self, request: protocol.Interrupt) -> protocol.Interrupted:
         from agent import story
@@ -350,7 +366,12 @@ class Server:
     async def _remains(self, request: protocol.Nothing) -> protocol.Remains:
         from agent import leftovers
 
-        return await asyncio.get_running_loop().run_in_executor(None, leftovers.find, self._settings)
+        return await _aside(leftovers.find, self._settings)
+
+
+async def _aside(act: Callable[..., T], *arguments: object) -> T:
+    """What an act gives that may take long, in a thread of its own."""
+    return await asyncio.get_running_loop().run_in_executor(None, act, *arguments)
 
 
 def say(text: str) -> None:

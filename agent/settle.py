@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import functools
 import signal
+from pathlib import Path
 from typing import Any, Callable
 
 from agent import (
     criu,
+    floating,
     freezer,
     hold,
+    ice,
     images,
     lodging,
     namespace,
+    ours,
     process,
     protocol,
     rules,
@@ -28,11 +32,12 @@ from agent.boot import lines_of_this_boot, same_boot
 from agent.deposing import at_work, depose, send, until
 from agent.fill import wait_for_pager
 from agent.journal import Damaged, Journal, JournalError, Record, unfinished
+from agent.keeping import DRAFT, keep_beside
 from agent.ledger import Ledger
 from agent.lock import TaskLocks
 from agent.lost import MEMORY_LOST, forget, memory_lost, stop_all
+from agent.reviving import taking
 from agent.settings import Settings
-from agent.target import Target
 from agent.terminal import Terminal
 from agent.warden import LOCK
 from agent.whole import fail_hook
@@ -70,6 +75,8 @@ def read_journal(settings: Settings, migration: str) -> protocol.JournalState:
             address=first.get("address", ""),
             word=_word(journal),
             durable=first.get("durable", False),
+            ice=first.get("ice", ""),
+            on_ice=bool(first.get("ice")) and ice.whole(Path(first["ice"])),
         )
     finally:
         journal.close()
@@ -126,6 +133,7 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
     try:
         verdict, here = request.verdict, protocol.Verdict
         await depose(journal, functools.partial(_decide, settings, journal, request))
+        _end_relays(settings, journal)
         if verdict in (here.KILL, here.DEPOSE):
             return await _kill(journal)
         if verdict is here.RESUME:
@@ -136,6 +144,14 @@ async def settle(settings: Settings, request: protocol.Settle, tell: Callable[[s
         return await _clean(settings, journal)
     finally:
         journal.close()
+
+
+def _end_relays(settings: Settings, journal: Journal) -> None:
+    """Their agent is gone; but where the other host has lost power sshd waits on, and with it a relay, whose other end
+    criu and rsync have got, and wait for."""
+    for relay in ours.processes(settings):
+        if (relay.kind, relay.migration) == (ours.RELAY, journal.migration):
+            send((relay.pid, relay.start), signal.SIGKILL)
 
 
 def _decide(settings: Settings, journal: Journal, request: protocol.Settle) -> None:
@@ -164,6 +180,7 @@ def _known(settings: Settings, journal: Journal, word: protocol.Word = protocol.
     return rules.Known(
         journal.role, journal.records, same_boot(journal), _images(settings, journal).exists(),
         durable=journal.first.get("durable", False), resuming_here=_resuming_here(journal), word=word,
+        ice=bool(journal.first.get("ice")),
     )  # fmt: skip
 
 
@@ -178,6 +195,8 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
     if journal.has(Record.DONE):
         return _settled(journal)
     if same_boot(journal):
+        if not _criu_alive(journal):
+            floating.unlock(journal, _living(journal))
         freezer.thaw(journal.directory)
         # it ends with its stream, and until then it writes
         await until(lambda: not _alive(journal, "rsync"), "rsync does not end")
@@ -188,6 +207,7 @@ async def _abort(settings: Settings, journal: Journal, *, told: bool) -> protoco
                 send(task, signal.SIGKILL)
             await until(lambda: not _living(journal), "held tasks do not die")
         else:
+            floating.unlock(journal, _living(journal))
             for task in _queued(journal):
                 send(task, signal.SIGCONT)
     await wait_for_pager(journal.directory)
@@ -217,6 +237,7 @@ async def _kill(journal: Journal) -> protocol.Settled:
         for task in tasks:
             send(task, signal.SIGKILL)
         await until(lambda: not any(process.alive(*task) for task in tasks), "the tree does not die")
+        floating.leave(journal)
         freezer.thaw(journal.directory)
     journal.write(Record.KILLED)
     return _settled(journal)
@@ -232,7 +253,7 @@ async def _resume(
     """
     if journal.has(Record.RESUMED):
         return _settled(journal)
-    target = Target.adopt(settings, journal, tell)
+    target = taking(settings, journal, tell)
     # a hook that still waited saw its agent gone, read RESUMING and let criu finish
     await _criu_ends(journal)
     log = journal.directory / "restore.log"
@@ -254,7 +275,8 @@ async def _clean(settings: Settings, journal: Journal) -> protocol.Settled:
     if journal.role == "target" and same_boot(journal):
         memory_lost(journal)
         lodging.hold(journal.directory)
-    left = await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
+    kept = await keep_beside(journal, _images(settings, journal)) if journal.role == "target" else ()
+    left = kept + await _unthrottle(journal) + await _give_back(journal) + _remove(settings, journal)
     if journal.role == "target":
         left += Ledger.read(journal.directory / "ledger").keep()
     for log in journal.directory.glob("*.log"):
@@ -278,7 +300,7 @@ async def _give_back(journal: Journal) -> tuple[str, ...]:
 
 def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
     words = (throttle.WORD, throttle.SCRIPT, namespace.WORD, lodging.WORD)
-    for name in ("hold", "held", "verdict", "stopped", *words, LOCK):
+    for name in ("hold", "held", "verdict", "stopped", DRAFT, *words, LOCK):
         (journal.directory / name).unlink(missing_ok=True)
     forget(journal.directory)
     settings.socket(journal.migration).unlink(missing_ok=True)
@@ -287,7 +309,9 @@ def _remove(settings: Settings, journal: Journal) -> tuple[str, ...]:
         # locks die with their holder; only the files may be left
         locks = TaskLocks(settings.locks)
         locks.sweep(pid for pid, _ in journal.facts(Record.BEGIN.value)["tasks"])
-    return images.remove_place(_images(settings, journal))
+        if journal.first.get("ice"):
+            return ice.put_away(_images(settings, journal), gone=journal.has(Record.KILLED)) + floating.over(journal)
+    return images.remove_place(_images(settings, journal)) + floating.over(journal)
 
 
 def _settled(journal: Journal, left: tuple[str, ...] = ()) -> protocol.Settled:

@@ -14,12 +14,13 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, freezer, images, instants, ours, process, protocol, suspension, traits
+from agent import criu, ending, floating, freezer, images, instants, ours, process, protocol, suspension, traits
 from agent.deposing import until
 from agent.hold import Hold
 from agent.inside import Home
 from agent.journal import Journal, Record, WrongOrder, prune
 from agent.lock import TaskLocks
+from agent.prepared import begun
 from agent.sending import Sending
 from agent.settings import Settings
 from agent.standing import refuse_held
@@ -85,14 +86,7 @@ class Source:
             refuse_held(self._settings, ((task.pid, task.start_time) for task in facts))
             self._tasks.pin(facts, running=True)
             prune(self._settings.state)
-            self._journal = Journal.create(
-                self._settings.state, self._begin.migration, "source",
-                peer=self._begin.target, root=self._begin.pid, boot=process.boot_id(),
-                tasks=[[task.pid, task.start_time] for task in facts],
-                on_disk=self._on_disk, directory=self._begin.place.directory,
-                images=str(self._images), locks=str(self._settings.locks),
-                agent=[os.getpid(), process.start_time(os.getpid())], migrate=process.identity(self._begin.migrate),
-            )  # fmt: skip
+            self._journal = begun(self._settings, self._begin, facts, on_disk=self._on_disk)
         except BaseException:
             self._locks.release()
             self._tasks.close()
@@ -213,6 +207,7 @@ class Source:
         stream = await self._pages(request.stream)
         directory = self._new_round(request.round)
         self._journal.write(Record.FROZEN)
+        floating.shut(self._journal)
         instants.at("freeze")
         log = self._journal.directory / "dump.log"
         hold = self._hold = Hold(self._journal.directory, "post-dump", Record.COMMIT.value)
@@ -246,6 +241,7 @@ class Source:
         self._tasks.forget_dead()
         self._tasks.pin(tasks)
         self._protect(directory)
+        floating.locked(self._journal, directory)
         if not running.alive:
             # it may have let the tree run before there was a SIGSTOP: what was dumped is out of date
             await running.ended()
@@ -311,6 +307,7 @@ class Source:
         self._hold.go()
         self._tasks.signal(signal.SIGKILL)
         await self._tasks.never_run_again()
+        floating.leave(self._journal)
         freezer.thaw(self._journal.directory)
         self._journal.write(Record.KILLED)
         instants.at("source killed")
@@ -333,6 +330,8 @@ class Source:
             if not self._journal.has(Record.ABORT):
                 self._journal.write(Record.ABORT, reason=reason)
         if self._hold is not None:
+            if self._criu is not None and not self._criu.alive:
+                floating.unlock(self._journal, self._tasks.identities)
             # before the veto, or their parent sees a stop and a continue (rule 7)
             freezer.thaw(self._journal.directory)
             self._tasks.signal(signal.SIGCONT, self._stopped)
@@ -341,11 +340,12 @@ class Source:
         if (running := self._criu) is not None:
             # a criu that hangs is not killed: before its hold that may cost the tree (DESIGN, 6)
             await until(lambda: not running.alive, f"criu (PID {running.process.pid}) does not end")
+        floating.unlock(self._journal, self._tasks.identities)
         # criu killed in its hold has left them stopped, and its hook may not have been there to see
         self._tasks.signal(signal.SIGCONT, self._stopped)
         await self._jobs.ended()  # they have files open in what is to be removed
         left = await self._unthrottle() + await suspension.give_back(self._journal, gone=False) + self._clean()
-        if not self._journal.has(Record.FROZEN):
+        if not self._journal.has(Record.FROZEN) or self._begin.place.ice:
             self._close()
         return protocol.Leftovers(left)
 
@@ -364,11 +364,13 @@ class Source:
         if not self._journal.may(Record.DONE):
             raise WrongOrder("the migration is not over")
         if self._journal.has(Record.ABORT):
+            left = floating.over(self._journal)  # once more, the target having none any more: neighbours hear it here
             self._close()
-            return protocol.Leftovers()
-        if self._criu is not None:
-            await self._criu.process.wait()
-        await self._tasks.dead()
+            return protocol.Leftovers(left)
+        if self._criu is not None and (stays := await ending.stays(self._criu, self._tasks)):
+            # it runs on the target: no failure, and no DONE either, so that the rest can be done later
+            later = f"once it has, `migrate recover {self._begin.migration}` removes what is left"
+            return protocol.Leftovers((f"{stays} does not end: {later}",))
         self._streams.hang_up()
         left = await self._unthrottle() + await suspension.give_back(self._journal, gone=True) + self._clean()
         for log in self._journal.directory.glob("*.log"):
@@ -380,12 +382,15 @@ class Source:
         self._streams.close()
         if self._hold is not None:
             self._hold.close()
-        left = images.remove_place(self._images)
+        left = self._put_away()
         for path in _litter() - self._litter:
             path.unlink(missing_ok=True)
         self._locks.release()
         self._tasks.close()
-        return left
+        return left + floating.over(self._journal)
+
+    def _put_away(self) -> tuple[str, ...]:
+        return images.remove_place(self._images)
 
 
 def _litter() -> set[Path]:

@@ -14,10 +14,11 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Callable, Optional, Union, cast
+from typing import Callable, Optional, Union
 
-from agent import criu, images, instants, lodging, memory, namespace, process, protocol, rules, scope, traits
+from agent import criu, floating, images, instants, lodging, memory, namespace, process, protocol, rules, traits
 from agent.arriving import Arriving
+from agent.ending import ended
 from agent.fill import PATIENCE, Fill, FillError, PagerGone, wait_for_pager
 from agent.hold import Hold
 from agent.journal import Journal, JournalError, Record, WrongOrder, prune
@@ -25,6 +26,7 @@ from agent.lodging import Lodging
 from agent.lost import forget, memory_lost, stop_tree
 from agent.placing import Placing
 from agent.prepared import written_down
+from agent.scope import own as own_scope
 from agent.settings import Settings
 from agent.streams import Jobs, Taken
 from agent.tasks import NotRunning, Tasks, TreeChanged, adopt_orphans
@@ -49,10 +51,10 @@ class Target:
         self._tasks = Tasks()
         self._jobs = Jobs()
         self._starting = asyncio.Lock()  # held while a page server starts, so that none starts behind an abort's back
-        self._arriving = Arriving(self._images, journal, settings.criu, self._jobs)
+        self._streams = Taken()
+        self._arriving = Arriving(self._images, journal, settings.criu, self._jobs, self._streams)
         self._hold: Optional[Hold] = None
         self._restore: Optional[criu.Running] = None
-        self._streams = Taken()
         self.files = Placing(journal, self._images, settings.rsync, self._streams, self._jobs, self._still_accepting)
         self._terminal = Terminal.of(settings, journal)
         self._lodging = Lodging(journal)
@@ -73,7 +75,7 @@ class Target:
                 process.step_over(request.ids)
             target._streams.listen(settings.socket(request.migration))
             if request.instant:
-                pager = scope.own("pager-" + request.migration)
+                pager = own_scope("pager-" + request.migration)
                 target._fill = await Fill.start(target._images, journal.directory, pager)
             await target._warm(lazy=request.instant)
         except BaseException:
@@ -98,8 +100,7 @@ class Target:
         directory = self._journal.directory
         hold = self._hold = Hold(directory, "post-restore", Record.RESUMING.value)
         log = images.link_log(directory / "restore.log", self._images)
-        pidfile = self._images / "pid"
-        pidfile.unlink(missing_ok=True)
+        (pidfile := self._images / "pid").unlink(missing_ok=True)
         arguments = criu.restore_arguments(
             work=self._images, log=log, options=self._options, script=str(hold.script), pidfile=pidfile, lazy=lazy
         )
@@ -149,30 +150,21 @@ class Target:
     async def receive_images(self, request: protocol.ReceiveImages) -> protocol.Moved:
         """The images that are no memory."""
         self._still_accepting()
-        directory = images.round_directory(self._images, request.round)
-        if not directory.exists():
-            raise WrongOrder(f"round {request.round} was not accepted")
-        stream = await self._streams.get(request.stream)
-
-        def run() -> protocol.Moved:
-            # unbuffered: the archive says where it ends, and behind sudo the end of input may never come
-            with stream.makefile("rb", buffering=0) as source:
-                return images.receive(directory, cast(BinaryIO, source))
-
-        return await self._jobs.run(run)
+        return await self._arriving.unpack(request.round, request.stream)
 
     async def restore(self, request: protocol.Restore) -> protocol.Restored:
         """Restore the tree and hold it; HELD is on disk on return. Raises CriuError: then nothing of it is left."""
         directory = images.round_directory(self._images, request.round)
         self._still_accepting()
         self._journal.note("round", number=request.round)
-        if self._restore is None or self._hold is None:
-            raise JournalError("there is no restore that waits")
         running, hold, started = self._restore, self._hold, time.monotonic()
+        if running is None or hold is None:
+            raise JournalError("there is no restore that waits")
         if self._fill is not None:
             self._tell(f"{await self._fill.mark()} bytes are filled in after the resume")
         self._terminal.fit(directory)
         self._lodging.lift(running.process.pid)
+        floating.take(self._journal)
         instants.at("restore")
         criu.go(running, directory)
         keeping = asyncio.ensure_future(self._arriving.all_kept(self.files.ledger))
@@ -225,6 +217,7 @@ class Target:
         images.spare_room(self._images)
         self._journal.write(Record.RESUMING, boot=process.boot_id())
         instants.at("resuming")
+        floating.announce(self._journal)
         if not await self._release():
             self._tell("the held restore was lost: restoring once more from the images")
             await self.restore_again()
@@ -236,6 +229,7 @@ class Target:
         """Write RESUMED, criu having succeeded: the tree's PID here. It may have ended by itself since."""
         pid = self._restored_pid()
         self._journal.write(Record.RESUMED, pid=pid)
+        floating.opened(self._journal)
         lodging.hold(self._journal.directory)
         self._terminal.runs(self._tell)
         if self._fill is not None:
@@ -267,7 +261,7 @@ class Target:
             return False
         if self._restore.process.returncode is None:
             let_go(self._hold, self._journal)
-        status = await self._restore.process.wait()
+        status = await ended(self._restore)
         if status == 0:
             return True
         if criu.passed_hold(self._restore.log):
@@ -291,12 +285,14 @@ class Target:
         await self._close_fill()
         forget(self._journal.directory)
         running, hold = await self._warm()
+        floating.take(self._journal, announced=True)
         criu.go(running, directory)
         if await hold.reached_before(running.process.wait()):  # RESUMING is on disk: this hook succeeds at once
             with contextlib.suppress(OSError):  # its holder has gone, and then its terminal
                 self._terminal.foreground(directory, self._root, sorted(images.task_states(directory)))
             hold.go()
         try:
+            await ended(running)
             await running.ended()
         except criu.CriuError as error:
             if not criu.passed_hold(running.log):
@@ -308,7 +304,7 @@ class Target:
         return namespace.restored(self._journal.directory, self._images / "pid") or self._root
 
     async def contact_lost(self) -> None:
-        """End of input. Before HELD: undo. After it the held tree goes at the end of the lease, and the images stay."""
+        """End of input. Before HELD: undo (see `abort`). After it the tree goes at the end of the lease: not images."""
         self._terminal.contact_lost()
         alone = rules.alone(self._journal.last)
         if alone is rules.Alone.DISCARD:
@@ -319,14 +315,13 @@ class Target:
             still_held = self._journal.last is Record.HELD
             if still_held and self._hold is not None and self._restore is not None:
                 self._hold.veto()
-                await self._restore.process.wait()
-                with contextlib.suppress(NotRunning):
-                    await self.clear()
+                await ended(self._restore)
+                await self.clear()
         if rules.alone(self._journal.last) is rules.Alone.FINISH:
             await self.finish(patience=math.inf)
 
     async def abort(self, reason: str, source_aborted: bool) -> protocol.Leftovers:
-        """Discard everything. Raises JournalError where that could lose the only copy."""
+        """Discard everything. Raises JournalError where that could lose the only copy, NotRunning where tasks stay."""
         if self._journal.has(Record.DONE):
             return protocol.Leftovers()
         async with self._starting:
@@ -343,11 +338,10 @@ class Target:
         if self._restore is not None:
             if self._restore.process.stdin is not None:
                 self._restore.process.stdin.close()  # one that still waits for its images ends here
-            await self._restore.process.wait()
+            await ended(self._restore)
         await self._arriving.ended()
         self._tasks.close()
-        with contextlib.suppress(NotRunning):
-            await self.clear()
+        await self.clear()
         await self._close_fill()
         await self._jobs.ended()  # they have files open in what is to be removed
         shared = self._journal.facts(Record.PREPARED.value).get("shared", "")
@@ -391,10 +385,9 @@ class Target:
         self._streams.close()
         if self._hold is not None:
             self._hold.close()
-        (self._journal.directory / LOCK).unlink(missing_ok=True)
         forget(self._journal.directory)
-        for word in (namespace.WORD, lodging.WORD):
+        for word in (LOCK, namespace.WORD, lodging.WORD):
             (self._journal.directory / word).unlink(missing_ok=True)
         self._tasks.close()
         criu.keep_log(self._journal.directory / "restore.log")
-        return images.remove_place(self._images)
+        return images.remove_place(self._images) + floating.over(self._journal)

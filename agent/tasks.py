@@ -109,11 +109,10 @@ class Tasks:
             except ProcessLookupError:
                 continue
 
-    async def dead(self) -> None:
-        """Wait until every task is dead: a pidfd is readable once its whole thread group has exited; zombies count."""
-        for task in self._pinned.values():
-            while not _ended(task.descriptor):
-                await asyncio.sleep(0.001)
+    @property
+    def ended(self) -> bool:
+        """Whether all are dead: a pidfd is readable once its whole thread group has exited; zombies count."""
+        return all(_ended(task.descriptor) for task in self._pinned.values())
 
     async def never_run_again(self) -> None:
         """Wait until no thread of theirs, after a SIGKILL, can execute its program any more: some of them may still be
@@ -134,7 +133,7 @@ class Tasks:
         """Kill what a dead criu left blocked: it never ran. Raises NotRunning when something is left of it."""
         self.signal(signal.SIGKILL)
         end = time.monotonic() + 10
-        while not all(_ended(task.descriptor) for task in self._pinned.values()):
+        while not self.ended:
             # the first process of a namespace is not dead before all the others are reaped
             self.reap()
             if time.monotonic() > end:

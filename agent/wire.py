@@ -35,13 +35,14 @@ class WireError(Exception):
     """Bytes that are no message of ours; the conversation can't go on."""
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
+    """A dataclass of protocol.py as what JSON knows; `decode` makes it one again."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -138,17 +139,17 @@ class Reply:
 
 def encode_request(number: int, command: str, arguments: object) -> bytes:
     """One request as a line."""
-    return _line({"id": number, "command": command, "arguments": _plain(arguments)})
+    return _line({"id": number, "command": command, "arguments": plain(arguments)})
 
 
 def encode_result(number: int, result: object) -> bytes:
     """One good reply as a line."""
-    return _line({"id": number, "result": _plain(result)})
+    return _line({"id": number, "result": plain(result)})
 
 
 def encode_fault(number: int, fault: Fault) -> bytes:
     """One bad reply as a line."""
-    return _line({"id": number, "fault": _plain(fault)})
+    return _line({"id": number, "fault": plain(fault)})
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from agent.protocol import LEASE
-from migrator import arguments, channel, criu_options, errors, hosts, migration, plan, precopy, terminals
+from migrator import arguments, channel, criu_options, errors, floating, hosts, migration, plan, precopy, terminals
 from migrator.events import Listener, Telling
 
 if TYPE_CHECKING:
@@ -67,10 +67,16 @@ class Options:
     """A directory that both hosts see: the images are written there, and nothing is sent."""
     unit: bool = False
     """It is a systemd service, and moves as one."""
+    move_address: tuple[str | floating.Wanted, ...] = ()
+    """Addresses that move along, with the TCP connections on them: ADDR[/LEN][@IFACE[:DSTIFACE]], or auto."""
+    tcp: Literal["fail", "close"] = "fail"
+    """TCP connections that do not move along with an address: refuse, or close them all."""
     lease: float = LEASE
     """Seconds that the target holds the tree when contact is lost once it stands there; then its images are kept."""
     durable: bool = False
     """What a restore needs is on the target's disk before the process is ended here: it outlives a power cut there."""
+    keep_images: str = ""
+    """A directory of the target in which the images stay, on ice, restorable there with `migrate restore`."""
     sudo: bool = False
     """Become root on the target with `sudo -n`."""
     criu: str = ""
@@ -137,7 +143,7 @@ async def rehearse(pid: int, host: str, options: Options | None = None, *, on_ev
 async def check(pid: int, host: str, options: Options | None = None, *, on_event: Listener | None = None) -> Checked:
     """Preflight alone: every obstacle at once; changes nothing. Raises ConnectError, NoProcess and their kind."""
     chosen, obstacles = await migration.check(order(pid, host, options), Telling(*_listeners(on_event)))
-    return Checked(obstacles, chosen.notes)
+    return Checked(obstacles, (*chosen.notes, *chosen.sockets))
 
 
 def _listeners(on_event: Listener | None) -> tuple[Listener, ...]:
@@ -175,9 +181,12 @@ def order(
             criu_options=tuple(map(_criu_option, options.criu_option)),
             overwrite_files=options.overwrite_files,
             namespaces=options.namespaces,
+            move_addresses=tuple(map(_moving, options.move_address)),
+            tcp=options.tcp,
             terminal=options.terminal,
             unit=options.unit,
             durable=options.durable,
+            keep_images=options.keep_images,
         ),
         limits=precopy.Limits(options.max_downtime, options.max_rounds, precopy.OnNoConverge(options.on_no_converge)),
         sudo=options.sudo,
@@ -197,3 +206,12 @@ def _criu_option(option: str | criu_options.CriuOption) -> criu_options.CriuOpti
         return criu_options.parse(option)
     except ValueError as error:
         raise errors.UsageError(f"criu_option: {error}") from None
+
+
+def _moving(address: str | floating.Wanted) -> floating.Wanted:
+    if isinstance(address, floating.Wanted):
+        return address
+    try:
+        return floating.parse(address)
+    except ValueError as error:
+        raise errors.UsageError(f"move_address: {error}") from None

@@ -10,7 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.protocol import LEASE, VERSION
-from migrator import answers, config, drain_arguments, errors, operator_arguments, option_types, precopy, terminals
+from migrator import (
+    answers,
+    config,
+    drain_arguments,
+    errors,
+    ice_arguments,
+    operator_arguments,
+    option_types,
+    precopy,
+    terminals,
+)
 from migrator.option_groups import add_agents, add_log, add_output
 from migrator.parsing import HOST, Parser, add_opposites, given
 
@@ -95,6 +105,10 @@ def contradiction(options: Any) -> str:
             return f"--{name.replace('_', '-')} is for --transport rsync"
     if options.shared and (options.images_dir or options.rsh):
         return "with --shared nothing is sent: leave --images-dir and --rsh"
+    if options.shared and options.keep_images:
+        return "with --shared the images go with the source's: leave --keep-images"
+    if options.move_address and options.keep_images:
+        return "connections that move with an address can't come back later: leave --keep-images"
     return ""
 
 
@@ -174,6 +188,7 @@ _SUBCOMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "check": _check_parser,
     "rehearse": _rehearse_parser,
     **operator_arguments.PARSERS,
+    **ice_arguments.PARSERS,
     **drain_arguments.PARSERS,
     **answers.PARSERS,
 }
@@ -260,6 +275,14 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         "a power cut there; costs time, also in the freeze",
     )
     parser.add_argument(
+        "--keep-images",
+        metavar="DIR",
+        type=option_types.directory,
+        default="",
+        help="keep the images in this directory of the target, on ice: `migrate restore DIR` there brings the process "
+        "back as it was, once it has ended",
+    )
+    parser.add_argument(
         "--criu-option",
         metavar="OPT",
         type=option_types.criu_option,
@@ -267,6 +290,23 @@ def _add_order(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="NAME or NAME=VALUE, an option of criu's, for both hosts (dump:OPT and restore:OPT: for one of them); not "
         "what would break the commit; may be given again",
+    )
+    parser.add_argument(
+        "--move-address",
+        metavar="ADDR",
+        type=option_types.moving_address,
+        action="append",
+        default=[],
+        help="ADDR[/LEN][@IFACE[:DSTIFACE]], an address of this host that moves along, with the TCP connections on it; "
+        "there on DSTIFACE, or where the same subnet is; auto: those that its sockets are bound to, without the host's "
+        "own; may be given again",
+    )
+    parser.add_argument(
+        "--tcp",
+        choices=("fail", "close"),
+        default="fail",
+        help="TCP connections that do not move along with an address: refuse, or close every one of the tree's "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--unit",

@@ -1,14 +1,14 @@
 """The one table of obstacles: every kind by its id, for whoever makes one, for `migrate explain`, and for the README.
 
-The rows are in `kinds_tree`, `kinds_units`, `kinds_files` and `kinds_hosts`. Refuses to judge: whether an obstacle is
-there is for `plan`, `fileplan`, `units` and `obstacle` to say.
+The rows are in `kinds_tree`, `kinds_units`, `kinds_files`, `kinds_hosts` and `kinds_addresses`. Refuses to judge:
+whether an obstacle is there is for `plan`, `fileplan`, `units` and `obstacle` to say.
 """
 
 from __future__ import annotations
 
 import difflib
 
-from migrator import kinds_files, kinds_hosts, kinds_tree, kinds_units
+from migrator import kinds_addresses, kinds_files, kinds_hosts, kinds_tree, kinds_units
 from migrator.kinds import Kind
 
 GROUPS = {
@@ -16,6 +16,7 @@ GROUPS = {
     "of its unit": kinds_units.ROWS,
     "of its files": kinds_files.ROWS,
     "of the hosts": kinds_hosts.ROWS,
+    "of addresses that move": kinds_addresses.ROWS,
 }
 
 KINDS: dict[str, Kind] = {kind.id: kind for rows in GROUPS.values() for kind in rows}

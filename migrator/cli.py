@@ -13,6 +13,10 @@ The first word is a PID, or one of the subcommands:
     migrate status [ID] [[USER@]HOST[:PORT]] what runs, what is held, what is left over
     migrate recover [ID]                    settle what was cut off
     migrate abort ID                        undo a migration that runs, from another shell
+    migrate save PID DIR                    put the process tree on ice, in a directory
+    migrate snapshot PID DIR                the same of what has changed, while it runs on
+    migrate snapshots DIR                   what is on ice there
+    migrate restore DIR [ID]                bring it back from there
     migrate report [ID|FILE]                what a migration was, or the last ones
     migrate drain PLAN.toml                 move everything away that a plan lists
     migrate return PLAN.toml                bring it back
@@ -57,6 +61,9 @@ _INTERRUPTED = {
     "rehearse": ("undoing, the process stays on the source", errors.Interrupted.where),
     "recover": ("stopping", "what the journals say still holds: run it again"),
     "abort": ("stopping", "what was asked for goes on without us: `migrate status` tells how it ended"),
+    "save": ("undoing, the process runs on", "undone: the process runs on"),
+    "snapshot": ("undoing, the process runs on", "the process runs on, and no snapshot was taken"),
+    "restore": ("undoing, the images stay", "nothing runs of it; the images are as they were"),
     "drain": ("undoing what is under way", "what had moved stays there: run it again to go on, or `migrate return`"),
     "return": ("undoing what is under way", "what had come back stays: run it again to go on"),
 }
@@ -122,7 +129,7 @@ def _ordered(options: argparse.Namespace) -> api.Options:
 
     names = (field.name for field in dataclasses.fields(api.Options))
     values: dict[str, Any] = {name: getattr(options, name) for name in names}
-    return api.Options(**values | {"criu_option": tuple(options.criu_option)})
+    return api.Options(**values | {name: tuple(values[name]) for name in ("criu_option", "move_address")})
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -262,6 +269,13 @@ async def _drain(options: argparse.Namespace, show: Progress) -> int:
     return await drains.run(options, show, lambda each: api.order(each.pid, each.host, _ordered(each)))
 
 
+async def _ice(options: argparse.Namespace, show: Progress) -> int:
+    """`save`, `snapshot`, `snapshots` and `restore`."""
+    from migrator import ice_commands
+
+    return await ice_commands.COMMANDS[options.command](options, show)
+
+
 async def _report(options: argparse.Namespace, show: Progress) -> int:
     from migrator import history, reporting
 
@@ -277,6 +291,10 @@ _COMMANDS = {
     "status": _operate,
     "recover": _operate,
     "abort": _operate,
+    "save": _ice,
+    "snapshot": _ice,
+    "snapshots": _ice,
+    "restore": _ice,
     "drain": _drain,
     "return": _drain,
     "report": _report,

@@ -13,7 +13,8 @@
     ├── PreflightError        20   obstacles, all of them named
     │   ├── NoProcess         21   no such process
     │   ├── Locked            22   another migration holds the tree
-    │   └── StateError        23   what is kept of a drain can't be read or written
+    │   ├── StateError        23   what is kept of a drain can't be read or written
+    │   └── IceError          24   what is on ice is not there, not whole, or not what was put there
     ├── CopyError             30   a round, a stream or a file failed; undone
     │   ├── NoSpace           31   no room for images or files; undone
     │   ├── DumpError         32   criu dump failed; undone
@@ -147,6 +148,13 @@ class StateError(PreflightError):
 
     exit_code = 23
     where = "nothing more is moved; those that were moved before are where they were moved to"
+
+
+class IceError(PreflightError):
+    """What is on ice is not there, not whole, or not what was put there."""
+
+    exit_code = 24
+    where = "nothing was restored"
 
 
 class CopyError(_Undone):

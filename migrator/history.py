@@ -46,6 +46,7 @@ _PLAUSIBLE = {
     "restore_seconds": (0.001, 60.0),
     "restore_rate": (_MIB, 1024 * 1024.0 * _MIB),
     "rate": (_MIB / 16, 1024 * 1024.0 * _MIB),
+    "disk_rate": (_MIB / 16, 1024 * 1024.0 * _MIB),
 }
 """What a measurement may be: seconds, bytes a second. Anything else is a fault of a clock, or of an editor."""
 
@@ -62,6 +63,8 @@ class Measured:
     """Restored before the tree ran; 0 where it was filled in afterwards."""
     rounds: Sequence[Round]
     """The final dump is the last one."""
+    disk: float = 0.0
+    """Until what the final dump brought was on the target's disk; 0 where that was not ordered."""
 
 
 class History:
@@ -143,6 +146,8 @@ def _told(known: Costs, measured: Measured) -> dict[str, float]:
     largest = max(measured.rounds, key=lambda done: done.bytes)
     if largest.bytes >= TELLING and largest.seconds > 0:
         told["rate"] = largest.bytes / max(largest.seconds - largest.disk_seconds, SHORTEST_INTERVAL)
+        if (disk := measured.disk if largest is final else largest.disk_seconds) > 0:
+            told["disk_rate"] = largest.bytes / disk
     if before or final.bytes < TELLING:  # else nearly all of the freeze was memory, and the rest would be its error
         seizing = min((done.frozen_seconds for done in before), default=0.0)
         transfer = final.bytes / rate(before, known)

@@ -104,6 +104,12 @@ ROWS = (
         "process itself needs its memory besides.",
     ),
     Kind(
+        "ice-volatile", "a process goes on ice in a directory that is in memory",
+        "is on a {kind}, which is gone when this host goes down", "name a directory on a disk",
+        "The process ends once its images are on the disk of that directory, and they are its only copy then. What is "
+        "in memory does not outlive a reboot.",
+    ),
+    Kind(
         "not-durable", "--durable, and the target keeps its state in memory",
         "is on a {kind} there, and --durable wants a disk", "mount a disk there, or leave --durable",
         "With --durable everything that a restore needs is on a disk of the target before the process is ended on the "

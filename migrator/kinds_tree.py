@@ -187,10 +187,20 @@ ROWS = (
     ),
     Kind(
         "tcp-established", "it has established TCP connections",
-        "TCP connection, {detail}", "connections can't be moved yet: let the program close them, and try again",
-        "A connection belongs to the address of this host. migrate does not move addresses, so the peer would talk to "
-        "a host that knows nothing of it. `ss -tnp` lists them; for a server, take it out of the load balancer first. "
-        "A connection that waits to be accepted is one as well.",
+        "TCP connection, {detail}", "--move-address takes an address along, with its connections; --tcp close closes "
+        "them",
+        "A connection belongs to an address. With `--move-address` that moves, and its connections go on; where it is "
+        "this host's own, the peer would talk to a host that knows nothing of it. `ss -tnp` lists them; for a server, "
+        "take it out of the load balancer first. With `--tcp close` the program finds all its connections closed, "
+        "as if its peers had gone, and these see their end. A connection that waits to be accepted can't be "
+        "taken along at all: mostly that is a matter of a moment.",
+    ),
+    Kind(
+        "tcp-closed", "its TCP connections will be closed (`--tcp close`)",
+        "TCP connection, {detail}: it will be closed", "the peer has to connect anew",
+        "On the target the program finds it closed; the peer sees its end when the process is ended on the source. "
+        "What was under way in it is lost.",
+        stops=False,
     ),
     Kind(
         "eventfd-semaphore", "it holds an eventfd that counts as a semaphore",

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable
 
 from agent import protocol
-from migrator import errors, history, plan, precopy, terminals
+from migrator import asking, errors, floating, history, plan, precopy
 from migrator.along import Along
 from migrator.bandwidth import Bucket
 from migrator.carrier import Carrier, Directories, Streamed
@@ -171,7 +171,11 @@ class Migration:
         (source, target), (tree, found) = await both(self._hosts(), self._tree())
         self._page_size = source.page_size
         tree = await self._digested(tree, found)
-        return plan.make_plan(source, target, tree, found, self._order.wishes)
+        chosen, obstacles = plan.make_plan(source, target, tree, found, self._order.wishes)
+        if chosen.floating.there:
+            answers = await self._ends.target.listen(protocol.Listen(chosen.floating.there))
+            obstacles += tuple(floating.elsewhere(target.hostname, source, answers.heard))
+        return chosen, obstacles
 
     async def _hosts(self) -> tuple[protocol.HostFacts, protocol.HostFacts]:
         source = await self._here
@@ -210,20 +214,8 @@ class Migration:
     async def _prepare(self, undo: contextlib.AsyncExitStack) -> None:
         """Both hosts ready, streams open and warm, the first page server standing."""
         chosen = self._plan
-        root, numbers = chosen.tree.tasks[0], chosen.numbers
-        target = str(self._order.target)
-        begin = protocol.Begin(
-            self.id, root.pid, root.start_time, target, chosen.criu, chosen.precopy, chosen.place, os.getpid(),
-            chosen.systemd.suspended,
-        )  # fmt: skip
-        here = socket.gethostname()
-        ids = tuple(sorted({number for task in numbers for number in (task.pid, *task.tids)}))
-        prepare = protocol.Prepare(
-            self.id, numbers[0].pid, here, chosen.memory, chosen.on_disk, chosen.criu, ids, chosen.instant,
-            chosen.place.directory if chosen.place.shared else "", chosen.namespaces, chosen.terminal,
-            terminals.own(chosen.tree), self._order.lease, chosen.systemd.scope, chosen.systemd.logged,
-            chosen.durable,
-        )  # fmt: skip
+        begin = asking.begin(self.id, chosen, str(self._order.target), os.getpid())
+        prepare = asking.prepare(self.id, chosen, socket.gethostname(), self._order.lease)
         # undone in the other order: streams closed (so a criu at work gives up), then the source, then the target
         undo.push_async_callback(uninterrupted, self._undoing.target, self._observer.note)
         undo.callback(self._observer.thawed)
@@ -335,7 +327,8 @@ class Migration:
         if not self._order.bandwidth:  # else the rounds tell nothing of the link
             memory = 0 if self._plan.instant else self._plan.tree.memory
             waited = max(0.0, self._disk_seconds - self._restore_seconds)  # for the disk alone
-            measured = Measured(forward.downtime - waited, self._restore_seconds, memory, self._rounds.done)
+            downtime, done = forward.downtime - waited, self._rounds.done
+            measured = Measured(downtime, self._restore_seconds, memory, done, self._disk_seconds)
             self._history.learn(str(self._order.target), measured)
         return report
 

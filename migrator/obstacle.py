@@ -74,12 +74,9 @@ _GPUS = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
 
 
 def of_oddities(host: str, oddities: Iterable[Peculiarity]) -> Iterator[Obstacle]:
-    """What of a tree criu cannot carry. `host` is the source's name."""
-    connections = []
+    """What of a tree criu cannot carry, TCP apart (`connections`). `host` is the source's name."""
     for one in oddities:
-        if one.kind == "tcp-established":
-            connections.append(one)
-        elif one.kind == "external-unix" and not reconnects(one):
+        if one.kind == "external-unix" and not reconnects(one):
             yield make("external-unix", host, one.object, detail=one.detail)
         elif one.kind == "device" and one.object.startswith(_GPUS):
             yield make("gpu", host, one.object)
@@ -88,9 +85,6 @@ def of_oddities(host: str, oddities: Iterable[Peculiarity]) -> Iterator[Obstacle
             subject = f"pid {one.pid}" if one.kind in _OF_ONE_PROCESS else subject
             subject = f"thread {one.object}" if one.kind in ("thread-apart", "uninterruptible") else subject
             yield make(_REFUSED[one.kind], host, subject, object=one.object, detail=one.detail)
-    if connections:
-        more = f" (and {len(connections) - 1} more)" if len(connections) > 1 else ""
-        yield make("tcp-established", host, connections[0].object + more, detail=connections[0].detail)
 
 
 def reconnects(one: Peculiarity) -> bool:

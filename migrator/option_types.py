@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from migrator import bandwidth, catalogue, criu_options
+from migrator import bandwidth, catalogue, criu_options, floating
 from migrator.kept import ID as MIGRATION_ID
 
 LARGEST_PID = 4194304
@@ -64,6 +64,13 @@ def directory(word: str) -> str:
     return word.rstrip("/") or word[:1]
 
 
+def ice(word: str) -> str:
+    """A directory of processes on ice, as an absolute path. Raises ArgumentTypeError."""
+    if not word or "\0" in word:
+        raise argparse.ArgumentTypeError("no directory is named")
+    return os.path.abspath(word)
+
+
 def picture(word: str, kinds: Sequence[str] = PICTURES) -> str:
     """A file that a picture can be written into. Raises ArgumentTypeError."""
     if os.path.splitext(word)[1] not in kinds:
@@ -89,6 +96,14 @@ def criu_option(word: str) -> criu_options.CriuOption:
     """An option of criu's. Raises ArgumentTypeError."""
     try:
         return criu_options.parse(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def moving_address(word: str) -> floating.Wanted:
+    """An address that moves along. Raises ArgumentTypeError."""
+    try:
+        return floating.parse(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -56,6 +56,7 @@ _ERRORS: dict[FaultCode, type[errors.MigrateError]] = {
     FaultCode.TOO_TORN: errors.CopyError,  # not BrokenRounds: a second attempt would meet the same
     FaultCode.THROTTLE: errors.CopyError,
     FaultCode.UNIT: errors.CopyError,
+    FaultCode.ICE: errors.IceError,
 }
 _CRIU_ERRORS: dict[str, type[errors.MigrateError]] = {
     "restore": errors.RestoreError,
@@ -232,6 +233,10 @@ class Peer:
         """What the target has of that which the tree needs."""
         return answering(await self.call("check", request, protocol.TargetCheck), request, self.host)
 
+    async def listen(self, request: protocol.Listen) -> protocol.Answers:
+        """Who else has addresses that are to come to this host."""
+        return await self.call("listen", request, protocol.Answers)
+
     async def digest(self, request: protocol.Digest) -> protocol.Digests:
         """What the content of files comes to."""
         return await self.call("digest", request, protocol.Digests)
@@ -351,3 +356,19 @@ class Peer:
     async def remains(self) -> protocol.Remains:
         """Everything of ours on the host."""
         return await self.call("remains", protocol.Nothing(), protocol.Remains)
+
+    async def put_on_ice(self, request: protocol.PutOnIce) -> protocol.Nothing:
+        """Have the images on disk, and their manifest."""
+        return await self.call("put_on_ice", request, protocol.Nothing)
+
+    async def snapshot(self, request: protocol.PutOnIce) -> protocol.Nothing:
+        """Let the held tree run on, and have the images on disk, and their manifest."""
+        return await self.call("snapshot", request, protocol.Nothing)
+
+    async def look_at_ice(self, request: protocol.LookAtIce) -> protocol.Ice:
+        """What is on ice in a directory."""
+        return await self.call("look_at_ice", request, protocol.Ice)
+
+    async def read_ice(self, request: protocol.ReadIce) -> protocol.Manifest:
+        """A tree on ice, every image of it verified."""
+        return await self.call("read_ice", request, protocol.Manifest)

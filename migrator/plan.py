@@ -10,8 +10,9 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from agent import protocol
 from agent.protocol import Check, CriuOptions, HostFacts, Incoming, Numbers, Place, TargetCheck, TaskFacts, TreeFacts
-from migrator import fileplan, surroundings, terminals, units
+from migrator import connections, fileplan, floating, surroundings, terminals, units
 from migrator.criu_options import CriuOption
 from migrator.obstacle import UNTOUCHABLE, Obstacle, make, of_oddities, reconnects
 from migrator.words import bytes_text
@@ -68,10 +69,16 @@ class Wishes:
     """A PID namespace of its own on the target: never, auto (where an ID is taken there) or always."""
     unit: bool = False
     """Its systemd unit moves as well."""
+    move_addresses: tuple[floating.Wanted, ...] = ()
+    """Addresses that move along, with the connections on them."""
+    tcp: str = "fail"
+    """TCP connections that do not go along: `fail`, they are in the way; `close`, none goes along."""
     durable: bool = False
     """All that a restore needs is on the target's disk before COMMIT."""
     terminal: str = ""
     """What its terminal becomes: attach, ours; detach, one that is held on the target."""
+    keep_images: str = ""
+    """A directory of the target in which the images are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +97,12 @@ class Plan:
     place: Place = _STREAMED  # where rounds are kept on the source, if they are
     namespaces: bool = False  # it gets a PID namespace of its own
     terminal: str = ""  # attach, detach: the tree gets a new one on the target
+    floating: floating.Move = floating.NOTHING  # addresses that move along
     systemd: units.Systemd = units.NOTHING  # what systemd has to do with it on either host
     durable: bool = False  # what a restore needs is on the target's disk before COMMIT
+    sockets: tuple[str, ...] = ()  # a line each: what becomes of it
+    keep: str = ""  # a directory of the target in which the images are kept
+    kept: tuple[protocol.PutOnIce, ...] = ()  # what is to be known of the images that the target keeps, where it does
 
     @property
     def numbers(self) -> tuple[Numbers | TaskFacts, ...]:
@@ -116,6 +127,7 @@ def questions(tree: TreeFacts, wishes: Wishes = NO_WISHES) -> Check:
     helpers = {int(one.object.split("/")[2]) for one in tree.peculiarities if one.kind == "dead-process"}
     digests = wishes.hash_files or wishes.overwrite_files  # what is older there is replaced if its content differs
     asked = Check(fileplan.questions(tree), tuple(sorted((ids - outer - {0}) | helpers)), digests=digests)
+    asked = dataclasses.replace(asked, ice=wishes.keep_images)
     return surroundings.questions(tree, asked, unit=wishes.unit)
 
 
@@ -128,7 +140,11 @@ def make_plan(
     """
     here, there = _names(source, target)
     obstacles = [*_of_host(here, source), *_of_host(there, target), *_of_pair(here, source, there, target, wishes)]
+    moving = floating.chosen(source, target, wishes.move_addresses, tree.peculiarities)
+    move, in_addresses = floating.resolve(here, source, there, target, moving)
+    obstacles += in_addresses
     obstacles += of_oddities(here, tree.peculiarities)
+    obstacles += connections.obstacles(here, tree.peculiarities, move, wishes.tcp)
     lacking = [name for name, host in ((here, source), (there, target)) if not host.rsync]
     if wishes.rsync and not wishes.shared:
         obstacles += [make("rsync-missing", name, "rsync") for name in lacking]
@@ -152,27 +168,36 @@ def make_plan(
         if copies:
             problem, remedy = "is not installed, and it is to copy files", "install it, e.g. `apt install rsync`"
             obstacles += [make("rsync-missing", name, "rsync", problem=problem, remedy=remedy) for name in lacking]
-        obstacles += surroundings.judge(here, source, there, target, tree, check, unit=wishes.unit)
+        obstacles += surroundings.judge(
+            here, source, there, target, tree, floating.owned_then(check, move), unit=wishes.unit
+        )
         obstacles += terminals.obstacles(here, tree, wishes.terminal)
         obstacles += units.obstacles(here, there, source, tree, check, wishes.unit)
         obstacles += units.no_journal(here, target, tree)
         on_disk, in_room = _room(there, tree, 0 if wishes.shared else memory, check, durable=wishes.durable)
         obstacles += in_room
+        for found in check.ice:
+            obstacles += surroundings.of_ice(there, wishes.keep_images, memory, found)
     notes = [one.note for one in obstacles if not one.stops]
     notes += _notes(here, there, source, tree, on_disk and not wishes.durable)
+    notes += floating.notes(wishes.move_addresses, move)
     notes += units.notes(here, there, source, target, tree, wishes.unit)
     notes += _why_namespace(there, tree, taken) if namespaces else ()
-    eagerly = _why_eagerly(there, target, tree) if wishes.instant else ""
+    eagerly = _why_eagerly(there, target, tree, wishes.keep_images) if wishes.instant else ""
     if eagerly:
         notes.append(eagerly)
     instant = wishes.instant and not eagerly
     compress = wishes.compress if target.zstd else "none"
     if compress != wishes.compress == "zstd":
         notes.append(f"{there} has no zstd, so nothing is compressed: install libzstd there (`apt install libzstd1`)")
+    systemd = units.systemd(here, tree, wishes.unit)
+    facts = protocol.PutOnIce(source, tree, wishes.terminal, systemd.scope, systemd.logged)
     plan = Plan(
-        tree, source.dirty_tracking, _options(tree, wishes), copies, on_disk, memory, tuple(notes), instant, compress,
-        _place(source, memory, wishes), namespaces, wishes.terminal, units.systemd(here, tree, wishes.unit),
-        wishes.durable,
+        tree=tree, precopy=source.dirty_tracking, criu=_options(source, tree, wishes, move), copy_files=copies,
+        on_disk=on_disk, memory=memory, notes=tuple(notes), instant=instant, compress=compress,
+        place=_place(source, memory, wishes), namespaces=namespaces, terminal=wishes.terminal, floating=move,
+        systemd=systemd, durable=wishes.durable, keep=wishes.keep_images, kept=(facts,) if wishes.keep_images else (),
+        sockets=tuple(connections.fates(here, there, tree.peculiarities, move, wishes.tcp)),
     )  # fmt: skip
     return plan, tuple(dict.fromkeys(obstacles))
 
@@ -321,7 +346,7 @@ def _room(
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
+def _options(source: HostFacts, tree: TreeFacts, wishes: Wishes, move: floating.Move) -> CriuOptions:
     kinds = {one.kind for one in tree.peculiarities}
     ghosts = _ghosts(tree)
     options = CriuOptions(
@@ -329,8 +354,12 @@ def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
         # criu's limit guards against surprises; this one still does, but a temporary file may double meanwhile
         ghost_limit=2 * max(ghosts) + 16 * _MIB if ghosts else 0,
         file_locks="file-lock" in kinds,
+        tcp_established=bool(move.here) and wishes.tcp != connections.CLOSE,
+        tcp_close=wishes.tcp == connections.CLOSE,
         extra=("--ext-unix-sk",) if any(reconnects(one) for one in tree.peculiarities) else (),
         for_dump=(
+            *(("--network-lock", connections.lock(nft=source.nft)) if move.here else ()),
+            *(("--skip-in-flight",) if wishes.tcp == connections.CLOSE else ()),
             *(word for one in units.logged(tree) for word in ("--external", f"unix[{one.inode}]")),
             *(one.argument for one in wishes.criu_options if one.end != "restore"),
         ),
@@ -339,7 +368,7 @@ def _options(tree: TreeFacts, wishes: Wishes) -> CriuOptions:
     return terminals.options(tree, wishes.terminal, options)
 
 
-def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts) -> str:
+def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts, keep: str) -> str:
     """Why memory has to be restored before the tree runs; "" where it need not.
 
     Pages that tasks share since a fork are dumped once for each; criu, restoring eagerly, shares them again, and
@@ -350,7 +379,7 @@ def _why_eagerly(there: str, target: HostFacts, tree: TreeFacts) -> str:
     if tree.copied_on_write > max(_FEW_SHARED, tree.memory // 10):
         shared = bytes_text(tree.copied_on_write)
         return f"memory is restored before the process runs: {shared} of it are shared by its processes since a fork"
-    return ""
+    return f"{there}: memory is restored before the process runs: filling it in would use its images up" if keep else ""
 
 
 def _notes(here: str, there: str, source: HostFacts, tree: TreeFacts, on_disk: bool) -> Iterator[str]:

@@ -111,6 +111,8 @@ class Costs:
     """Bytes a second of an eager restore; 0: memory is filled in afterwards."""
     durable: bool = False
     """What comes has to be on the target's disk before it counts."""
+    disk_rate: float = 0.0
+    """Bytes a second that the target's disk has taken before; 0: unknown."""
 
 
 class Action(enum.Enum):
@@ -233,16 +235,23 @@ def rate(rounds: Sequence[Round], costs: Costs) -> float:
 def _constant_seconds(rounds: Sequence[Round], costs: Costs) -> float:
     """Seconds of the freeze that no further round shortens."""
     seizing = min((round_.frozen_seconds for round_ in rounds), default=0.0)
-    restoring = costs.memory / costs.restore_rate if costs.restore_rate > 0 else 0.0
-    return costs.fixed_seconds + seizing + costs.restore_seconds + restoring
+    return costs.fixed_seconds + seizing + _restoring_seconds(costs)
+
+
+def _restoring_seconds(costs: Costs) -> float:
+    return costs.restore_seconds + (costs.memory / costs.restore_rate if costs.restore_rate > 0 else 0.0)
 
 
 def _disk_seconds(rounds: Sequence[Round], costs: Costs, dirty: int) -> float:
     """Seconds that the target's disk adds to the freeze. A round's rate has its share in it; what is left of a round
-    that carries little is what any costs. Without a round that was measured a hard disk's typical ones."""
+    that carries little is what any costs. Without rounds it is all of the memory that goes there, beside the restore:
+    at the rate of an earlier time, and where there was none a hard disk's typical one."""
     if not costs.durable:
         return 0.0
-    return min((done.disk_seconds for done in rounds), default=TYPICAL_DISK_SECONDS + dirty / TYPICAL_DISK_RATE)
+    if rounds:
+        return min(done.disk_seconds for done in rounds)
+    alone = dirty / costs.disk_rate if costs.disk_rate > 0 else TYPICAL_DISK_SECONDS + dirty / TYPICAL_DISK_RATE
+    return max(0.0, alone - _restoring_seconds(costs))
 
 
 def _stalled(rounds: Sequence[Round]) -> bool:

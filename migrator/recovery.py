@@ -130,6 +130,10 @@ async def recover_over(
         async with agent_at(await hosts.here(), "source") as own:
             # one recovery at a time: who claims the source's half has it, from whichever host; then the target's
             known = await own.journal(protocol.ReadJournal(migration, claim="source"))
+            if known.ice and word is Word.NONE:
+                from migrator import ice_recovery  # late: it has our words for what was done
+
+                return await ice_recovery.settle(own, known, undo_only=undo_only)
             if word is not Word.NONE and known.role == "source":
                 raise errors.PreflightError(
                     f"{fencing.option(word)}: {own.host} is the source", hint="say it on the target"

@@ -66,7 +66,7 @@ class Told:
 
 def _settled(source: protocol.JournalState, target: protocol.Story | None, failure: errors.MigrateError | None) -> bool:
     """Whether nothing is to be done; with a target that can't be asked, as far as the source's journal tells."""
-    if failure is not None:
+    if failure is not None or source.ice:
         return "DONE" in source.records
     return course(source, target.state if target is not None else None) is Course.NOTHING
 
@@ -133,6 +133,8 @@ async def story(migration: str, hosts: Hosts) -> Told:
         host, ours = own.host, await _asked(own.story(request))
     stories, failure = [(host, ours)], None
     try:
+        if ours.state.ice:  # there is no other host
+            return Told(migration, host, tuple(stories), ours.state.peer, None)
         async with agent_at(await hosts.there(ours.state.peer, ours.state.address), "target") as other:
             theirs = await _asked(other.story(request))
             if theirs.state.role:

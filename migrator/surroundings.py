@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from agent.protocol import Account, Address, Check, HostFacts, HugePages, TargetCheck, TreeFacts
+from agent.protocol import Account, Address, Check, HostFacts, HugePages, Ice, TargetCheck, TreeFacts
 from migrator import units
 from migrator.obstacle import Obstacle, make
 from migrator.words import bytes_text
@@ -23,6 +23,8 @@ _STRICT = 2
 _MOST_CPUS = 1 << 16
 """No kernel can have so many (CONFIG_NR_CPUS)."""
 _OPEN_FILES = "Max open files"
+_RESERVE = 64 << 20
+"""Bytes that are left on a disk besides."""
 _FEW_THREADS = 64
 """Threads that the target needs besides: criu's own, ours, and whatever starts meanwhile."""
 
@@ -196,3 +198,13 @@ def _of_memory(here: str, source: HostFacts, there: str, target: HostFacts, tree
         yield make("overcommit", there, "vm.overcommit_memory", here=here, was=ours.overcommit)
     if ours.thp and theirs.thp and ours.thp != theirs.thp:
         yield make("thp", there, f"transparent huge pages: {theirs.thp}", here=here, was=ours.thp)
+
+
+def of_ice(host: str, directory: str, size: int, ice: Ice) -> Iterator[Obstacle]:
+    """What of a directory on this host stands in the way of images of that size, which are to stay there."""
+    if ice.volatile:
+        yield make("ice-volatile", host, directory, kind=ice.volatile)
+    if ice.room < size + _RESERVE:
+        problem = f"{bytes_text(size)} of images do not fit on its disk ({bytes_text(ice.room)} free)"
+        remedy = f"free {bytes_text(size + _RESERVE - ice.room)} there, or name a directory on another disk"
+        yield make("no-room", host, directory, problem=problem, remedy=remedy)

@@ -71,9 +71,19 @@ OPTIONS = {
             "--bandwidth holds back what is sent while the process runs; the freeze goes as fast as the link is.",
         ),
     ),
+    "connections": Topic(
+        "its clients, and the address that they know",
+        ("--move-address", "--tcp"),
+        (
+            "A TCP connection belongs to an address. --move-address takes an address of the source along, within the "
+            "commit, and the connections on it: a client sees a pause, and no error. Any other connection is refused, "
+            "and named; --tcp close closes them all.",
+            "The address is not written into a configuration: do that as for any other.",
+        ),
+    ),
     "hosts": Topic(
         "what is needed on both hosts",
-        ("--sudo", "--criu", "--criu-option", "--lease", "--durable", "--target", "--source"),
+        ("--sudo", "--criu", "--criu-option", "--lease", "--durable", "--keep-images", "--target", "--source"),
         (
             "Both hosts need criu and root; the target needs sshd and python3 (3.9 or newer), no more: migrate sends "
             "its agent over. Who is not root here becomes it with `sudo -n`; --sudo does the same on the target.",

@@ -99,6 +99,19 @@ def test_the_table_is_kept_only_when_it_is_whole(tmp_path: Path, monkeypatch: py
     assert ", 1 failed, " in text
 
 
+@pytest.mark.parametrize("backend", ["netns", "vm"])
+def test_where_a_fault_is_not_done_there_is_a_reason_and_nowhere_else(backend: str) -> None:
+    possible = set(cells.ON_NETNS if backend == "netns" else cells.NAMES)
+    both = (*cells.cells("netns"), *cells.cells("vm"))
+    for fault in {cell.fault for cell in both}:
+        whole = True
+        for victim in {cell.victim for cell in both if cell.fault == fault}:
+            there = possible & set(cells.VICTIMS[victim].there if victim in cells.VICTIMS else cells.NAMES)
+            done = {cell.instant for cell in cells.cells(backend) if (cell.fault, cell.victim) == (fault, victim)}
+            whole = whole and done == there
+        assert whole == ((backend, fault) not in cells.THINNED), fault
+
+
 def test_growth_is_seen() -> None:
     before = {"descriptors": 10, "memory, KiB": 1000, "journals": 3, "reports": 2}
     most = {"descriptors": 10, "memory, KiB": 1000 + soak.NOISE_KIB, "journals": 51, "reports": 100}

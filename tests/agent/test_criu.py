@@ -57,6 +57,13 @@ def test_arguments_of_dumps(changes: dict[str, Any], line: str) -> None:
     assert criu.dump_arguments(**given_) == line.split()
 
 
+def test_connections_that_are_closed_are_so_at_both_ends() -> None:
+    close = CriuOptions(tcp_close=True)
+    dump = criu.dump_arguments(IMAGES, pid=7, socket=9, log=LOG, options=close, script="/var/m/hold")
+    restore = criu.restore_arguments(work=IMAGES, log=LOG, options=close, script="/var/m/hold", pidfile=IMAGES / "pid")
+    assert ["--tcp-close" in words for words in (dump, restore)] == [True, True]
+
+
 def test_arguments_of_a_page_server() -> None:
     first = (
         "page-server --no-default-config --images-dir /run/m/2 --work-dir /run/m/2"

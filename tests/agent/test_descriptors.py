@@ -281,7 +281,7 @@ ready()
         tree = process.inspect(pid)
     (found,) = [file for file in tree.files if os.fsencode(file.path) == path]
     assert (found.size, found.deleted, set(found.uses)) == (5000, False, {"map", "open"})
-    over = wire.decode(FileFacts, json.loads(json.dumps(wire._plain(found))))
+    over = wire.decode(FileFacts, json.loads(json.dumps(wire.plain(found))))
     (answer,) = files.check(Check((over,), ()), tmp_path).files
     assert (answer.path, answer.kind, answer.size) == (found.path, "regular", 5000)
 

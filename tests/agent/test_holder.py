@@ -118,11 +118,11 @@ class Held:
             self.said += data
 
 
-def until(path: Path) -> None:
-    """Until this is there."""
+def until(path: Path, there: bool = True) -> None:
+    """Until this is there, or is not any more."""
     deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} does not come"
+    while path.exists() != there:
+        assert time.monotonic() < deadline, f"{path.name} does not {'come' if there else 'go'}"
         time.sleep(0.01)
 
 
@@ -263,6 +263,7 @@ def test_numbers_that_the_tree_brings_are_left_free(tmp_path: Path) -> None:
     command = program.command("holder", str(tmp_path / "t"), "attach", taken, "sh", "-c", f"tty <&3 >{says}")
     subprocess.run(command, check=True, timeout=60)
     assert int(says.read_text().rpartition("/")[2]) >= lowest + 8
+    until(tmp_path / "t", there=False)  # nobody has the terminal any more, and so the holder ends
 
 
 def gone(pid: int) -> bool:

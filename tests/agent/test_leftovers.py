@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import leftovers, process, protocol, service, suspension
+from agent import guard, iptables, leftovers, ours, process, protocol, service, suspension
 from agent.journal import Journal, Record
 from agent.ledger import Ledger
 from agent.leftovers import find
@@ -197,6 +197,28 @@ def test_an_agent_that_nobody_speaks_to(settings: Settings, children: list[Child
     assert detail == "agent, to which nobody speaks"
 
 
+def test_a_lock_of_criu_while_a_migration_is_not_over(
+    settings: Settings, children: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To remove it then would end the connections that it keeps. With none under way it is what a crash has left."""
+    monkeypatch.setattr(guard, "tables", lambda: ("CRIU-7",))
+    agent = Child("/root/.cache/migrate/agent-0123456789abcdef.pyz", "serve", "--build", "x")
+    children.append(agent)
+
+    def locks() -> list[tuple[bool, str]]:
+        return [(item.in_use, item.remove) for item in find(settings).items if item.kind == "rule"]
+
+    assert locks() == [(False, "nft delete table inet CRIU-7")]
+    kept = begun(settings, "source", "FROZEN", agent=agent.identity)
+    assert locks() == [(True, f"migrate recover {ID}")]
+    agent.hang_up()
+    assert locks() == [(False, f"migrate recover {ID}")]
+    kept.write(Record.ABORT)
+    kept.write(Record.DONE)
+    kept.close()
+    assert locks() == [(False, "nft delete table inet CRIU-7")]
+
+
 def test_an_agent_without_a_migration(settings: Settings, children: list[Child]) -> None:
     """It answers somebody; or it is lost."""
     agent = Child("/root/.cache/migrate/agent-0123456789abcdef.pyz", "serve", "--build", "x")
@@ -301,6 +323,44 @@ def test_sockets_that_a_killed_criu_has_left(settings: Settings) -> None:
             os.unlink(left)
             os.unlink(used)
     assert said == [("socket", f"rm {left}")]
+
+
+TABLE = "CRIU-0123456789abcdef01234"
+OTHER = "CRIU-fedcba9876543210fedcb"
+RULE = "INPUT -s 192.0.2.9/32 ! --mark 0xc114 -j DROP"
+
+
+def rules(settings: Settings) -> dict[str, tuple[str, bool, str]]:
+    """(migration, in use, remove) of each rule."""
+    return {one.what: (one.migration, one.in_use, one.remove) for one in find(settings).items if one.kind == "rule"}
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_a_migration_at_work_keeps_still_is_in_use(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    """Another criu's table is not its own; before it is noted nobody could tell, and the living criu is believed."""
+    monkeypatch.setattr(guard, "tables", lambda: (TABLE, OTHER))
+    monkeypatch.setattr(iptables, "left", lambda: [(f"iptables {RULE}", "", f"iptables -D {RULE}", "")])
+    monkeypatch.setattr(ours.Descriptors, "attended", lambda *_: True)
+    me = (os.getpid(), process.start_time(os.getpid()))
+    kept = begun(settings, "source", "FROZEN", agent=me)
+    kept.note("lock", table=TABLE) if noted else kept.note("criu", pid=me[0], start=me[1])
+    said = rules(settings)
+    assert {said[f"table inet {TABLE}"][:2], said[f"iptables {RULE}"][:2]} == {(ID, True)}
+    assert said[f"table inet {OTHER}"][:2] == (("", False) if noted else (ID, True))
+    kept.write(Record.ABORT)
+    kept.write(Record.DONE)
+    kept.close()
+    assert rules(settings)[f"table inet {TABLE}"] == ("", False, f"nft delete table inet {TABLE}")
+
+
+def test_what_a_dead_migration_keeps_still_is_for_recover(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "tables", lambda: (TABLE,))
+    kept = begun(settings, "source", "FROZEN")
+    kept.note("lock", table=TABLE)
+    kept.close()
+    assert rules(settings)[f"table inet {TABLE}"] == (ID, False, f"migrate recover {ID}")
 
 
 def test_half_an_agent(settings: Settings, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from agent import process, protocol, wire
 from agent.protocol import FaultCode
-from agent.server import fault_of
+from agent.server import Server, fault_of
+from agent.settings import Settings
+from agent.tasks import NotRunning
 from migrator import bundle
 from migrator.bandwidth import Bucket
 from migrator.channel import Channel
@@ -121,6 +124,8 @@ async def test_every_command_of_the_table_in_the_right_order(
     tree = await source.inspect(protocol.Inspect(victim.pid))
     assert [task.pid for task in tree.tasks] == victim.pids
     found = await target.check(protocol.Check(tree.files, (victim.pid,)))
+    nowhere = protocol.Floating("192.0.2.7", 24, "none0")
+    assert await target.listen(protocol.Listen((nowhere,))) == protocol.Answers(())
     assert (await source.digest(protocol.Digest((str(extra), "/nowhere")))).digests == (
         hashlib.sha256(b"x" * 1000).hexdigest(), "",
     )  # fmt: skip
@@ -195,7 +200,8 @@ async def test_every_command_of_the_table_in_the_right_order(
 
     for stream in streams:
         await stream.close()
-    assert called == protocol.BY_NAME.keys() - {"arrived"}  # of rounds that are no stream: in test_carrier
+    # of rounds that are no stream: in test_carrier; and of a tree that has no target: in test_saving
+    assert called == protocol.BY_NAME.keys() - {"arrived", "put_on_ice", "snapshot", "look_at_ice", "read_ice"}
 
 
 # --- what is no request ----------------------------------------------------------------------------------------------
@@ -234,7 +240,7 @@ def _example(kind: type[Any]) -> dict[str, Any]:
     @settings(max_examples=1, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.from_type(kind))
     def remember(value: Any) -> None:
-        found.append(wire._plain(value))
+        found.append(wire.plain(value))
 
     remember()
     return dict(found[0])
@@ -358,6 +364,16 @@ async def test_an_agent_does_not_talk_to_strangers(pair: Pair, banner: bytes) ->
 
 Act = Callable[[Peer, int], Awaitable[object]]
 
+
+def facts_for_ice(pid: int) -> protocol.PutOnIce:
+    """Of a tree of one process, as far as they matter."""
+    task = protocol.TaskFacts(pid, 1, pid, pid, (pid,), "victim", "S", 1, 0)
+    host = protocol.HostFacts(
+        "alpha", "boot", "x86_64", "6.12", "3.13", 0, "criu", "4.1.1", "", True, 4096, 1 << 22, 1 << 30, False, "", ""
+    )  # fmt: skip
+    return protocol.PutOnIce(host, protocol.TreeFacts(pid, (task,), (), (), 4096))
+
+
 _ALONE: dict[str, Act] = {
     "accept": lambda peer, pid: peer.accept(protocol.Accept(1, "pages")),
     "arrived": lambda peer, pid: peer.arrived(protocol.Arrived(1, ())),
@@ -380,13 +396,15 @@ _ALONE: dict[str, Act] = {
     "fill": lambda peer, pid: peer.fill(),
     "abort": lambda peer, pid: peer.abort(protocol.Abort("test")),
     "finish": lambda peer, pid: peer.finish(),
+    "put_on_ice": lambda peer, pid: peer.put_on_ice(facts_for_ice(pid)),
+    "snapshot": lambda peer, pid: peer.snapshot(facts_for_ice(pid)),
 }
 
 
 async def test_nothing_works_before_it_has_begun(source: Peer, pair: Pair) -> None:
     assert _ALONE.keys() == protocol.BY_NAME.keys() - {
-        "probe", "inspect", "check", "digest", "begin", "prepare", "journal", "settle",
-        "migrations", "story", "remains", "interrupt",
+        "probe", "inspect", "check", "listen", "digest", "begin", "prepare", "journal", "settle",
+        "migrations", "story", "remains", "interrupt", "look_at_ice", "read_ice",
     }  # fmt: skip
     for name, act in _ALONE.items():
         assert (await fault(act(source, 0))).code is FaultCode.BAD_REQUEST, name
@@ -582,3 +600,20 @@ def test_an_agent_without_memory_says_so_and_is_no_bug(error: Exception) -> None
     told = fault_of(error)
     assert told.code is FaultCode.NO_SPACE
     assert told.message == "no memory left for the agent"
+
+
+async def test_what_does_not_end_after_the_contact_is_lost_is_said(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback; and what else is under way is waited for all the same."""
+    server = Server(Settings(pair.directory / "state", pair.directory / "run"), asyncio.StreamReader(), 1, "test")
+
+    async def hang() -> None:
+        raise NotRunning("criu (PID 4711) does not end")
+
+    under_way = asyncio.ensure_future(asyncio.sleep(0.01))
+    server._running.add(under_way)
+    monkeypatch.setattr(server, "_target", types.SimpleNamespace(contact_lost=hang))
+    await server._contact_lost()
+    assert capsys.readouterr().err == "criu (PID 4711) does not end: `migrate recover` undoes it once that has ended\n"
+    assert under_way.done()

@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from agent.settings import Settings
 from tests.agent.test_server import ID, Talk, begin_of, prepare_of
 from tests.fake_hosts import Pair, Victim, eventually, soon, state_of
 
+ROOT = Path(__file__).parents[2]
 SOURCE = {
     "BEGIN": ["BEGIN"],
     "FROZEN": ["BEGIN", "FROZEN"],
@@ -295,6 +298,26 @@ async def test_a_prepared_target_is_settled(pair: Pair) -> None:
     await soon(lambda: not any(call.alive for call in pair.target.calls()), "the warm restore leaves")
 
 
+async def test_a_relay_that_has_outlived_its_agent(pair: Pair) -> None:
+    """The other host has lost power, and sshd was not told: nobody ends the stream, for whose end criu waits."""
+    victim, talk, other = pair.victim(), Talk(pair.target), Talk(pair.target)
+    prepared = await (await talk.start()).prepare(prepare_of(victim.pid))
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from agent.bulk import relay; relay(*sys.argv[2:])"
+    words = [sys.executable, "-IS", "-c", code, "relay", prepared.socket, "pages"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as relay:  # noqa: ASYNC220 - it is small
+        await talk.peer.accept(protocol.Accept(1, "pages"))
+        await soon(lambda: bool(pair.target.calls("page-server")), "the page server is there")
+        pair.target.kill_agent()
+        assert relay.poll() is None
+        assert pair.target.calls("page-server")[0].alive
+        settled = await (await other.start()).settle(protocol.Settle(ID, A))
+        assert settled == protocol.Settled(("PREPARED", "ABORT", "DONE"), 0)
+        assert relay.wait() == -signal.SIGKILL
+    await talk.close()
+    await other.close()
+    assert pair.target.settle_down() == []
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -302,6 +325,8 @@ async def test_a_prepared_target_is_settled(pair: Pair) -> None:
         '{"record":"COMMIT","tasks":[[1,"x"]]}', '{"record":"owner","agent":[1]}', '{"record":"RESUMED","pid":true}',
         '{"record":"criu","pid":1}', '{"record":"FROZEN","time":NaN}', '{"record":"FROZEN","time":1e999}',
         '{"record":"criu","pid":1,"start":99999999999999999999}', '{"record":"x","migrate":[1]}',
+        '{"record":"lock"}', '{"record":"lock","table":7}', '{"record":"address"}', '{"record":"x","floating":[[1]]}',
+        '{"record":"x","floating":[["192.0.2.7","24","eth0"]]}',
     ],
 )  # fmt: skip
 def test_a_damaged_journal_is_told_and_not_taken_for_none(settings: Settings, line: str) -> None:

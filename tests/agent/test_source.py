@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent import deposing, process, protocol
-from agent.journal import JournalError
+from agent.journal import JournalError, Record, unfinished
 from agent.protocol import FaultCode
 from agent.settings import Settings
 from agent.source import Source
@@ -253,3 +253,26 @@ async def test_an_undo_does_not_wait_for_ever_for_a_criu_that_hangs(
     hanging.alive = False
     assert await source.abort("test") == protocol.Leftovers()
     assert victim.runs
+
+
+@pytest.mark.parametrize("who", ["criu (PID 4711)", "a killed process of the tree"])
+async def test_a_migration_that_is_over_names_who_does_not_end(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """The tree runs on the target: that is no failure. DONE it is when they have ended."""
+    victim, hanging = pair.victim(), Hanging()
+    source = Source(Settings(pair.directory / "state", pair.directory / "run"), begin_of(victim.pid), print)
+    await source.begin()
+    monkeypatch.setattr(source, "_criu", hanging)
+    monkeypatch.setattr(deposing, "PATIENCE", 0.05)
+    for record in (Record.FROZEN, Record.COMMIT, Record.KILLED):
+        source._journal.write(record)
+    hanging.alive = who.startswith("criu")
+    (left,) = (await source.finish()).items
+    assert left == f"{who} does not end: once it has, `migrate recover {ID}` removes what is left"
+    assert source._journal.last is Record.KILLED
+    hanging.alive = False
+    os.kill(victim.pid, signal.SIGKILL)
+    eventually(lambda: source._tasks.ended, "it is dead")
+    assert await source.finish() == protocol.Leftovers()
+    assert unfinished(pair.directory / "state") == ()

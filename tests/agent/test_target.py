@@ -8,13 +8,19 @@ import io
 import os
 import signal
 import tempfile
+import types
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from agent import images, process, protocol
+from agent import deposing, images, process, protocol
+from agent.journal import Journal, Record, unfinished
+from agent.prepared import written_down
 from agent.protocol import FaultCode
+from agent.settings import Settings
+from agent.target import Target
+from agent.tasks import NotRunning
 from migrator.peer import Peer
 from tests import fake_criu
 from tests.agent.test_server import ANOTHER, ID, Talk, fault, prepare_of
@@ -287,3 +293,87 @@ async def test_an_abort_while_images_are_on_their_way(target: Peer, pair: Pair) 
     writer.close()
     pages_writer.close()
     assert list(pair.target.run.rglob("*")) == []
+
+
+class Hanging:
+    """A criu that does not end, until it does."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "restore.log"
+        self.end = asyncio.Event()
+        self.process = types.SimpleNamespace(pid=4711, stdin=None, returncode=None, wait=self._wait)
+
+    async def _wait(self) -> int:
+        await self.end.wait()
+        return 1
+
+
+NO_END = r"criu \(PID 4711\) does not end"
+
+
+async def _nothing() -> None:
+    """There is no task."""
+
+
+@pytest.fixture
+def standing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> tuple[Target, Journal, Hanging]:
+    """A target whose restore hangs, without an agent around it."""
+    monkeypatch.setattr(deposing, "PATIENCE", 0.05)
+    settings = Settings(pair.directory / "state", pair.directory / "run")
+    journal = written_down(settings, dataclasses.replace(prepare_of(4242), lease=0.0))
+    target, hanging = Target(settings, journal, protocol.CriuOptions(), print), Hanging(pair.directory)
+    monkeypatch.setattr(target, "_restore", hanging)
+    monkeypatch.setattr(target, "_hold", types.SimpleNamespace(go=list, veto=list, close=list))
+    monkeypatch.setattr(target, "clear", _nothing)  # it would take our own children for the tree's
+    settings.images(ID).mkdir(parents=True)
+    return target, journal, hanging
+
+
+async def test_an_undo_does_not_wait_for_ever(standing: tuple[Target, Journal, Hanging], pair: Pair) -> None:
+    """As long as something of it is there it is not over: whoever recovers finds it."""
+    target, journal, hanging = standing
+    with pytest.raises(NotRunning, match=NO_END):
+        await target.abort("test", source_aborted=False)
+    assert journal.last is Record.ABORT
+    assert (pair.directory / "run" / ID).exists()
+    hanging.end.set()
+    assert await target.abort("test", source_aborted=False) == protocol.Leftovers()
+    assert unfinished(pair.directory / "state") == ()
+    assert not (pair.directory / "run" / ID).exists()
+
+
+async def test_an_undo_with_a_task_that_stays_is_not_over(
+    standing: tuple[Target, Journal, Hanging], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, journal, hanging = standing
+    hanging.end.set()
+
+    async def stay() -> None:
+        raise NotRunning("tasks of the tree are still here, blocked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "clear", stay)
+        with pytest.raises(NotRunning, match="blocked"):
+            await target.abort("test", source_aborted=False)
+        assert journal.last is Record.ABORT
+    await target.abort("test", source_aborted=False)
+    assert journal.has(Record.DONE)
+
+
+async def test_a_restore_that_is_let_go_and_hangs(standing: tuple[Target, Journal, Hanging]) -> None:
+    target, journal, _ = standing
+    journal.write(Record.HELD, tasks=[], root=4242)
+    with pytest.raises(NotRunning, match=NO_END):
+        await target.resume(protocol.Resume(1))
+    assert journal.last is Record.RESUMING
+
+
+async def test_a_lease_that_ends_with_a_restore_that_hangs(
+    standing: tuple[Target, Journal, Hanging], pair: Pair
+) -> None:
+    target, journal, _ = standing
+    journal.write(Record.HELD, tasks=[], root=4242)
+    with pytest.raises(NotRunning, match=NO_END):
+        await target.contact_lost()
+    assert journal.last is Record.HELD
+    assert (pair.directory / "run" / ID).exists()

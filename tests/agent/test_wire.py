@@ -88,7 +88,7 @@ def test_garbage_for_a_message_raises_nothing_but_wire_error(kind: type[Any]) ->
             decoded = wire.decode(kind, value)
         except WireError:
             return
-        assert wire.decode(kind, json.loads(json.dumps(wire._plain(decoded)))) == decoded
+        assert wire.decode(kind, json.loads(json.dumps(wire.plain(decoded)))) == decoded
 
     check()
 
@@ -160,7 +160,7 @@ def test_only_the_fields_of_the_dataclass_and_their_types(value: object, words: 
 
 
 def test_the_field_that_is_wrong_is_named_wherever_it_is() -> None:
-    task = wire._plain(protocol.TaskFacts(1, 0, 1, 1, (1,), "x", "S", 5, 0))
+    task = wire.plain(protocol.TaskFacts(1, 0, 1, 1, (1,), "x", "S", 5, 0))
     value = {"tasks": [task, {**task, "tids": [1, "2"]}], "freeze_seconds": 0.5, "image_bytes": 1}
     with pytest.raises(WireError, match=r"held\.tasks\[1\]\.tids\[1\]: expected int, got str"):
         wire.decode(protocol.Held, value, "held")

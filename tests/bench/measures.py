@@ -200,6 +200,25 @@ def check(bench: Bench, sizes: Sizes) -> Iterator[Result]:
     yield Result("check", median(over), "s over ssh", at_most(0.5), bench.backend, seconds)
 
 
+SERVER_MIB = 64
+MORE_ANSWERS = 50
+"""That are waited for after a move: a retransmission may come a little later than the server runs."""
+
+
+def client(bench: Bench, sizes: Sizes) -> Iterator[Result]:
+    """The longest wait for an answer of a client on a third host whose server moves with its address: the downtime, and
+    what is left until the client's next retransmission (200 ms, 600 ms…)."""
+    seconds: dict[str, list[float]] = {"client, s": [], "server, s": []}
+    for _ in range(2 * sizes.repeats - 1):
+        with bench.server(SERVER_MIB) as (pid, address, clients):
+            before = len(clients.answers()) - 1
+            report, _ = bench.migrate(pid, "--copy-files", "--move-address", address)
+            clients.go_on(MORE_ANSWERS)
+            seconds["client, s"].append(clients.pause(before))
+            seconds["server, s"].append(report["downtime_seconds"])
+    yield Result("client", max(seconds["client, s"]), "s", at_most(0.7), bench.backend, seconds)
+
+
 _STAMP = re.compile(r"^\((\d+\.\d+)\) (.*)")
 _END = re.compile("Dumping finished|Restore finished")
 
@@ -230,6 +249,7 @@ MEASURES: Mapping[str, Measure] = {
     "floor": floor,
     "own share": own_share,
     "check": check,
+    "client": client,
 }
 
 

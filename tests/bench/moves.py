@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.live import serving
 from tests.live.conftest import Started
-from tests.live.lab_host import LOG, PROGRAMS, LabHost, gap, log_lines, start_lab, wait_for_log, whole_lines
+from tests.live.lab_host import LOG, PROGRAMS, LabHost, gap, log_lines, start_lab, until, wait_for_log, whole_lines
 
 OWN_PROGRAMS = Path(__file__).parent / "programs"
 PLACE = "/root/programs"
@@ -142,6 +143,24 @@ class Bench:
         finally:
             for host in self.hosts:
                 host.run(f"rm -rf {place} {ready}")
+
+    @contextlib.contextmanager
+    def server(self, mib: int) -> Iterator[tuple[int, str, serving.Clients]]:
+        """A server on alpha with an address of its own, and clients of it on a third host."""
+        serving.raise_third_host(*self.hosts)
+        try:
+            address = serving.add(self.alpha, serving.V4)
+            words = ("python3", f"{PLACE}/echo_server.py", "--address", address, "--mib", str(mib))
+            with self.started(*words) as pid:
+                until(lambda: self.alpha.run("ss -Hltn sport = :7000").out != "", "the server does not listen")
+                clients = serving.Clients.of(self.alpha, address, new=2)
+                try:
+                    yield pid, address, clients
+                finally:
+                    clients.end()
+        finally:
+            serving.delete(*self.hosts, serving.V4)
+            serving.remove_third_host(*self.hosts)
 
     def seconds(self, command: str) -> float:
         """How long a command takes on alpha. Raises BenchError when it fails."""

@@ -113,6 +113,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "floor": ("netns",),
     "own share": ("netns",),
     "check": ("netns",),
+    "client": ("netns",),
 }
 """Every row, in the order of the table, and where it is measured: what needs native speed only on netns."""
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from unittest import mock
 
 from agent import (
+    floating,
     freezer,
+    guard,
     hold,
+    iptables,
     leftovers,
     lodging,
     namespace,
@@ -64,7 +67,8 @@ def told(data: bytes) -> None:
         mock.patch.object(ours, "Descriptors", _NobodyElse),
         mock.patch.object(ours, "processes", return_value=[]),
         mock.patch.object(leftovers, "CGROUPS", settings.run),
-        mock.patch.object(leftovers, "_rules", return_value=()),
+        mock.patch.object(guard, "tables", return_value=(f"{guard.LOCK_PREFIX}0", f"{guard.PREFIX}{ID}")),
+        mock.patch.object(iptables, "left", return_value=()),
         mock.patch.object(suspension, "left", return_value=()),
     ):
         wire.encode_result(1, story.migrations(settings))
@@ -158,8 +162,10 @@ def _journals(*wanted: tuple[str, tuple[str, ...]]) -> Iterable[bytes]:
             "tasks": [[_NOBODY, 7]], "on_disk": role == "target", "directory": "", "agent": [_NOBODY, 5],
             "migrate": [_NOBODY, 6], "durable": True, "shared": "", "scope": {"name": "", "title": "", "limits": []},
             "logged": [[7, "x"]], "terminal": "", "ptys": [], "lease": 60.0, "images": "/run/migrate/x", "address": "",
+            "floating": [["192.0.2.7", 24, "none0"]],
         }  # fmt: skip
         lines = [first, {"record": "criu", "what": "dump", "pid": _NOBODY, "start": 9}]
+        lines += [{"record": floating.LOCK, "table": f"{guard.LOCK_PREFIX}0"}, {"record": "guard"}]
         lines += [
             {"record": name, "time": 2.5, "tasks": [[_NOBODY, 7]], "pid": _NOBODY, "root": _NOBODY, "boot": boot,
              "word": "source-is-dead", "disk_seconds": 0.5, "reason": "settled"}

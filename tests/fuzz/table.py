@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from tests.fuzz import answers, files, kept, lines, memory, records
+from tests.fuzz import answers, files, frozen, kept, lines, memory, network, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,26 +63,34 @@ HARNESSES = (
     Harness("traits", memory.traits, memory.traits_files),
     Harness("frames", memory.frames, memory.packed_streams, 8192),
     Harness("typed", memory.typed, memory.keys),
+    Harness("manifest", frozen.manifest, frozen.manifests, 8192),
+    Harness("restored", frozen.restored, frozen.restoreds, 512),
     Harness("unchanged", memory.unchanged, memory.page_streams, 16384),
+    Harness("neighbour", network.neighbour, network.neighbours, 256),
+    Harness("inventory", network.inventory, network.inventories, 512),
 )
 
 BY_NAME = {harness.name: harness for harness in HARNESSES}
 
 READERS: dict[str, tuple[str, ...] | str] = {
     "agent/addresses.py": "the kernel's list of addresses",
+    "agent/announce.py": "sums up frames of its own",
     "agent/boot.py": ("told", "obeyed"),
     "agent/bulk.py": ("stream-header",),
     "agent/claim.py": "takes a lock, and reads nothing",
     "agent/criu.py": ("criu-log", "statistics"),
     "agent/deltas.py": ("deltas", "held"),
     "agent/deposing.py": "the kernel's struct flock",
+    "agent/duplicates.py": ("neighbour",),
     "agent/elf.py": ("elf",),
+    "agent/floating.py": ("inventory",),
     "agent/fill.py": "lines of our own pager, through a socketpair",
     "agent/frames.py": ("frames",),
     "agent/freezer.py": ("beside",),
     "agent/hold.py": ("beside", "told"),
     "agent/holder.py": ("typed",),
     "agent/host.py": "cpuinfo.img, which goes on to criu as it is",
+    "agent/ice.py": ("manifest", "restored"),
     "agent/images.py": ("archive", "core"),
     "agent/journal.py": ("journal", "told", "obeyed"),
     "agent/journald.py": "writes to journald, which answers nothing",
@@ -104,6 +112,7 @@ READERS: dict[str, tuple[str, ...] | str] = {
     "agent/standing.py": ("told",),
     "agent/story.py": ("told",),
     "agent/strays.py": ("beside",),
+    "agent/target.py": "has `arriving` unpack an archive, which `images` does",
     "agent/throttle.py": ("beside",),
     "agent/traits.py": ("traits",),
     "agent/ttyimages.py": ("terminal-images",),

@@ -162,7 +162,7 @@ def migrate(alpha: LabHost) -> Any:
 
     def run(*arguments: str, on: LabHost = alpha, seconds: float = 600) -> Run:
         words = list(arguments)
-        words.insert(1 if words[0] in ("abort", "check", "recover", "rehearse", "status") else 0, "--json")
+        words.insert(1 if words[0] in ("abort", "check", "recover", "rehearse", "restore", "status") else 0, "--json")
         return Run(on.run("migrate " + " ".join(words), check=False, seconds=seconds))
 
     return run

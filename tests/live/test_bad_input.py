@@ -10,6 +10,8 @@ import pytest
 from tests.live.conftest import Run, Started
 from tests.live.lab_host import LabHost, until
 
+pytestmark = pytest.mark.long_on("vm")
+
 
 def one_clear_line(run: Run, code: int, *words: str) -> None:
     """An error event with these words, the code, and no traceback."""

@@ -29,6 +29,7 @@ def sent(host: LabHost) -> int:
     )
 
 
+@pytest.mark.long_on("vm")
 @pytest.mark.parametrize(
     ("program", "mode", "least", "most"),
     [(SAME, "auto", 0.0, 0.5), (SAME, "zstd", 0.0, 0.3), (SAME, "none", 0.95, 1.1), (NOISE, "zstd", 0.9, 1.1)],

@@ -26,6 +26,7 @@ def tidy(alpha: LabHost) -> Iterator[None]:
     alpha.run(f"rm -rf {PLAN} {PIDFILE} /root/drained.* /run/lingers /var/lib/migrate/drains")
 
 
+@pytest.mark.long_on("vm")
 def test_a_plan_leaves_and_comes_back(
     nothing_behind: None, tidy: None, alpha: LabHost, beta: LabHost, started: Started
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_plan_leaves_and_comes_back(
         assert not beta.alive(pid)
 
 
+@pytest.mark.long_on("vm")
 def test_a_plan_with_mistakes_moves_nothing(nothing_behind: None, tidy: None, alpha: LabHost, witness: int) -> None:
     alpha.put(PLAN, f'[[move]]\npid = {witness}\n[[move]]\ntarget = "beta"\nuser = "root"\naftre = []\n'.encode())
     done = alpha.run(f"migrate drain {PLAN}", check=False)

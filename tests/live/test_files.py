@@ -98,6 +98,7 @@ def test_a_log_without_a_gap(alpha: LabHost, beta: LabHost, filer: Any, migrate:
     assert 0 < report["files_seconds"] < report["downtime_seconds"]
 
 
+@pytest.mark.long_on("vm")
 def test_a_large_file_that_is_rewritten_has_no_torn_block(
     alpha: LabHost, beta: LabHost, filer: Any, migrate: Any, backend: str
 ) -> None:

@@ -41,6 +41,7 @@ def test_defaults_and_the_log(
     assert "exit=0 outcome=migrated" in lines[-1]
 
 
+@pytest.mark.long_on("vm")
 def test_the_readme_example_moves_a_process(nothing_behind: None, alpha: LabHost, beta: LabHost, witness: int) -> None:
     program = example().replace("4711", str(witness)).replace('"db2"', '"beta"')
     done = alpha.run("/opt/migrate/bin/python -", stdin=program.encode())

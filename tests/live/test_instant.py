@@ -88,6 +88,7 @@ def test_pager_and_warden_killed_at_once(
     assert beta.state(large) in ("T", ""), "neither stopped nor crashed over its zeros"
 
 
+@pytest.mark.long_on("vm")
 def test_eager_on_request(nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any) -> None:
     pid = started.launch("sleep", "100000")
     run = migrate("--resume", "eager", str(pid), "beta")

@@ -40,6 +40,7 @@ def test_redis(nothing_behind: None, alpha: LabHost, beta: LabHost, started: Sta
     assert beta.run("redis-cli -p 7777 get new").out.strip() == "there"
 
 
+@pytest.mark.long_on("vm")
 def test_pipeline(nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any) -> None:
     """Three processes and the pipes between them, under a shell; the end of the pipe is a file that comes along."""
     for host in (alpha, beta):
@@ -57,6 +58,7 @@ def test_pipeline(nothing_behind: None, alpha: LabHost, beta: LabHost, started: 
     assert [text.split() for text in lines] == [[str(number + 1), "tock"] for number in range(len(lines))]
 
 
+@pytest.mark.long_on("vm")
 def test_not_its_session_leader(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_service_moves(alpha: LabHost, beta: LabHost, precious: int, migrate: 
 
 
 @on_systemd
+@pytest.mark.long
 def test_ctrl_c_in_the_freeze_leaves_the_unit_as_it_was(alpha: LabHost, precious: int, sabotage: Any) -> None:
     run = sabotage(precious, "restore", "interrupt", options="--unit")
     assert run.status == 130, run.explain()

@@ -63,7 +63,10 @@ def test_the_code_lies_in_the_band_that_says_where_the_process_is(
     bands: dict[type[MigrateError], tuple[range, set[str]]] = {
         errors.UsageError: (range(2, 3), {UNTOUCHED}),
         errors.ConnectError: (range(10, 20), {UNTOUCHED}),
-        errors.PreflightError: (range(20, 30), {UNTOUCHED, "nothing was moved", errors.StateError.where}),
+        errors.PreflightError: (
+            range(20, 30),
+            {UNTOUCHED, "nothing was moved", errors.StateError.where, errors.IceError.where},
+        ),
         errors.CopyError: (range(30, 50), {UNDONE}),
         errors.NotResumed: (range(70, 71), {errors.NotResumed.where}),
         errors.InDoubt: (range(71, 72), {errors.InDoubt.where}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -51,6 +52,17 @@ def test_a_first_migration_counts_as_much_as_the_typical_one(path: Path) -> None
     assert History(path).costs("db3") == Costs(), "another host is another one"
 
 
+def test_a_disk_tells_its_rate_by_the_largest_of_what_went_there(path: Path) -> None:
+    kept = History(path)
+    kept.learn("db2", Measured(9.0, 0.02, 0, [round_of(1000, 8.5)], 2.0))
+    assert kept.costs("db2").disk_rate == pytest.approx(500 * MIB)
+    rounds = [dataclasses.replace(round_of(1000, 8.5), disk_seconds=2.0), round_of(2, 0.05)]
+    kept.learn("db3", Measured(0.2, 0.02, 0, rounds, 0.1))
+    assert kept.costs("db3").disk_rate == pytest.approx(500 * MIB)
+    kept.learn("db3", INSTANT)
+    assert kept.costs("db3").disk_rate == pytest.approx(500 * MIB), "what was not asked of the disk tells nothing of it"
+
+
 def test_an_eager_restore_tells_a_rate_and_an_instant_one_keeps_it(path: Path) -> None:
     kept = History(path)
     kept.learn("db2", EAGER)
@@ -88,6 +100,10 @@ def test_one_odd_migration_does_not_spoil_the_figure(path: Path) -> None:
     ("measured", "learnt"),
     [
         pytest.param(Measured(9.0, 0.02, 0, [round_of(1000, 8.5)]), {"rate", "restore_seconds"}, id="no pre-copy"),
+        pytest.param(
+            Measured(9.0, 0.02, 0, [round_of(1000, 8.5)], 2.0), {"rate", "restore_seconds", "disk_rate"}, id="to a disk"
+        ),
+        pytest.param(Measured(0.3, 0.02, 0, [round_of(1, 0.1)], 0.2), {"fixed_seconds", "restore_seconds"}, id="bit"),
         pytest.param(Measured(0.3, 0.02, 0, [round_of(1, 0.1)]), {"fixed_seconds", "restore_seconds"}, id="tiny"),
         pytest.param(Measured(1.2, 0.001, 2**30, INSTANT.rounds), {"rate", "fixed_seconds"}, id="faster than nothing"),
         pytest.param(Measured(0.0, 0.0, 0, [round_of(0, 0.0)]), {"fixed_seconds"}, id="no clock"),

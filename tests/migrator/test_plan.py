@@ -448,12 +448,29 @@ def test_every_obstacle_is_named_at_once() -> None:
     assert len([one for one in world.plan()[1] if one.id == "file-missing"]) == 2
 
 
-def test_many_connections_are_one_obstacle() -> None:
-    world = PLAIN
-    for number in range(1000):
-        world = world.odd("tcp-established", f"a -> b:{number}", "established")
-    (found,) = [one for one in world.plan()[1] if one.id == "tcp-established"]
-    assert found.object == "a -> b:0 (and 999 more)"
+def connected_thrice() -> World:
+    """Three connections; the last one nobody has accepted yet."""
+    world = connected(PLAIN)
+    for number in range(2):
+        world = world.odd("tcp-established", f"a:80 -> b:{number}", "established")
+    return world.odd("tcp-established", "a:80", "waits to be accepted")
+
+
+def test_every_connection_is_named_with_its_peer() -> None:
+    found = [one for one in connected_thrice().plan()[1] if one.id == "tcp-established"]
+    assert [one.object for one in found] == ["a:80 -> b:0", "a:80 -> b:1", "a:80"]
+    assert all(one.stops for one in found)
+
+
+def test_or_is_closed_with_a_warning() -> None:
+    plan, obstacles = connected_thrice().with_(wishes=Wishes(tcp="close")).plan()
+    assert [(one.id, one.object, one.stops) for one in obstacles] == [
+        ("tcp-closed", "a:80 -> b:0", False), ("tcp-closed", "a:80 -> b:1", False), ("tcp-closed", "a:80", False),
+    ]  # fmt: skip
+    assert plan.criu.tcp_close
+    assert not plan.criu.tcp_established
+    assert "--skip-in-flight" in plan.criu.for_dump
+    assert "b:1" in plan.notes[1]
 
 
 def test_hosts_without_a_name_or_with_the_same_one_are_told_apart() -> None:

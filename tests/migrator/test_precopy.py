@@ -353,4 +353,18 @@ def test_a_disk_that_no_round_has_measured_is_a_typical_one() -> None:
     plain = precopy.decide([], limits, Costs(memory=200 * MIB))
     durable = precopy.decide([], limits, Costs(memory=200 * MIB, durable=True))
     cost = precopy.TYPICAL_DISK_SECONDS + 200 * MIB / precopy.TYPICAL_DISK_RATE
+    beside = precopy.TYPICAL_RESTORE_SECONDS
+    assert durable.predicted_downtime - plain.predicted_downtime == pytest.approx(cost - beside)
+
+
+@pytest.mark.parametrize(
+    ("restore_rate", "cost"),
+    [(0.0, 0.5 - precopy.TYPICAL_RESTORE_SECONDS), (800 * MIB, 0.25 - precopy.TYPICAL_RESTORE_SECONDS), (MIB, 0.0)],
+)
+def test_a_disk_that_an_earlier_migration_has_measured_works_beside_the_restore(
+    restore_rate: float, cost: float
+) -> None:
+    limits, costs = Limits(max_rounds=0), Costs(memory=200 * MIB, restore_rate=restore_rate, disk_rate=400 * MIB)
+    plain = precopy.decide([], limits, costs)
+    durable = precopy.decide([], limits, dataclasses.replace(costs, durable=True))
     assert durable.predicted_downtime - plain.predicted_downtime == pytest.approx(cost)

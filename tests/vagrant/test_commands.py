@@ -29,7 +29,7 @@ def test_the_lab_is_started_for_live_tests_only() -> None:
 
 def test_long_tests_are_left_out_unless_asked_for() -> None:
     assert checks.live_arguments("vm", "one", False) == [
-        *("--backend", "vm", "--lab-name", "one", "-m", "not long", "tests/live")
+        *("--backend", "vm", "--lab-name", "one", "--durations=20", "-m", "not long", "tests/live")
     ]
     assert "-m" not in checks.live_arguments("vm", "one", True)
 

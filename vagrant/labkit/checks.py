@@ -54,8 +54,8 @@ def fuzz_command(python: Path, arguments: Iterable[str]) -> list[str]:
 
 
 def live_arguments(backend: str, lab: str, everything: bool, faults: str = "slice") -> list[str]:
-    """pytest's arguments for the live tests on this lab."""
-    chosen = [] if everything else ["-m", "not long"]
+    """pytest's arguments for the live tests on this lab. They say which tests cost most: all have to fit into CI."""
+    chosen = ["--durations=20", *([] if everything else ["-m", "not long"])]
     return [*lab_arguments(backend, lab, faults), *chosen, LIVE]
 
 

@@ -167,7 +167,7 @@ class Runner:
         else:
             self._come(cell.instant, channel)
         yield
-        if cell.fault != cells.STOP:
+        if stopped and cell.fault != cells.STOP:
             hand.ask("signal", pids=stopped, number=signal.SIGCONT)
         for each in self._hands.values():
             each.ask("go")
@@ -232,7 +232,8 @@ class Runner:
             self._hands[host].ask("step", seconds=86400.0)
             return [lambda: self._hands[host].ask("step", seconds=-86400.0)]
         elif cell.fault == cells.REBOOT:
-            return [lambda: self._reboot({"source": "alpha", "target": "beta"}[cell.victim])]
+            # here, where everybody stands: before the other host goes on, as a power cut at this instant is
+            self._reboot({"source": "alpha", "target": "beta"}[cell.victim])
         return []
 
     def _ended(self, channel: paramiko.Channel, seconds: float = 0) -> Ran:
@@ -325,7 +326,9 @@ class Runner:
         """Off and on again, at once and without a word to anybody."""
         host = self._hosts[name]
         boot = host.read("/proc/sys/kernel/random/boot_id")
-        host.start("sleep 0.2; echo b >/proc/sysrq-trigger")
+        host.start("echo b >/proc/sysrq-trigger")
+        # to connect anew ends the hand's session, and who stands there would go on if the host were not down yet
+        time.sleep(2 * self._slow)
         deadline = time.monotonic() + self._patience
 
         def is_back() -> bool:

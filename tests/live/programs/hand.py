@@ -25,6 +25,17 @@ from pathlib import Path
 from typing import Any
 
 
+def _is_at_it(pid: int) -> bool:
+    """Whether it has still to take a SIGTERM, or is busy: on a busy machine it may else go on first with what comes
+    in after the signal, and the signal with that be another instant's."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    except OSError:
+        return False
+    pending = int(lines["ShdPnd"], 16) | int(lines["SigPnd"], 16)
+    return bool(pending >> (signal.SIGTERM - 1) & 1) or lines["State"].split()[0] == "R"
+
+
 def arguments_of(pid: int) -> list[str]:
     """A process's command line; empty for a kernel thread, a zombie, and one that is gone."""
     with contextlib.suppress(OSError):
@@ -178,6 +189,9 @@ class Hand:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
                 count += 1
+        end = time.monotonic() + 2  # a stopped one, or one that has it blocked, takes it later or never
+        while number == signal.SIGTERM and any(map(_is_at_it, pids)) and time.monotonic() < end:
+            time.sleep(0.005)
         return count
 
     def do_limit(self, pids: list[int]) -> None:
