@@ -49,16 +49,22 @@ def test_the_matrix_says_what_was_seen_and_what_was_not_run() -> None:
 
 def test_what_is_seen_of_one_pair_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(releases, "KEPT", tmp_path / "kept.json")
+    monkeypatch.setattr(releases, "README", tmp_path / "README.md")
     monkeypatch.setattr(cache, "REPOSITORY", tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{releases.BEGIN}\nold\n{releases.END}\nbehind\n")
     releases.keep("one", {"passed": True})
     releases.keep("two", {"passed": False})
     releases.keep("two", {"passed": True})
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert [kept[name]["passed"] for name in ("one", "two")] == [True, True]
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"before\n{releases.BEGIN}\n| from")
+    assert text.endswith(f"|\n{releases.END}\nbehind\n")
 
 
 def test_the_readme_has_what_was_seen_last() -> None:
     known = json.loads(releases.KEPT.read_text())
-    assert releases.table(known) in (cache.REPOSITORY / "README.md").read_text()
+    text = releases.README.read_text()
+    assert releases.in_readme(text, known) == text
     assert known["python3.9"]["passed"]
     assert known["python3.9"]["beta"]["python"].startswith("3.9.")

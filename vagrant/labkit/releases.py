@@ -18,6 +18,8 @@ from labkit import cache, checks, record, ssh, tree
 from labkit.run import LabError, as_root, say, step
 
 KEPT = cache.REPOSITORY / "tests" / "live" / "releases.json"
+README = cache.REPOSITORY / "README.md"
+BEGIN, END = "<!-- releases -->", "<!-- /releases -->"
 RELEASES = ("bookworm", "trixie", "forky")
 """From old to new."""
 BETWEEN = "tests/live/test_releases.py"
@@ -86,7 +88,14 @@ def keep(name: str, seen: Mapping[str, Any]) -> None:
     known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     known[name] = {"date": datetime.date.today().isoformat(), **seen}
     KEPT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    README.write_text(in_readme(README.read_text(), known))
     say(f"{name}: {'passed' if seen['passed'] else 'FAILED'}; kept in {KEPT.relative_to(cache.REPOSITORY)}")
+
+
+def in_readme(text: str, known: Mapping[str, Any]) -> str:
+    """README's text with the matrix of today."""
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + "\n" + table(known) + END + rest.partition(END)[2]
 
 
 def table(known: Mapping[str, Any]) -> str:
