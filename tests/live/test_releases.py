@@ -69,12 +69,13 @@ def test_a_program_of_the_release(
     assert not beta.alive(pid)
 
 
+@pytest.mark.parametrize("transport", ["stream", "rsync"])
 def test_a_program_that_brings_all_it_needs(
-    static: int, alpha: LabHost, beta: LabHost, migrate: Any, observed: dict[str, Any]
+    static: int, alpha: LabHost, beta: LabHost, migrate: Any, observed: dict[str, Any], transport: str
 ) -> None:
     """It moves, memory and file, or preflight names what forbids it for any program, and it stays untouched."""
-    run = migrate("--copy-files", str(static), "beta")
-    observed["own"] = stops(run)
+    run = migrate("--copy-files", "--transport", transport, str(static), "beta")
+    observed[transport] = stops(run)
     if stops(run):
         assert run.status == 20, run.explain()
         assert set(stops(run)) <= {"criu-older", "criu-stream", "kernel-older"}, run.explain()

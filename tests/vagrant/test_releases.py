@@ -35,15 +35,20 @@ def test_the_matrix_says_what_was_seen_and_what_was_not_run() -> None:
     text = releases.table(
         {
             "trixie:trixie": {"passed": True, "tests": 7, "alpha": HOST},
-            "trixie:forky": {"passed": True, "debian": ["library-build"], "own": []},
-            "forky:trixie": {"passed": True, "debian": ["library-build"], "own": ["criu-older"]},
+            "trixie:forky": {"passed": True, "debian": ["library-build"], "stream": ["criu-stream"], "rsync": []},
+            "forky:trixie": {
+                "passed": True,
+                "debian": ["library-build"],
+                "stream": ["criu-older"],
+                "rsync": ["criu-older"],
+            },
             "forky:forky": {"passed": False, "tests": 0, "alpha": HOST},
         }
     )
     head, _, old, stable, new = text.splitlines()
     assert "trixie: criu 4.1.1, kernel 6.12" in head
     assert old.count("not run") == 3
-    assert "not run | moves (7 tests) | Debian's: `library-build`; static: moves |" in stable
+    assert "not run | moves (7 tests) | Debian's: `library-build`; static: `criu-stream`, with rsync: moves |" in stable
     assert new.endswith("not run | Debian's: `library-build`; static: `criu-older` | **failed** |")
 
 

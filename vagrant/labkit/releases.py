@@ -121,11 +121,12 @@ def _cell(seen: Mapping[str, Any] | None) -> str:
         return "not run"
     if not seen["passed"]:
         return "**failed**"
-    if "own" not in seen:
+    if "stream" not in seen:
         return f"moves ({seen['tests']} tests)"
-    own = seen["own"] or ["moves"]
-    return f"Debian's: {_ids(seen['debian'])}; static: {'moves' if not seen['own'] else _ids(own)}"
+    return f"Debian's: {_ids(seen['debian'])}; static: {_ids(seen['stream'])}" + (
+        f", with rsync: {_ids(seen['rsync'])}" if seen["stream"] != seen["rsync"] else ""
+    )
 
 
 def _ids(found: Iterable[str]) -> str:
-    return ", ".join(f"`{each}`" for each in found)
+    return ", ".join(f"`{each}`" for each in found) or "moves"
