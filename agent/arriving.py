@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, cast
 
-from agent import criu, durable, images
+from agent import criu, durable, images, pagemap
 from agent.ending import ended
 from agent.journal import Journal, Record, WrongOrder
 from agent.ledger import Ledger
@@ -70,13 +70,14 @@ class Arriving:
         return await self._jobs.run(run)
 
     async def verified(self, number: int, expected: Iterable[Image]) -> int:
-        """Bytes of the pages of a round that another has put here. Raises NotWhole, CriuError."""
+        """Bytes of the pages of a round that another has put here. Raises NotWhole, ImageError, CriuError."""
         directory = images.round_directory(self._images, number)
         if self._shared is not None:
             # what criu and the pager make besides stays on this host
             directory.symlink_to(images.round_directory(self._shared, number))
         images.verify(directory, expected)
         if number > 1 and self._shared is None:
+            forget_ended(images.round_directory(self._images, number - 1), directory)
             log = self._logs / f"dedup-{number}.log"
             await (await criu.spawn(self._program, criu.dedup_arguments(images=directory, log=log), log)).ended()
         return images.pages_size(directory)
@@ -100,3 +101,15 @@ class Arriving:
         """Wait until no page server is at work. Raises NotRunning when one does not end."""
         for server in self._servers.values():
             await ended(server)
+
+
+def forget_ended(older: Path, newer: Path) -> None:
+    """Remove the memory of tasks, and of shared areas, that were gone when the newer round was made. Raises ImageError.
+
+    Nobody restores it; and `criu dedup` fails at the first map that has no counterpart (criu/cr-dedup.c:
+    cr_dedup_one_pagemap), with whatever it had not come to by then left twice.
+    """
+    for path in sorted(older.glob("pagemap-*.img")):
+        if not (newer / path.name).exists():
+            (older / f"pages-{pagemap.read(path).pages_id}.img").unlink(missing_ok=True)
+            path.unlink()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,14 @@ def _apart_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "files", lambda: ())
     monkeypatch.setattr(logbook, "JOURNAL", "")
     monkeypatch.setattr(logbook, "SYSLOG", "")
+
+
+@pytest.fixture
+def cgroups_of_the_host() -> Iterator[None]:
+    """For who makes cgroups, or looks for all of ours: one test at a time, of however many runs."""
+    with (Path(tempfile.gettempdir()) / "migrate-tests-cgroups").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -304,7 +304,10 @@ def _exactly(stream: int, size: int) -> bytes:
 
 
 def dedup(run: Run) -> None:
-    """Nothing to be won: each page that this one sends is new."""
+    """Nothing to be won: each page that this one sends is new. But a map without a counterpart is an error, as ever."""
+    for name in os.listdir(run.image("parent")):
+        if name.startswith("pagemap-") and not os.path.exists(run.image(name)):
+            sys.exit(1)
 
 
 # --- dump ------------------------------------------------------------------------------------------------------------

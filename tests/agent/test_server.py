@@ -101,6 +101,7 @@ async def fault(call: Awaitable[object]) -> protocol.Fault:
 # --- every row, in the right order -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("cgroups_of_the_host")
 async def test_every_command_of_the_table_in_the_right_order(
     pair: Pair, here: Talk, there: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

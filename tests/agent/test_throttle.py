@@ -20,6 +20,8 @@ from tests.agent.test_server import ID, Talk, begin_of, fault
 from tests.agent.test_source import PageServer
 from tests.fake_hosts import Pair, Victim, eventually
 
+pytestmark = pytest.mark.usefixtures("cgroups_of_the_host")
+
 WHY_NOT = throttle.why_not([os.getpid()])
 needs_cgroups = pytest.mark.skipif(bool(WHY_NOT), reason=f"throttling takes root and a cpu controller: {WHY_NOT}")
 

@@ -48,6 +48,19 @@ def test_rsync(alpha: LabHost, beta: LabHost, mover: int, migrate: Any, backend:
     moved_well(alpha, beta, mover)
 
 
+@pytest.mark.backends("vm")
+def test_rsync_of_a_tree_whose_tasks_come_and_go(
+    nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any
+) -> None:
+    """A round has memory of a child that the next one does not know: `criu dedup` takes that for an error."""
+    pid = started.launch("sh", "-c", "while :; do sleep 0.3; done")
+    run = migrate("--transport", "rsync", str(pid), "beta")
+    assert run.status == 0, run.explain()
+    assert len(run.report["rounds"]) >= 2
+    assert beta.alive(pid)
+    assert not alpha.alive(pid)
+
+
 @pytest.mark.backends("netns")
 @pytest.mark.parametrize("resume", ["instant", "eager"])
 def test_shared_storage(alpha: LabHost, beta: LabHost, mover: int, migrate: Any, resume: str) -> None:
