@@ -97,6 +97,15 @@ def beta(lab: tuple[LabHost, LabHost]) -> LabHost:
     return lab[1]
 
 
+def far_from(alpha: LabHost, beta: LabHost) -> None:
+    """What alpha starts next gets numbers that beta has none of, and is not about to give out."""
+    theirs = int(beta.run("cat /proc/sys/kernel/ns_last_pid").out)
+    taken = {int(name) for name in beta.run("ls /proc").out.split() if name.isdigit()}
+    lasts = (3000 + (theirs + 8000 + further) % 24000 for further in range(0, 8000, 400))
+    free = next(last for last in lasts if not taken & set(range(last, last + 400)))
+    alpha.run(f"echo {free} >/proc/sys/kernel/ns_last_pid")
+
+
 class Started:
     """What a test started, ended again when it is over, wherever it lives by then."""
 
@@ -106,8 +115,7 @@ class Started:
 
     def launch(self, *arguments: str, **keywords: str) -> int:
         """Start a program on alpha, far from the numbers that beta is giving out."""
-        theirs = int(self._hosts[1].run("cat /proc/sys/kernel/ns_last_pid").out)
-        self._hosts[0].run(f"echo {3000 + (theirs + 8000) % 24000} >/proc/sys/kernel/ns_last_pid")
+        far_from(*self._hosts)
         pid = self._hosts[0].launch(list(arguments), **keywords)
         self._pids.append(pid)
         return pid
@@ -233,8 +241,7 @@ def screen(nothing_behind: None, lab: tuple[LabHost, LabHost]) -> Iterator[Calla
         opened.append(Screen(host, command))
         return opened[-1]
 
-    theirs = int(lab[1].run("cat /proc/sys/kernel/ns_last_pid").out)
-    lab[0].run(f"echo {3000 + (theirs + 8000) % 24000} >/proc/sys/kernel/ns_last_pid")
+    far_from(*lab)
     yield open_one
     for one in opened:
         one.close()

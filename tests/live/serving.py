@@ -32,7 +32,7 @@ def raise_third_host(alpha: LabHost, beta: LabHost) -> None:
 
 def remove_third_host(alpha: LabHost, beta: LabHost) -> None:
     """Its link first: a connection that is still being closed keeps the namespace, and its addresses."""
-    alpha.run("ip -n client link delete cl0; ip netns delete client; ip link delete svc0")
+    alpha.run("ip -n client link delete cl0; ip netns delete client; ip link delete svc0; umount /run/netns")
     beta.run("ip address delete 10.78.0.12/24 dev eth0; ip address delete fd78::12/64 dev eth0")
 
 

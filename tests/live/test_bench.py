@@ -24,6 +24,7 @@ def bench(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.backends("netns")
 def test_every_row(nothing_behind: None, alpha: LabHost, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     kept, drawn = tmp_path / "results", tmp_path / "picture.svg"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.conftest import Started
+from tests.live.conftest import Started, far_from
 from tests.live.lab_host import LabHost, until
 
 on_systemd = pytest.mark.backends("vm")
@@ -29,8 +29,8 @@ def precious(nothing_behind: None, alpha: LabHost, beta: LabHost) -> Iterator[in
     """The main process of a service that has all that systemd may do about its end."""
     for name, text in UNITS.items():
         alpha.put(f"/etc/systemd/system/{name}", text.encode())
-    theirs = int(beta.run("cat /proc/sys/kernel/ns_last_pid").out)
-    alpha.run(f"systemctl daemon-reload; echo {3000 + (theirs + 8000) % 24000} >/proc/sys/kernel/ns_last_pid")
+    alpha.run("systemctl daemon-reload")
+    far_from(alpha, beta)
     alpha.run("systemctl start precious")
     pid = main_process(alpha)
     until(lambda: printed(alpha, pid) != [], "the service does not print")
