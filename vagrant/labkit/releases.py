@@ -112,8 +112,12 @@ def table(known: Mapping[str, Any]) -> str:
 
 
 def _host(known: Mapping[str, Any], release: str) -> str:
-    seen = known.get(f"{release}:{release}", {}).get("alpha", {})
-    return f"{release}: criu {seen['criu']}, kernel {seen['kernel']}" if seen else release
+    """With the versions of whichever pair it was in."""
+    for pair, seen in sorted(known.items()):
+        for host, name in zip(record.HOSTS, pair.split(":"), strict=False):
+            if name == release and host in seen:
+                return f"{release}: criu {seen[host]['criu']}, kernel {seen[host]['kernel'].partition('-')[0]}"
+    return release
 
 
 def _cell(seen: Mapping[str, Any] | None) -> str:
