@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +21,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Which lab."""
     parser.addoption("--backend", default="netns", choices=("netns", "vm"), help="kind of lab")
     parser.addoption("--lab-name", default="default", help="name of a lab that is up")
+    parser.addoption("--observed", type=Path, help="write what the tests saw of both hosts to this file, as JSON")
     parser.addoption("--faults", default="slice", choices=("slice", "all"), help="how much of the fault grid")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Marks."""
     config.addinivalue_line("markers", "backends(*names): runs on these backends only; elsewhere it is not collected")
+    config.addinivalue_line("markers", "core: what has to work on each release of Debian; `vagrant/lab releases`")
     config.addinivalue_line("markers", "long: too long for every run; `vagrant/lab test --all` runs it")
     config.addinivalue_line("markers", "long_on(*names): is `long` on these backends")
 
@@ -57,6 +60,29 @@ def lab(request: pytest.FixtureRequest, backend: str) -> Iterator[tuple[LabHost,
     yield hosts
     for host in hosts:
         host.close()
+
+
+_OBSERVED: dict[str, Any] = {}
+
+
+@pytest.fixture(scope="session")
+def observed(lab: tuple[LabHost, LabHost]) -> dict[str, Any]:
+    """What is to be kept of this run; `pytest_sessionfinish` writes it."""
+    return _OBSERVED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _versions(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--observed"):
+        for host in request.getfixturevalue("lab"):
+            _OBSERVED[host.name] = host.versions()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """How many tests there were, and what they saw."""
+    if file := session.config.getoption("--observed"):
+        passed = session.testscollected - session.testsfailed
+        file.write_text(json.dumps({**_OBSERVED, "tests": passed}, indent=1))
 
 
 @pytest.fixture

@@ -64,6 +64,11 @@ class LabHost:
         self._client = paramiko.SSHClient()
         self._connect()
 
+    def versions(self) -> dict[str, str]:
+        """What decides on a host, by name."""
+        told = self.run("uname -r; criu --version | sed -n 's/Version: //p'; python3 -V | cut -d' ' -f2").out.split()
+        return dict(zip(("kernel", "criu", "python"), told, strict=True))
+
     def start(self, command: str, pty: bool = False) -> paramiko.Channel:
         """Start a command on a channel of its own."""
         transport = self._client.get_transport()

@@ -18,6 +18,7 @@ def moved(run: Any, alpha: LabHost, beta: LabHost, pid: int) -> None:
     assert not alpha.alive(pid), run.explain()
 
 
+@pytest.mark.core
 def test_redis(nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any) -> None:
     """200,000 keys, a listening socket: all of it works on the target."""
     pid = started.launch("redis-server", "--port", "7777", "--save", "", "--appendonly", "no", "--daemonize", "no")

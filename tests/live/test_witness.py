@@ -23,6 +23,7 @@ def _fresh(lab: tuple[LabHost, LabHost]) -> None:
         host.run(f"rm -f {LOG}")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("resume", ["instant", pytest.param("eager", marks=pytest.mark.backends("netns"))])
 def test_witness_moves(
     nothing_behind: None, alpha: LabHost, beta: LabHost, started: Started, migrate: Any, backend: str, resume: str

@@ -10,10 +10,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from labkit import bench, cache, checks, demo, image, netns, packages, project, record, seed, soak, ssh, tree, vm
+from labkit import (
+    bench,
+    cache,
+    checks,
+    demo,
+    image,
+    netns,
+    packages,
+    project,
+    record,
+    releases,
+    seed,
+    soak,
+    ssh,
+    tree,
+    vm,
+)
 from labkit.run import LabError, say, step
 
 PLACE = f"""
@@ -63,7 +80,12 @@ def parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--runs", help="inputs of all together, however long that takes")
     fuzz.add_argument("--seconds", help="for each parser (default: 2)")
     fuzz.add_argument("names", nargs="*", metavar="NAME", help="these parsers only")
-    commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
+    raised = commands.add_parser("up", parents=[backend, named], help="build what is missing, and start both hosts")
+    for host in record.HOSTS:
+        raised.add_argument(f"--{host}", metavar="RELEASE", default="", help=f"Debian's release on {host}")
+    between = commands.add_parser("releases", help="hosts of several Debian releases, with themselves and each other")
+    between.add_argument("pairs", nargs="*", metavar="SOURCE:TARGET", help="these only, e.g. bookworm:trixie")
+    between.add_argument("--python", action="store_true", help="bullseye's python3 on the target, and no pairs")
     commands.add_parser("down", parents=[named], help="stop both hosts and remove what they left")
     status = commands.add_parser("status", parents=[named], help="where the hosts are")
     status.add_argument("--json", action="store_true", help="for programs")
@@ -85,31 +107,36 @@ def positive(text: str) -> int:
     return number
 
 
-def up(name: str, backend: str, memory: str = "") -> record.Lab:
-    """The lab with this name, running; what a crash left of it is cleaned first. `memory` is a virtual machine's."""
+def up(name: str, backend: str, memory: str = "", releases: Mapping[str, str] | None = None) -> record.Lab:
+    """The lab with this name, running; what a crash left of it is cleaned first.
+
+    `memory` is a virtual machine's; `releases` are Debian's, by host, where it is not to be the usual one.
+    """
+    recipes = {host: tree.recipe(backend, (releases or {}).get(host, "")) for host in record.HOSTS}
+    wanted = {host: recipe.suite for host, recipe in recipes.items()}
     there = record.load(name)
-    if there is not None and there.state == "up" and there.backend == backend:
+    if there is not None and there.state == "up" and there.backend == backend and there.releases == wanted:
         say(f"lab '{name}' is up already")
         install(there)
         return there
     if there is not None:
         say(f"clearing what is left of lab '{name}'")
     down(name)
-    lab = record.Lab(name, backend, memory=memory)
+    lab = record.Lab(name, backend, releases=wanted, memory=memory)
     if backend == "netns":
         netns.require()
         with cache.lock("build"):
-            images = image.built(tree.FOR_NETNS)
+            images = image.built(*recipes.values())
         began = time.monotonic()
         netns.start(lab, images)
         ssh.wait_ready(lab, netns.READY_TIMEOUT)
     else:
         vm.require()
         with cache.lock("build"):
-            images = image.built(tree.FOR_VM)
-            boot = vm.boot_files(tree.FOR_VM)
+            images = image.built(*recipes.values())
+            boots = {host: vm.boot_files(recipe) for host, recipe in recipes.items()}
         began = time.monotonic()
-        vm.start(lab, images, boot)
+        vm.start(lab, images, boots)
         ssh.wait_ready(lab, vm.READY_TIMEOUT)
     lab.project = images.project
     lab.is_ready = True
@@ -228,6 +255,17 @@ def run_soak(backend: str, hops: int) -> int:
     return soak.play(python, name, backend, hops, lambda: up(name, backend), lambda: down(name))
 
 
+def run_releases(arguments: argparse.Namespace) -> int:
+    """A lab of its own for each pair."""
+    wanted = releases.pairs(arguments.pairs)
+    with cache.lock("build"):
+        python = project.developer_python()
+    name = f"releases-{os.getpid()}"
+    if arguments.python:
+        return releases.play_old_python(python, name, up, down)
+    return releases.play(python, name, wanted, up, down)
+
+
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """One command."""
     if arguments.command == "bench":
@@ -236,6 +274,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         return run_fuzz(arguments)
     if arguments.command == "test":
         return run_tests(arguments.everything, arguments.backend, arguments.faults, rest)
+    if arguments.command == "releases":
+        return run_releases(arguments)
     if arguments.command == "soak":
         return run_soak(arguments.backend, arguments.hops)
     if arguments.command == "demo":
@@ -252,7 +292,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         return 0
     with cache.lock(f"lab-{arguments.name}"):
         if arguments.command == "up":
-            up(arguments.name, arguments.backend)
+            releases = {host: getattr(arguments, host) for host in record.HOSTS}
+            up(arguments.name, arguments.backend, releases=releases)
         elif arguments.command == "down":
             down(arguments.name)
             say(f"lab '{arguments.name}' is down")

@@ -1,4 +1,4 @@
-"""Disk images of the two hosts, made from one tree: beta has what Debian has, alpha has the project too.
+"""Disk images of the two hosts, each made from a tree: beta has what Debian has, alpha has the project too.
 
 Both backends start from the same ext4 image: a machine gets a copy-on-write disk over it, a namespace a
 sparse copy that it mounts. So every host has a real file system of its own, as two hosts would.
@@ -28,20 +28,21 @@ class Images:
         return self.alpha if host == "alpha" else self.beta
 
 
-def built(recipe: tree.Recipe) -> Images:
-    """The images, made again if the tree, the project's dependencies or its source changed. Under the build lock."""
+def built(alpha: tree.Recipe, beta: tree.Recipe) -> Images:
+    """The images, made again if a tree, the project's dependencies or its source changed. Under the build lock."""
     packages.need(packages.FOR_TREES)
     folder = cache.place() / "images"
     folder.mkdir(exist_ok=True)
     source = project.source_digest()
-    images = Images(folder / f"{recipe.name}-alpha.img", folder / f"{recipe.name}-beta.img", source)
-    root = tree.built(recipe)
-    beta_key = cache.digest(recipe.key(), SIZE)
+    images = Images(folder / f"{alpha.name}-alpha.img", folder / f"{beta.name}-beta.img", source)
+    beta_key = cache.digest(beta.key(), SIZE)
+    root = tree.built(beta)
     if not cache.is_fresh(images.beta, beta_key):
         _make(root, images.beta, beta_key)
-    alpha_key = cache.digest(beta_key, *project.dependencies(), source)
+    alpha_key = cache.digest(alpha.key(), SIZE, *project.dependencies(), source)
+    root = tree.built(alpha)
     if not cache.is_fresh(images.alpha, alpha_key):
-        with step(f"installing the project for {recipe.name}"), project.installed(recipe):
+        with step(f"installing the project for {alpha.name}"), project.installed(alpha):
             _make(root, images.alpha, alpha_key)
     return images
 

@@ -44,6 +44,7 @@ class Lab:
     backend: str
     hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
     accelerator: str = ""
+    releases: dict[str, str] = dataclasses.field(default_factory=dict)  # of Debian, by host
     memory: str = ""  # of each virtual machine, in QEMU's words; the usual, if empty
     project: str = ""  # digest of the source that is installed on alpha
     is_ready: bool = False  # the start came to its end
@@ -85,6 +86,7 @@ class Lab:
             "backend": self.backend,
             "state": self.state,
             "accelerator": self.accelerator,
+            "releases": self.releases,
             "folder": str(self.folder),
             "hosts": {
                 name: {

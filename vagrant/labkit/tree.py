@@ -21,12 +21,13 @@ class Recipe:
     """What decides what is in a tree."""
 
     suite: str
-    role: str  # provision.sh's argument
+    role: str  # provision.sh's argument; "" for a Debian with these packages alone, which is no host
+    include: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The tree's name in the cache."""
-        return f"{self.suite}-{self.role}"
+        return f"{self.suite}-{self.role or '-'.join(self.include)}"
 
     @property
     def folder(self) -> Path:
@@ -35,13 +36,26 @@ class Recipe:
 
     def key(self) -> str:
         """Another key means that the tree must be built again. The mirror is not in it: it changes nothing."""
-        return cache.digest(self.suite, self.role, PROVISION.read_bytes(), *LEFT_OUT)
+        made = (PROVISION.read_bytes(),) if self.role else self.include
+        return cache.digest(self.suite, self.role, *made, *LEFT_OUT)
 
 
-# criu 4.2.1, because older ones cannot dump INET sockets where the machine's own kernel is 6.16 or newer.
-FOR_NETNS = Recipe("forky", "namespace")
-# Debian stable, whose kernel and criu 4.1.1 are what an admin meets.
-FOR_VM = Recipe("trixie", "vm")
+ROLES = {"netns": "namespace", "vm": "vm"}
+RELEASES = {
+    # criu 4.2.1 first: older ones cannot dump INET sockets where the machine's own kernel is 6.16 or newer.
+    "netns": ("forky", "trixie"),
+    # Debian stable first: its kernel and criu 4.1.1 are what an admin meets. bookworm's criu wants its own kernel.
+    "vm": ("trixie", "bookworm", "forky"),
+}
+"""The releases of which a backend makes hosts; the first one unless another is asked for."""
+
+
+def recipe(backend: str, suite: str = "") -> Recipe:
+    """How a host of this backend is made, of this release. Raises LabError for one that it can't be made of."""
+    known = RELEASES[backend]
+    if suite and suite not in known:
+        raise LabError(f"no {backend} host of {suite!r}", hint=f"--backend {backend} knows {', '.join(known)}")
+    return Recipe(suite or known[0], ROLES[backend])
 
 
 def mmdebstrap_command(recipe: Recipe, target: Path, mirror: packages.Mirror) -> list[str]:
@@ -55,6 +69,8 @@ def mmdebstrap_command(recipe: Recipe, target: Path, mirror: packages.Mirror) ->
     ]
     command += [f"--aptopt={option}" for option in options]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+    if not recipe.role:
+        return [*command, f"--include={','.join(recipe.include)}", recipe.suite, str(target), mirror.address]
     command += [
         f"--customize-hook=copy-in {PROVISION} /tmp",
         f'--customize-hook=chroot "$1" /tmp/{PROVISION.name} {recipe.role}',
@@ -73,7 +89,7 @@ def built(recipe: Recipe) -> Path:
         cache.mark_stale(recipe.folder)
         recipe.folder.parent.mkdir(exist_ok=True)
         run(as_root(["rm", "-rf", "--one-file-system", recipe.folder]))
-        with step(f"building a Debian {recipe.suite} tree ({recipe.role})"):
+        with step(f"building a Debian {recipe.suite} tree ({recipe.role or ' '.join(recipe.include)})"):
             run(as_root(mmdebstrap_command(recipe, recipe.folder, packages.mirror())))
         cache.mark_fresh(recipe.folder, key)
     return recipe.folder

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from labkit import cache, initrd, packages, processes, record, seed, tree
@@ -123,9 +124,9 @@ def kernel_words(lab: str, name: str) -> str:
     return f"lab.private={record.PRIVATE_ADDRESSES[name]}/24 systemd.machine_id={machine_id} systemd.show_status=0"
 
 
-def start(lab: record.Lab, images: Images, boot: Boot) -> None:
-    """Starts both machines; they are on their way, not ready, when this returns."""
-    lab.accelerator = accelerator(boot)
+def start(lab: record.Lab, images: Images, boots: Mapping[str, Boot]) -> None:
+    """Starts both machines, each with its own kernel; they are on their way, not ready, when this returns."""
+    lab.accelerator = accelerator(boots[record.HOSTS[0]])
     for name, port in zip(record.HOSTS, _free_ports(len(record.HOSTS))):
         lab.hosts[name] = record.Host(name, port)
     lab.save()
@@ -135,7 +136,7 @@ def start(lab: record.Lab, images: Images, boot: Boot) -> None:
         run(["qemu-img", "create", "-q", "-f", "qcow2", *base, lab.folder / f"{name}.qcow2"])
         command = [QEMU, "-name", marker(lab, name), *host_arguments(name, host.control_port)]
         words = kernel_words(lab.name, name)
-        command += machine_arguments(lab.accelerator, boot, words, lab.memory or MEMORY)
+        command += machine_arguments(lab.accelerator, boots[name], words, lab.memory or MEMORY)
         with (lab.folder / f"{name}.qemu.log").open("wb") as log:
             started = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=lab.folder, start_new_session=True

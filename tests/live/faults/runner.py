@@ -344,8 +344,5 @@ class Runner:
 
 def versions(host: LabHost) -> str:
     """What decides on a host."""
-    return (
-        host.run("uname -r; criu --version | sed -n 's/Version: /criu /p'; python3 -V")
-        .out.replace("\n", ", ")
-        .strip(", ")
-    )
+    seen = host.versions()
+    return f"{seen['kernel']}, criu {seen['criu']}, Python {seen['python']}"
