@@ -74,6 +74,7 @@ def test_a_process_goes_through_a_reboot(alpha: LabHost, ice: Ice, witness: int)
     assert left.status == 0, left.explain()
 
 
+@pytest.mark.long_on("vm")
 def test_it_is_restored_again_once_it_has_ended(alpha: LabHost, ice: Ice, witness: int) -> None:
     """Its files have to be what they were; a PID that is taken stands in the way, and -n helps."""
     saved(ice, witness)
@@ -101,6 +102,7 @@ def test_it_is_restored_again_once_it_has_ended(alpha: LabHost, ice: Ice, witnes
     alpha.run(f"kill {witness}; pkill -KILL -x migrate-init")
 
 
+@pytest.mark.long_on("vm")
 def test_what_was_changed_on_ice_is_not_restored(alpha: LabHost, ice: Ice, witness: int) -> None:
     """One byte of its memory; then a directory that others may write to."""
     place = saved(ice, witness).of("saved")[0]["directory"]
@@ -271,6 +273,7 @@ def kept(nothing_behind: None, both_ways: None, beta: LabHost) -> Iterator[None]
     beta.run(f"rm -rf {ICE}")
 
 
+@pytest.mark.long_on("vm")
 @pytest.mark.parametrize("where", ["", "-n"])
 def test_a_process_moves_and_its_images_are_kept(
     kept: None, alpha: LabHost, beta: LabHost, witness: int, migrate: Any, where: str
