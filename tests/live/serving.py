@@ -16,10 +16,10 @@ PROGRAM = "python3 /root/programs/numbering_client.py"
 def raise_third_host(alpha: LabHost, beta: LabHost) -> None:
     """A namespace `client` on the link between the hosts: it reaches alpha by `svc0` there, and beta by `eth0`.
 
-    It has the same hardware address each time: beta remembers that of the time before.
+    Both links have the same hardware addresses each time: beta remembers those of the time before.
     """
     alpha.run(
-        "ip link add svc0 link eth0 type macvlan mode bridge; ip link set svc0 up; "
+        "ip link add svc0 link eth0 address 02:00:0a:4e:00:0b type macvlan mode bridge; ip link set svc0 up; "
         "ip address add 10.78.0.11/24 dev svc0; ip address add fd78::11/64 dev svc0 nodad; "
         "sysctl -qw net.ipv4.conf.svc0.promote_secondaries=1; "
         "ip netns add client; "
@@ -34,6 +34,8 @@ def remove_third_host(alpha: LabHost, beta: LabHost) -> None:
     """Its link first: a connection that is still being closed keeps the namespace, and its addresses."""
     alpha.run("ip -n client link delete cl0; ip netns delete client; ip link delete svc0; umount /run/netns")
     beta.run("ip address delete 10.78.0.12/24 dev eth0; ip address delete fd78::12/64 dev eth0")
+    # alpha answers for all its addresses on svc0, too: beta would go on sending to it what is for eth0
+    beta.run("ip neigh flush dev eth0")
 
 
 def add(alpha: LabHost, where: str) -> str:
