@@ -326,7 +326,7 @@ async def _restore(
         undo.push_async_callback(uninterrupted, agent.undone, observer.note)
         prepared = await agent.peer.prepare(ice_plan.prepare(agent.id, place, manifest, chosen, terminal))
         await observer.phase(Phase.RESTORE)
-        restored = await agent.peer.restore(protocol.Restore(1))
+        restored = await agent.peer.restore(protocol.Restore(manifest.round))
         for lost in restored.lost:
             observer.note(lost)
         await observer.phase(Phase.COMMIT)
