@@ -9,6 +9,8 @@ import pytest
 from tests.live.conftest import Started
 from tests.live.lab_host import LabHost
 
+pytestmark = pytest.mark.long_on("vm")
+
 CRIU = "/usr/local/bin/criu-user"
 CAPABILITIES = "cap_checkpoint_restore,cap_setpcap+ep"
 
@@ -55,16 +57,7 @@ def of_the_user(host: LabHost, command: str) -> int:
     return host.run(f"su - admin -c '{command}'", check=False).status
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "alone",
-        *(
-            pytest.param(kind, marks=pytest.mark.long_on("vm"))
-            for kind in ("forked", "with threads", "with 20 MiB", "listening")
-        ),
-    ],
-)
+@pytest.mark.parametrize("kind", ["alone", "forked", "with threads", "with 20 MiB", "listening"])
 def test_a_user_moves_a_process_of_theirs_by_hand(
     criu_of_a_user: None, started: Started, alpha: LabHost, beta: LabHost, kind: str
 ) -> None:
@@ -84,7 +77,6 @@ def test_a_user_moves_a_process_of_theirs_by_hand(
     assert beta.run("pgrep -c -u admin -f program.py").out.strip() == str(copies)
 
 
-@pytest.mark.long_on("vm")
 def test_a_connection_does_not_move_that_way(
     criu_of_a_user: None, started: Started, alpha: LabHost, beta: LabHost
 ) -> None:
